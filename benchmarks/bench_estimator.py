@@ -1,0 +1,105 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Times the estimator against verl's grpo and against the memory traffic that no estimator can avoid, in one process.
+
+    python benchmarks/bench_estimator.py
+
+Prints, for 512 prompts x 8 rollouts x 2048 tokens in float32, the ratio to verl's ``grpo`` (to be at most 0.6) and to
+the floor (at most 2): sum the rewards, read log-probabilities and mask once, write the result. A second table shows
+that the cost grows linearly with rows and with tokens.
+"""
+
+import platform
+import time
+import uuid
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+from verl_durian.estimator import compute_durian_outcome_advantage
+
+
+def make_batch(prompts: int, rollouts: int, tokens: int, mask_dtype: torch.dtype) -> dict:
+    torch.manual_seed(0)
+    bs = prompts * rollouts
+    lengths = torch.randint(tokens // 16, tokens + 1, (bs,))
+    mask = (torch.arange(tokens) < lengths.unsqueeze(-1)).to(mask_dtype)
+    rewards = torch.zeros(bs, tokens)
+    rewards[torch.arange(bs), lengths - 1] = torch.rand(bs).round()
+    uids = [str(uuid.uuid4()) for _ in range(prompts) for _ in range(rollouts)]
+    return {
+        "token_level_rewards": rewards,
+        "response_mask": mask,
+        "index": np.array(uids, dtype=object),
+        "batch": {"old_log_probs": -torch.rand(bs, tokens)},
+        "non_tensor_batch": {"visual_entropy": np.repeat(np.random.default_rng(0).random(prompts) * 5, rollouts)},
+    }
+
+
+def floor(batch: dict) -> torch.Tensor:
+    """Every input is read once and the result written once; nothing is computed that could cost more."""
+    rewards, log_probs = batch["token_level_rewards"], batch["batch"]["old_log_probs"]
+    row = rewards.sum(dim=-1) + log_probs.sum(dim=-1) + batch["response_mask"].sum(dim=-1)
+    result = torch.empty_like(rewards)
+    result.copy_(row.unsqueeze(-1).expand_as(result))
+    return result
+
+
+def grpo(batch: dict) -> torch.Tensor:
+    return compute_grpo_outcome_advantage(batch["token_level_rewards"], batch["response_mask"], batch["index"])[0]
+
+
+def durian(batch: dict) -> torch.Tensor:
+    return compute_durian_outcome_advantage(**batch)[0]
+
+
+def best_ms(functions: list[Callable[[dict], torch.Tensor]], batch: dict, repeats: int) -> list[float]:
+    """The shortest of ``repeats`` calls of each function in turn: what other processes take away is left out."""
+    best = [float("inf")] * len(functions)
+    for _ in range(repeats):
+        for which, function in enumerate(functions):
+            start = time.perf_counter()
+            function(batch)
+            best[which] = min(best[which], (time.perf_counter() - start) * 1e3)
+    return best
+
+
+def main(prompts: int = 512, rollouts: int = 8, tokens: int = 2048, repeats: int = 25) -> None:
+    console = Console()
+    console.print(
+        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    )
+    table = Table("mask", "grpo ms", "floor ms", "durian ms", "durian / grpo", "durian / floor")
+    for mask_dtype in (torch.float32, torch.int64):
+        batch = make_batch(prompts, rollouts, tokens, mask_dtype)
+        times = best_ms([grpo, floor, durian], batch, repeats)
+        ratios = [f"{times[2] / times[0]:.2f}", f"{times[2] / times[1]:.2f}"]
+        table.add_row(str(mask_dtype).removeprefix("torch."), *(f"{value:.1f}" for value in times), *ratios)
+    console.print(f"{prompts} prompts x {rollouts} rollouts x {tokens} tokens, float32, best of {repeats}", table)
+
+    growth = Table("prompts", "tokens", "durian ms", "ns per token")
+    for factor_rows, factor_tokens in ((0.25, 1), (0.5, 1), (1, 1), (2, 1), (1, 0.25), (1, 0.5), (1, 2)):
+        size = int(prompts * factor_rows), int(tokens * factor_tokens)
+        (spent,) = best_ms([durian], make_batch(size[0], rollouts, size[1], torch.int64), repeats)
+        growth.add_row(*map(str, size), f"{spent:.1f}", f"{spent * 1e6 / (size[0] * rollouts * size[1]):.2f}")
+    console.print("Growth, int64 mask", growth)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -1,0 +1,69 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Times ``import verl`` in fresh processes with and without the plugin.
+
+    python benchmarks/bench_import.py
+
+Prints the shortest and the median time of each, in turn, and the time the plugin's own module takes.
+"""
+
+import os
+import statistics
+import subprocess
+import sys
+
+import typer
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+CODE = """
+import sys, time
+start = time.perf_counter()
+import verl
+print(time.perf_counter() - start, "verl_durian.plugin" in sys.modules)
+"""
+PLUGIN = """
+import verl, sys, time
+for name in [name for name in sys.modules if name.split(".")[0] in ("verl_durian", "wrapt")]:
+    del sys.modules[name]
+start = time.perf_counter()
+import verl_durian.plugin
+print(time.perf_counter() - start, True)
+"""
+
+
+def seconds(code: str, policy: str) -> float:
+    # On a machine without a GPU the plugin also brings verl's platform "cpu"; here it is the hook that is timed.
+    environment = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": policy, "VERL_PLATFORM": ""}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
+    spent, loaded = done.stdout.split()[-2:]
+    assert (loaded == "True") == (policy == "auto"), done.stdout
+    return float(spent)
+
+
+def main(repeats: int = 10) -> None:
+    times: dict[str, list[float]] = {"without the plugin": [], "with the plugin": [], "the plugin's module": []}
+    for _ in track(range(repeats), description="import verl"):
+        times["without the plugin"].append(seconds(CODE, "none"))
+        times["with the plugin"].append(seconds(CODE, "auto"))
+        times["the plugin's module"].append(seconds(PLUGIN, "auto"))
+    table = Table("import verl", "shortest s", "median s")
+    for name, values in times.items():
+        table.add_row(name, f"{min(values):.4f}", f"{statistics.median(values):.4f}")
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)

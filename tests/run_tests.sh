@@ -1,0 +1,29 @@
+#!/usr/bin/env bash
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# Makes the environment and runs everything: linters, unit tests, one training run. Arguments go to pytest.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+bash recipes/setup_cpu.sh
+export PATH="$PWD/.venv/bin:$PATH"
+python -m pip install --quiet --constraint constraints-cpu.txt --editable ".[dev]"
+
+# What the CPU needs (the one switch), and nothing from a hub.
+export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
+
+ruff check .
+ruff format --check .
+mypy
+python -m pytest "$@"

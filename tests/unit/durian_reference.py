@@ -1,0 +1,90 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The paper's equations as plain loops over float64 numbers, to compare the estimator with."""
+
+import math
+
+import numpy as np
+
+
+def std(values: list[float]) -> float:
+    """Unbiased std; 0 for one value or equal values."""
+    if len(values) < 2 or min(values) == max(values):
+        return 0.0
+    mean = math.fsum(values) / len(values)
+    return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
+
+
+def quantile(values: list[float], q: float) -> float:
+    return float(np.quantile(np.array(values, dtype=np.float64), q))
+
+
+def durian(rewards, mask, uids, log_probs, entropy, weights, quantiles, num_groups, confidence="mean", eps=1e-6):
+    """A_{s,i} of each row (Eq. 20), a list of floats; rows with an empty mask get 0."""
+    rows = [row for row in range(len(uids)) if mask[row].sum() > 0]
+    prompts = {}
+    for row in rows:
+        prompts.setdefault(uids[row], []).append(row)
+    score = {row: math.fsum(float(x) for x in rewards[row]) for row in rows}
+
+    def own_mean(uid):
+        return math.fsum(score[row] for row in prompts[uid]) / len(prompts[uid])
+
+    level = {}  # L(Q_s), Eq. 14 and 15
+    for uid, members in prompts.items():
+        each = []
+        for row in members:
+            tokens = [float(x) for x, m in zip(log_probs[row], mask[row], strict=True) if m]
+            each.append(math.fsum(tokens) / (len(tokens) if confidence == "mean" else 1))
+        level[uid] = math.fsum(each) / len(each)
+
+    visual = {uid: float(entropy[members[0]]) for uid, members in prompts.items()}
+    seen = [visual[uid] for uid in prompts if not math.isnan(visual[uid])]
+    cuts = [quantile(seen, q) for q in quantiles] if seen else []
+
+    def perceptual_group(h):
+        if not cuts or h <= cuts[0]:
+            return 0
+        if h >= cuts[-1]:
+            return len(cuts)
+        return next(k for k, cut in enumerate(cuts) if h <= cut)
+
+    marks = [quantile(list(level.values()), k / num_groups) for k in range(1, num_groups)] if rows else []
+
+    def reasoning_group(value):
+        return sum(value >= mark for mark in marks)
+
+    def pool(same):
+        return std([score[row] for uid in prompts if same(uid) for row in prompts[uid]])
+
+    result = [0.0] * len(uids)
+    for uid, members in prompts.items():
+        rewards_of_prompt = [score[row] for row in members]
+        for row in members:
+            centred = 0.0 if min(rewards_of_prompt) == max(rewards_of_prompt) else score[row] - own_mean(uid)
+            own = centred / (std(rewards_of_prompt) + eps)
+            original = score[row] / (1 + eps) if len(members) == 1 else own
+            if math.isnan(visual[uid]):
+                perceptual = own
+            else:
+                here = perceptual_group(visual[uid])
+
+                def alike(other, here=here):
+                    return not math.isnan(visual[other]) and perceptual_group(visual[other]) == here
+
+                perceptual = centred / (pool(alike) + eps)
+            there = reasoning_group(level[uid])
+            reasoning = centred / (pool(lambda other, there=there: reasoning_group(level[other]) == there) + eps)
+            result[row] = weights[0] * original + weights[1] * perceptual + weights[2] * reasoning
+    return result

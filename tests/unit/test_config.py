@@ -1,0 +1,74 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Options under ``algorithm.durian``: what is read, what is refused, and that verl's command line can set them."""
+
+import advantage_step
+import pytest
+from omegaconf import OmegaConf
+
+from verl_durian.config import DurianConfig
+
+
+@pytest.mark.parametrize("algorithm", [None, {}, {"durian": None}, {"durian": {}}, OmegaConf.create({"gamma": 1.0})])
+def test_absent_options_are_the_defaults(algorithm):
+    assert DurianConfig.from_algorithm(algorithm) == DurianConfig()
+
+
+def test_verls_command_line_sets_them():
+    config = advantage_step.compose(
+        "algorithm.adv_estimator=durian",
+        "+algorithm.durian.reasoning.num_groups=16",
+        "+algorithm.durian.reasoning.confidence=sum",
+        "+algorithm.durian.perceptual.quantiles=[0.5]",
+        "+algorithm.durian.weights.perceptual=0",
+    )
+    options = DurianConfig.from_algorithm(config.algorithm)
+    assert options.reasoning.num_groups == 16 and options.reasoning.confidence == "sum"
+    assert options.perceptual.quantiles == [0.5]
+    assert (options.weights.original, options.weights.perceptual, options.weights.reasoning) == (0.1, 0.0, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"resoning": {}}, ["algorithm.durian.resoning", "reasoning.num_groups"]),
+        ({"reasoning": {"groups": 3}}, ["algorithm.durian.reasoning.groups", "reasoning.num_groups"]),
+        ({"reasoning": {"num_groups": True}}, ["algorithm.durian.reasoning.num_groups", "bool"]),
+        ({"reasoning": {"num_groups": 2.5}}, ["algorithm.durian.reasoning.num_groups", "float"]),
+        ({"reasoning": {"num_groups": 0}}, ["algorithm.durian.reasoning.num_groups=0", ">= 1"]),
+        ({"reasoning": {"confidence": "max"}}, ["algorithm.durian.reasoning.confidence='max'", "mean, sum"]),
+        ({"perceptual": {"quantiles": 0.5}}, ["algorithm.durian.perceptual.quantiles"]),
+        ({"perceptual": {"quantiles": ["low"]}}, ["algorithm.durian.perceptual.quantiles[0]"]),
+        ({"perceptual": {"quantiles": [0.0, 0.5]}}, ["quantiles=[0.0, 0.5]", "(0, 1)"]),
+        ({"perceptual": {"quantiles": [0.5, 1.0]}}, ["quantiles=[0.5, 1.0]", "(0, 1)"]),
+        ({"perceptual": {"quantiles": [float("nan")]}}, ["(0, 1)"]),
+        ({"perceptual": {"quantiles": [0.7, 0.2]}}, ["quantiles=[0.7, 0.2]", "ascend"]),
+        ({"perceptual": {"quantiles": [0.5, 0.5]}}, ["ascend"]),
+        ({"perceptual": {"key": ""}}, ["algorithm.durian.perceptual.key"]),
+        ({"weights": {"original": -0.1}}, ["algorithm.durian.weights.original=-0.1", ">= 0"]),
+        ({"weights": {"reasoning": float("inf")}}, ["algorithm.durian.weights.reasoning", "finite"]),
+        ({"weights": dict.fromkeys(["original", "perceptual", "reasoning"], 0)}, ["weights", "> 0"]),
+        ({"weights": 1}, ["algorithm.durian.weights=1", "mapping"]),
+        ({"epsilon": 0}, ["algorithm.durian.epsilon=0", "> 0"]),
+        ({"epsilon": "small"}, ["algorithm.durian.epsilon"]),
+        (3, ["algorithm.durian=3", "mapping"]),
+    ],
+)
+@pytest.mark.parametrize("as_verl_hands_it_over", [True, False])
+def test_what_is_refused_is_named(given, names, as_verl_hands_it_over):
+    algorithm = {"durian": given}
+    with pytest.raises(ValueError) as error:
+        DurianConfig.from_algorithm(OmegaConf.create(algorithm) if as_verl_hands_it_over else algorithm)
+    for name in names:
+        assert name in str(error.value)

@@ -1,0 +1,328 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The estimator against hand-computed cases, float64 loops, verl's own GRPO, and the properties theory demands."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from durian_reference import durian as reference
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+
+from verl_durian.config import DurianConfig
+from verl_durian.estimator import compute_durian_outcome_advantage
+from verl_durian.normalization import perceptual_groups, reasoning_groups
+
+PAPER = (0.1, 0.2, 0.7)
+
+
+def options(weights=PAPER, quantiles=(0.25, 0.75), num_groups=12, confidence="mean"):
+    names = ("original", "perceptual", "reasoning")
+    return {
+        "durian": {
+            "weights": dict(zip(names, weights, strict=True)),
+            "perceptual": {"quantiles": list(quantiles)},
+            "reasoning": {"num_groups": num_groups, "confidence": confidence},
+        }
+    }
+
+
+class Batch:
+    """A batch as verl hands it over; rewards stand on the last token, log-probabilities are exact in float32."""
+
+    def __init__(self, rewards, uids, lengths=None, confidence=None, entropy=None, width=4):
+        bs = len(uids)
+        lengths = torch.tensor(lengths if lengths is not None else [width] * bs)
+        self.mask = (torch.arange(width) < lengths.unsqueeze(-1)).long()
+        self.rewards = torch.zeros(bs, width)
+        self.rewards[torch.arange(bs), lengths.clamp(min=1) - 1] = torch.tensor(rewards, dtype=torch.float32)
+        level = torch.tensor(confidence if confidence is not None else [-1.0] * bs, dtype=torch.float32)
+        self.log_probs = level.unsqueeze(-1).expand(bs, width).clone()
+        self.uids = np.array(uids, dtype=object)
+        self.entropy = np.array(entropy if entropy is not None else [1.0] * bs, dtype=np.float64)
+
+    def advantages(self, **kwargs):
+        return compute_durian_outcome_advantage(
+            self.rewards,
+            self.mask,
+            self.uids,
+            config=options(**kwargs),
+            non_tensor_batch={"visual_entropy": self.entropy},
+            batch={"old_log_probs": self.log_probs},
+        )[0]
+
+    def rows(self, **kwargs):
+        """One advantage a row, 0 for rows without tokens."""
+        advantages = self.advantages(**kwargs)
+        return advantages.gather(1, self.mask.argmax(dim=1, keepdim=True)).squeeze(1).tolist()
+
+    def reference(self, weights=PAPER, quantiles=(0.25, 0.75), num_groups=12, confidence="mean"):
+        return reference(
+            self.rewards.numpy().astype(np.float64),
+            self.mask.numpy(),
+            self.uids,
+            self.log_probs.numpy(),
+            self.entropy,
+            weights,
+            quantiles,
+            num_groups,
+            confidence,
+        )
+
+    def grpo(self):
+        return compute_grpo_outcome_advantage(self.rewards.clone(), self.mask, self.uids)[0]
+
+
+def test_hand_computed_perceptual_axis():
+    # H = 1, 2, 3, 4 -> t25 = 1.75, t75 = 3.25: S1 = {a}, S2 = {b, c}, S3 = {d}.
+    batch = Batch(
+        [1, 0, 1, 1, 0, 0, 1, 0], list("aabbccdd"), entropy=np.repeat([1.0, 2.0, 3.0, 4.0], 2), confidence=[-1.0] * 8
+    )
+    s2 = math.sqrt(4 * 0.25 / 3)  # rewards 1, 1, 0, 0
+    s1 = math.sqrt(2 * 0.25)  # rewards 1, 0: the std of S1 and of S3
+    assert s2 == pytest.approx(0.57735, abs=1e-5)
+    expected = [0.5 / s1, -0.5 / s1, 0, 0, 0, 0, 0.5 / s1, -0.5 / s1]
+    assert batch.rows(weights=(0, 1, 0)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_hand_computed_shared_std_differs_from_own():
+    # One group for all: rewards a = 1,1,1,0 and b = 1,0,0,0 share std sqrt(8 * 0.25 / 7) = 0.5345; their own is 0.5.
+    batch = Batch([1, 1, 1, 0, 1, 0, 0, 0], list("aaaabbbb"))
+    std = math.sqrt(2 / 7)
+    expected = [0.25 / std] * 3 + [-0.75 / std] + [0.75 / std] + [-0.25 / std] * 3
+    assert batch.rows(weights=(0, 1, 0), quantiles=()) == pytest.approx(expected, abs=1e-5)
+    assert batch.rows(weights=(0, 0, 1), num_groups=1) == pytest.approx(expected, abs=1e-5)
+    assert batch.rows(weights=(1, 0, 0))[:4] == pytest.approx([0.5] * 3 + [-1.5], abs=1e-5)
+
+
+def test_hand_computed_reasoning_axis_and_combination():
+    # L = -4, -3, -2, -1, two groups: t1 = -2.5, M1 = {a, b}, M2 = {c, d}.
+    batch = Batch([1, 0, 1, 1, 0, 0, 0, 1], list("aabbccdd"), confidence=np.repeat([-4.0, -3.0, -2.0, -1.0], 2))
+    m = math.sqrt((3 * 0.0625 + 0.5625) / 3)  # rewards 1, 0, 1, 1 and 0, 0, 0, 1 both: std 0.5
+    assert m == pytest.approx(0.5)
+    assert batch.rows(weights=(0, 0, 1), num_groups=2) == pytest.approx([1, -1, 0, 0, 0, 0, -1, 1], abs=1e-5)
+    own = 0.5 / math.sqrt(0.5)
+    everyone = 0.5 / math.sqrt(2 / 7)  # all share one entropy: S1, rewards 4 ones of 8
+    total = 0.1 * own + 0.2 * everyone + 0.7 * 1
+    assert batch.rows(num_groups=2) == pytest.approx([total, -total, 0, 0, 0, 0, -total, total], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("entropy", "quantiles", "expected"),
+    [
+        ([1, 2, 3, 4, 5], [0.25, 0.75], [0, 0, 1, 2, 2]),  # both thresholds hit: S1 <= t25, S3 >= t75
+        ([7, 7, 7], [0.25, 0.75], [0, 0, 0]),  # t25 = t75: S1 wins
+        ([1, 1, 1, 9], [0.25, 0.75], [0, 0, 0, 2]),
+        ([1, 2, 3, 4, 5], [0.25, 0.5, 0.75], [0, 0, 1, 3, 3]),
+        ([1, 2, 3], [0.5], [0, 0, 1]),
+        ([1, 2], [], [0, 0]),
+        ([5], [0.25, 0.75], [0]),
+    ],
+)
+def test_perceptual_groups(entropy, quantiles, expected):
+    group, thresholds = perceptual_groups(torch.tensor(entropy, dtype=torch.float64), quantiles)
+    assert group.tolist() == expected
+    assert len(thresholds) == len(quantiles)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "num_groups", "expected"),
+    [
+        ([-1, -2, -3, -4], 4, [3, 2, 1, 0]),  # as many groups as prompts: one each
+        ([-3, -2, -1], 2, [0, 1, 1]),  # t_{u-1} <= L: on the threshold means the upper group
+        ([-1, -1, -1], 4, [3, 3, 3]),  # a tie is never parted
+        ([-1, -2], 12, [11, 0]),
+        ([-1, -2, -3], 1, [0, 0, 0]),
+    ],
+)
+def test_reasoning_groups(confidence, num_groups, expected):
+    group, thresholds = reasoning_groups(torch.tensor(confidence, dtype=torch.float64), num_groups)
+    assert group.tolist() == expected
+    assert len(thresholds) == num_groups - 1
+
+
+@st.composite
+def batches(draw, alone=True, padding=True, text=True, shuffle=True):
+    """Prompts of unequal size, in any order, some without image, some rows without tokens."""
+    width, rows = 6, []
+    for uid in range(draw(st.integers(1, 9))):
+        entropy = draw(st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.5] + ([math.nan] if text else [])))
+        for _ in range(draw(st.integers(1 if alone else 2, 5))):
+            reward = draw(st.sampled_from([0.0, 0.1, 0.9, 1.0, -0.5]))
+            length = draw(st.integers(0 if padding else 1, width))
+            level = draw(st.integers(-64, 0)) / 16
+            rows.append((reward, f"prompt-{uid}", length, level, entropy))
+    if shuffle:
+        rows = draw(st.permutations(rows))
+    rewards, uids, lengths, levels, entropies = zip(*rows, strict=True)
+    return Batch(list(rewards), list(uids), list(lengths), list(levels), list(entropies), width)
+
+
+weights = st.sampled_from([PAPER, (0.6, 0.2, 0.2), (0, 1, 0), (0, 0, 1), (1, 0, 0), (0, 0.5, 2)])
+quantiles = st.sampled_from([(0.25, 0.75), (), (0.5,), (0.2, 0.4, 0.6, 0.8)])
+settings.register_profile("durian", deadline=None, max_examples=200)
+settings.load_profile("durian")
+
+
+@given(batches(), weights, quantiles, st.integers(1, 12), st.sampled_from(["mean", "sum"]))
+def test_equals_loops(batch, weights, quantiles, num_groups, confidence):
+    kwargs = dict(weights=weights, quantiles=quantiles, num_groups=num_groups, confidence=confidence)
+    # eps = 1e-6 below a std of 0.05 or more: float32 results agree to a few 1e-6.
+    assert batch.rows(**kwargs) == pytest.approx(batch.reference(**kwargs), rel=2e-6, abs=2e-6)
+
+
+@given(batches(padding=False))
+def test_original_term_is_grpo(batch):
+    equal = {uid for uid in batch.uids if len(set(batch.rewards.sum(-1)[batch.uids == uid].tolist())) == 1}
+    grpo = batch.grpo()
+    if equal:
+        # Where all rewards are equal verl divides the rounding error of their mean by epsilon; ours is exactly 0.
+        several = torch.tensor([uid in equal and (batch.uids == uid).sum() > 1 for uid in batch.uids])
+        assert (batch.advantages(weights=(1, 0, 0))[several] == 0).all()
+        grpo[several] = 0
+    torch.testing.assert_close(batch.advantages(weights=(1, 0, 0)), grpo, rtol=1e-5, atol=1e-5)
+
+
+def test_original_term_is_grpo_on_random_rewards():
+    torch.manual_seed(0)
+    batch = Batch(torch.rand(4096).tolist(), np.repeat(np.arange(512), 8).astype(str).tolist())
+    torch.testing.assert_close(batch.advantages(weights=(1, 0, 0)), batch.grpo(), rtol=1e-5, atol=2e-6)
+
+
+@given(st.integers(2, 40))
+def test_as_many_reasoning_groups_as_prompts_is_grpo(num_prompts):
+    torch.manual_seed(num_prompts)
+    levels = torch.randperm(1000)[:num_prompts].repeat_interleave(4) / -64
+    batch = Batch(
+        torch.rand(4 * num_prompts).tolist(), np.repeat(np.arange(num_prompts), 4).tolist(), None, levels.tolist()
+    )
+    found = batch.advantages(weights=(0, 0, 1), num_groups=num_prompts)
+    torch.testing.assert_close(found, batch.grpo(), rtol=1e-5, atol=1e-5)
+
+
+@given(batches(), st.randoms(use_true_random=False))
+def test_permuting_rows_permutes_the_result(batch, random):
+    order = list(range(len(batch.uids)))
+    random.shuffle(order)
+    before = batch.advantages()
+    for name in ("rewards", "mask", "log_probs", "uids", "entropy"):
+        setattr(batch, name, getattr(batch, name)[order])
+    torch.testing.assert_close(batch.advantages(), before[order], rtol=1e-6, atol=1e-7)
+
+
+@given(batches(alone=False, padding=False), st.sampled_from([-3.0, 0.25, 8.0]))
+def test_adding_a_constant_to_all_rewards_changes_nothing(batch, constant):
+    before = batch.advantages()
+    batch.rewards[torch.arange(len(batch.uids)), batch.mask.sum(-1) - 1] += constant
+    torch.testing.assert_close(batch.advantages(), before, rtol=1e-4, atol=2e-5)
+
+
+@given(batches(padding=False))
+def test_padding_touches_nothing(batch):
+    before = batch.advantages()
+    padding = Batch([5.0, -7.0], ["pad", str(batch.uids[0])], [0, 0], [-99.0, 0.0], [math.nan, 100.0], width=6)
+    for name in ("rewards", "mask", "log_probs"):
+        setattr(batch, name, torch.cat([getattr(padding, name), getattr(batch, name)]))
+    batch.log_probs[0] = math.nan
+    batch.rewards[0] = math.inf
+    batch.uids = np.concatenate([padding.uids, batch.uids])
+    batch.entropy = np.concatenate([padding.entropy, batch.entropy])
+    after = batch.advantages()
+    assert torch.equal(after[2:], before)
+    assert not after[:2].any()
+
+
+@given(batches(), weights)
+def test_result_is_finite_and_zero_outside_the_mask(batch, weights):
+    batch.log_probs.masked_fill_(batch.mask == 0, math.nan)
+    advantages = batch.advantages(weights=weights)
+    assert advantages.isfinite().all()
+    assert advantages.shape == batch.mask.shape and advantages.dtype == torch.float32
+    assert not advantages[batch.mask == 0].any()
+
+
+def test_equal_rewards_give_exactly_zero():
+    batch = Batch([0.1] * 5 + [100.1] * 7, ["a"] * 5 + ["b"] * 7, entropy=[1.0] * 5 + [2.0] * 7)
+    assert batch.rows() == [0.0] * 12
+
+
+def test_lone_rollout():
+    batch = Batch([0.9, 1, 0], list("abb"))
+    assert batch.rows(weights=(1, 0, 0))[0] == pytest.approx(batch.grpo()[0, 0].item())
+    assert batch.rows(weights=(0, 1, 0))[0] == batch.rows(weights=(0, 0, 1))[0] == 0
+
+
+def test_row_without_image_takes_its_grpo_advantage():
+    batch = Batch([1, 0, 0, 1, 1, 0], list("aaabbb"), entropy=[math.nan] * 3 + [1.0] * 3)
+    without_image = batch.rows(weights=(0, 1, 0))[:3]
+    assert without_image == pytest.approx(batch.grpo()[:3, 0].tolist(), abs=1e-5)
+    batch.entropy = np.array([None] * 3 + [1.0] * 3, dtype=object)
+    assert batch.rows(weights=(0, 1, 0))[:3] == without_image
+
+
+def test_an_axis_of_weight_zero_needs_no_data():
+    batch = Batch([1, 0, 0, 1], list("aabb"))
+    args = (batch.rewards, batch.mask, batch.uids)
+    compute_durian_outcome_advantage(*args, config=options(weights=(1, 0, 0)))
+    with pytest.raises(ValueError, match="old_log_probs"):
+        compute_durian_outcome_advantage(*args, config=options(weights=(1, 0, 1)))
+    with pytest.raises(ValueError, match="visual_entropy"):
+        compute_durian_outcome_advantage(*args, config=options(weights=(1, 1, 0)), non_tensor_batch={})
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_numbers_that_are_not_finite_name_the_prompt(bad):
+    for field in ("rewards", "log_probs", "entropy"):
+        batch = Batch([1, 0, 0, 1], ["good", "good", "culprit", "culprit"])
+        if field == "entropy" and math.isnan(bad):
+            batch.entropy[2] = bad  # NaN is "no image", but not for half a prompt
+        else:
+            getattr(batch, field)[2:] = bad
+        with pytest.raises(ValueError, match="uid culprit"):
+            batch.advantages()
+
+
+def test_rows_of_a_prompt_must_agree_on_the_entropy():
+    batch = Batch([1, 0, 0, 1], list("aabb"), entropy=[1.0, 1.0, 2.0, 3.0])
+    with pytest.raises(ValueError, match="uid b has rows that differ in visual entropy"):
+        batch.advantages()
+
+
+def test_no_row_with_tokens():
+    assert not Batch([1, 0], list("ab"), lengths=[0, 0]).advantages().any()
+
+
+def test_inputs_are_left_alone():
+    batch = Batch([1, 0, 0, 1], list("aabb"))
+    before = [batch.rewards.clone(), batch.mask.clone(), batch.log_probs.clone()]
+    batch.advantages()
+    assert all(torch.equal(*pair) for pair in zip(before, [batch.rewards, batch.mask, batch.log_probs], strict=True))
+
+
+def test_defaults_are_the_papers():
+    config = DurianConfig.from_algorithm({})
+    assert (config.weights.original, config.weights.perceptual, config.weights.reasoning) == PAPER
+    assert config.perceptual.quantiles == [0.25, 0.75] and config.perceptual.key == "visual_entropy"
+    assert config.reasoning.num_groups == 12 and config.reasoning.confidence == "mean" and config.epsilon == 1e-6
+
+
+def test_extreme_prompts_no_longer_dominate():
+    # The paper's problem: with 8 rollouts the lone rollout of a 7:1 prompt has |A| = 2.47 under GRPO, 4:4 has 0.94.
+    batch = Batch([1] * 7 + [0] + [1] * 4 + [0] * 4, ["extreme"] * 8 + ["balanced"] * 8)
+    grpo, shared = batch.grpo()[:, 0], batch.rows(weights=(0, 1, 0))
+    assert abs(grpo[7]) == pytest.approx(2.4749, abs=1e-3) and abs(grpo[15]) == pytest.approx(0.9354, abs=1e-3)
+    assert abs(shared[7] / shared[15]) == pytest.approx(0.875 / 0.5, abs=1e-5)

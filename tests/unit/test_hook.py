@@ -1,0 +1,155 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The hook, in verl's own advantage steps with real TransferQueue and DataProto data."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import advantage_step
+import numpy as np
+import pytest
+import ray
+import torch
+from durian_reference import durian as reference
+
+DURIAN = ("algorithm.adv_estimator=durian", "+algorithm.durian.reasoning.num_groups=3")
+
+
+@pytest.fixture(scope="module")
+def config():
+    config = advantage_step.compose(*DURIAN)
+    advantage_step.start_transfer_queue(config)
+    yield config
+    ray.shutdown()
+
+
+def expected(rows: list[dict]) -> torch.Tensor:
+    """What loops over float64 numbers give for the rows, (bs,)."""
+    mask = advantage_step.padded(rows, "response_mask").numpy()
+    return torch.tensor(
+        reference(
+            advantage_step.padded(rows, "rm_scores").double().numpy(),
+            mask,
+            [row["uid"] for row in rows],
+            advantage_step.padded(rows, "old_log_probs").double().numpy(),
+            [row["visual_entropy"] for row in rows],
+            weights=(0.1, 0.2, 0.7),
+            quantiles=(0.25, 0.75),
+            num_groups=3,
+        ),
+        dtype=torch.float32,
+    )
+
+
+def test_v1_gives_the_estimator_all_it_needs(config):
+    rows = advantage_step.make_rows()
+    advantages, mask, metrics = advantage_step.run_v1(rows, config, multiple=5)
+    assert len(advantages) == 40 and len(rows) == 36  # verl added padding rows
+    torch.testing.assert_close(advantages[:36], expected(rows).unsqueeze(-1) * mask[:36], rtol=1e-5, atol=1e-5)
+    assert not advantages[36:].any() and not mask[36:].any()
+    assert metrics["durian/prompts/num"] == advantage_step.PROMPTS
+    assert metrics["durian/rows_without_image"] == pytest.approx(1 / 9)
+    assert metrics["durian/hook_seconds"] > 0
+    assert sum(metrics[f"durian/perceptual/S{a}/size"] for a in (1, 2, 3)) == 8
+
+
+def test_v1_lets_the_last_output_of_a_session_stand_for_all(config):
+    rows = advantage_step.make_rows(outputs=3)
+    advantages, mask, _ = advantage_step.run_v1(rows, config)
+    last = [row for row in rows if row["key"].endswith("_2")]
+    of_session = dict(zip((row["key"][:-2] for row in last), expected(last).tolist(), strict=True))
+    of_row = torch.tensor([of_session[row["key"][:-2]] for row in rows])
+    torch.testing.assert_close(advantages, of_row.unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
+
+
+def test_older_trainer_and_its_metrics(config):
+    from verl.trainer.ppo import ray_trainer
+
+    rows = advantage_step.make_rows()
+    data = advantage_step.run_v0(rows, config)
+    mask = data.batch["response_mask"]
+    torch.testing.assert_close(data.batch["advantages"], expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
+
+    ones = torch.ones(len(rows), 5)
+    data.batch["token_level_scores"] = data.batch["token_level_rewards"]
+    data.batch["responses"], data.batch["prompts"] = mask, ones
+    data.batch["attention_mask"] = torch.cat([ones, mask], dim=1)
+    metrics = ray_trainer.compute_data_metrics(data, use_critic=False)
+    assert metrics["durian/prompts/num"] == advantage_step.PROMPTS and "critic/score/mean" in metrics
+    assert not any("durian" in key for key in data.meta_info)  # the workers do not get them
+
+
+def test_older_trainer_keeps_the_column_through_generation(config):
+    from verl.protocol import DataProto
+    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
+
+    trainer = object.__new__(RayPPOTrainer)
+    trainer.config = config
+    columns = {"uid": ["a", "b"], "visual_entropy": [1.0, None], "raw_prompt": ["x", "y"]}
+    batch = DataProto.from_dict(
+        tensors={"dummy": torch.zeros(2)},
+        non_tensors={name: np.array(values, dtype=object) for name, values in columns.items()},
+    )
+    gen_batch = trainer._get_gen_batch(batch)
+    assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0, None]
+    assert "visual_entropy" not in gen_batch.non_tensor_batch and "raw_prompt" in gen_batch.non_tensor_batch
+
+
+def test_a_verl_that_forwards_the_batch_is_left_alone(config, monkeypatch):
+    """As verl pull request #7473 does it: the estimator takes what it is handed, not what the hook holds ready."""
+    from verl.trainer.ppo import core_algos
+
+    rows = advantage_step.make_rows()
+    from_hook = advantage_step.run_v0(rows, config).batch["advantages"]
+    registered = core_algos.ADV_ESTIMATOR_REGISTRY["durian"]
+    other = [{**row, "old_log_probs": row["old_log_probs"] ** 2, "visual_entropy": 1.0} for row in rows]
+    handed = {
+        "batch": {"old_log_probs": advantage_step.padded(other, "old_log_probs")},
+        "non_tensor_batch": {"visual_entropy": np.ones(len(other))},
+    }
+    monkeypatch.setitem(
+        core_algos.ADV_ESTIMATOR_REGISTRY, "durian", lambda **kwargs: registered(**{**kwargs, **handed})
+    )
+    data = advantage_step.run_v0(rows, config)
+    forwarded = data.batch["advantages"]
+    assert not torch.allclose(forwarded, from_hook)
+    torch.testing.assert_close(
+        forwarded, expected(other).unsqueeze(-1) * data.batch["response_mask"], rtol=1e-5, atol=1e-5
+    )
+    assert data.meta_info["durian_metrics"]["durian/prompts/num"] == advantage_step.PROMPTS
+
+
+def test_the_row_of_a_broken_batch_is_named(config):
+    rows = advantage_step.make_rows()
+    for row in rows:
+        if row["uid"] == "prompt5":
+            row["old_log_probs"] = torch.full_like(row["old_log_probs"], float("nan"))
+    with pytest.raises(ValueError, match="uid prompt5 has old_log_probs"):
+        advantage_step.run_v1(rows, config)
+
+
+def test_other_estimators_compute_the_same_with_and_without_the_plugin(tmp_path):
+    found = {}
+    for policy in ("auto", "none"):
+        out = tmp_path / f"{policy}.npz"
+        environment = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": policy}
+        script = Path(advantage_step.__file__)
+        subprocess.run([sys.executable, script, out, "grpo", "rloo"], check=True, env=environment, timeout=300)
+        found[policy] = np.load(out)
+    assert found["auto"]["plugin"] and not found["none"]["plugin"]
+    for step in ("grpo_v0", "grpo_v1", "rloo_v0", "rloo_v1"):
+        assert found["auto"][step].any()
+        assert found["auto"][step].tobytes() == found["none"][step].tobytes()

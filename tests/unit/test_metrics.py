@@ -1,0 +1,106 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Metrics of a batch that was counted by hand."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from verl_durian.config import DurianConfig
+from verl_durian.estimator import durian_advantages
+from verl_durian.metrics import durian_metrics
+
+# Prompt: rewards, H, L. a is extreme (3:1), b balanced, c all equal, d extreme, e without image and lone.
+PROMPTS = {
+    "a": ([1, 1, 1, 0], 1.0, -1.0),
+    "b": ([1, 1, 0, 0], 2.0, -2.0),
+    "c": ([1, 1, 1, 1], 3.0, -3.0),
+    "d": ([1, 0, 0, 0], 4.0, -4.0),
+    "e": ([1], math.nan, -5.0),
+}
+
+
+def metrics_of(prompts: dict, **options) -> dict[str, float]:
+    rows = [(uid, reward, h, level) for uid, (rewards, h, level) in prompts.items() for reward in rewards]
+    uids, rewards, entropy, levels = zip(*rows, strict=True)
+    as_tensor = [torch.tensor(values, dtype=torch.float64) for values in (rewards, entropy, levels)]
+    config = DurianConfig.from_algorithm({"durian": options})
+    return durian_metrics(durian_advantages(as_tensor[0], np.array(uids), as_tensor[1], as_tensor[2], config))
+
+
+def test_prompts():
+    metrics = metrics_of(PROMPTS)
+    assert metrics["durian/prompts/num"] == 5
+    assert metrics["durian/prompts/all_equal"] == pytest.approx(1 / 4)  # c, of the four with several rollouts
+    assert metrics["durian/prompts/extreme"] == pytest.approx(2 / 3)  # a and d, of a, b and d
+    assert metrics["durian/rows_without_image"] == pytest.approx(1 / 17)
+
+
+def test_perceptual_groups():
+    metrics = metrics_of(PROMPTS)  # t25 = 1.75, t75 = 3.25: S1 = {a}, S2 = {b, c}, S3 = {d}
+    assert metrics["durian/perceptual/threshold_1"] == 1.75 and metrics["durian/perceptual/threshold_2"] == 3.25
+    assert [metrics[f"durian/perceptual/S{k}/size"] for k in (1, 2, 3)] == [1, 2, 1]
+    assert [metrics[f"durian/perceptual/S{k}/mean_reward"] for k in (1, 2, 3)] == [0.75, 0.75, 0.25]
+    assert metrics["durian/perceptual/S1/std"] == pytest.approx(0.5)
+    assert metrics["durian/perceptual/S2/std"] == pytest.approx(math.sqrt((6 * 0.0625 + 2 * 0.5625) / 7))
+    only_perceptual = metrics_of(PROMPTS, weights={"original": 0, "perceptual": 1, "reasoning": 0})
+    # a: |A| = 0.25 / 0.5 three times, 0.75 / 0.5 once
+    assert only_perceptual["durian/perceptual/S1/mean_abs_advantage"] == pytest.approx(0.75, abs=1e-5)
+
+
+def test_reasoning_groups():
+    metrics = metrics_of(PROMPTS, reasoning={"num_groups": 5})  # one prompt each
+    stds = sorted([0.5, math.sqrt(1 / 3), 0.0, 0.5, 0.0])
+    assert metrics["durian/reasoning/groups"] == 5
+    found = [metrics[f"durian/reasoning/std_{which}"] for which in ("min", "median", "max")]
+    assert found == pytest.approx([stds[0], stds[2], stds[4]])
+    assert metrics["durian/reasoning/threshold_1"] == pytest.approx(-4.2)
+    assert "durian/reasoning/threshold_4" in metrics and "durian/reasoning/threshold_5" not in metrics
+
+
+def test_rank_correlation():
+    easy_to_hard = {
+        "a": ([1, 1, 1, 1], 1.0, -1.0),
+        "b": ([1, 1, 1, 0], 2.0, -2.0),
+        "c": ([1, 1, 0, 0], 3.0, -3.0),
+        "d": ([1, 0, 0, 0], 4.0, -4.0),
+    }
+    metrics = metrics_of(easy_to_hard)
+    assert metrics["durian/perceptual/rank_correlation"] == pytest.approx(-1)
+    assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(-1)
+
+
+def test_what_is_not_defined_is_left_out():
+    same = {"a": ([1, 1], 1.0, -1.0), "b": ([1, 1], 1.0, -1.0)}
+    metrics = metrics_of(same)
+    assert metrics["durian/prompts/all_equal"] == 1
+    for name in ("prompts/extreme", "perceptual/rank_correlation", "perceptual/S3/std", "reasoning/rank_correlation"):
+        assert f"durian/{name}" not in metrics
+    assert metrics["durian/perceptual/S3/size"] == 0
+
+
+def test_text_only_batch():
+    metrics = metrics_of({uid: (rewards, math.nan, level) for uid, (rewards, _, level) in PROMPTS.items()})
+    assert metrics["durian/rows_without_image"] == 1
+    assert [metrics[f"durian/perceptual/S{k}/size"] for k in (1, 2, 3)] == [0, 0, 0]
+    assert all(math.isfinite(value) for value in metrics.values())
+
+
+def test_an_axis_of_weight_zero_has_no_metrics():
+    rewards = torch.tensor([1.0, 0.0], dtype=torch.float64)
+    config = DurianConfig.from_algorithm({"durian": {"weights": {"original": 1, "perceptual": 0, "reasoning": 0}}})
+    metrics = durian_metrics(durian_advantages(rewards, np.array(["a", "a"]), None, None, config))
+    assert set(metrics) == {"durian/prompts/num", "durian/prompts/all_equal", "durian/prompts/extreme"}

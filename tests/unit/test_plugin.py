@@ -1,0 +1,93 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The plugin in real processes: what ``import verl`` loads, what happens when verl changed, what doctor says."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+def run(code: str, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
+    )
+
+
+def test_import_verl_loads_nothing_of_weight():
+    code = "import sys; a = set(sys.modules); import verl; print(*(m for m in sys.modules if 'durian' in m))"
+    loaded = set(run(code).stdout.split())
+    assert "verl_durian.plugin" in loaded
+    heavy = {"estimator", "hook", "scoring", "metrics", "preflight", "doctor"}
+    assert not {name.split(".")[-1] for name in loaded} & heavy
+
+
+def test_estimator_and_hooks_follow_verls_modules():
+    code = (
+        "from verl.trainer.ppo.core_algos import get_adv_estimator_fn as get; import sys;"
+        "print(get('durian').__module__, 'verl_durian.hook' in sys.modules);"
+        "import verl.trainer.ppo.v1; print('verl_durian.hook' in sys.modules)"
+    )
+    assert run(code).stdout.split()[-3:] == ["verl_durian.estimator", "False", "True"]
+
+
+LACKING = """
+import verl, sys
+import verl.trainer.ppo.ray_trainer as ray_trainer
+from verl_durian import verl_api
+original = ray_trainer.RayPPOTrainer._get_gen_batch
+del ray_trainer.RayPPOTrainer._get_gen_batch
+sys.path.insert(0, {tests!r})
+import advantage_step
+from verl.utils.config import validate_config
+config = advantage_step.compose("algorithm.adv_estimator={estimator}")
+validate_config(config, use_reference_policy=False, use_critic=False)
+"""
+
+
+@pytest.mark.parametrize("estimator", ["durian", "grpo"])
+def test_a_verl_that_lacks_a_symbol_is_refused_at_start_for_durian_only(estimator):
+    done = run(LACKING.format(tests=os.path.dirname(__file__), estimator=estimator))
+    refused = "verl.trainer.ppo.ray_trainer.RayPPOTrainer._get_gen_batch is missing" in done.stderr
+    assert refused == (estimator == "durian")
+    if refused:
+        assert done.returncode != 0 and "Install one of those versions" in done.stderr and "0.9.1" in done.stderr
+
+
+def test_a_typo_in_an_option_is_refused_before_ray_starts():
+    code = (
+        "import sys; sys.argv = ['main_ppo', 'algorithm.adv_estimator=durian', '+algorithm.durian.reasoning.groups=3'];"
+        "from verl.trainer.main_ppo import main; main()"
+    )
+    done = run(code, HYDRA_FULL_ERROR="1")
+    assert done.returncode != 0
+    assert "algorithm.durian.reasoning.groups" in done.stderr and "ray.init" not in done.stderr
+
+
+def test_doctor_is_content():
+    done = subprocess.run([sys.executable, "-m", "verl_durian.cli", "doctor"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "All is well" in done.stdout and "a Ray worker: hook in trainer V1" in done.stdout
+
+
+def test_doctor_names_what_is_wrong():
+    done = subprocess.run(
+        [sys.executable, "-m", "verl_durian.cli", "doctor"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "other", "VERL_PLATFORM": ""},
+    )
+    assert done.returncode == 1
+    assert "VERL_USE_EXTERNAL_PLUGINS=other keeps it out" in done.stdout.replace("\n", " ") and "Remedy" in done.stdout

@@ -1,0 +1,152 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Tests of the quickstart's data, on few rows of the real thing."""
+
+import io
+import random
+from collections import Counter
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from verl_durian.quickstart.data import (
+    BACKGROUND_FILES,
+    KINDS,
+    SIZES,
+    SPLITS,
+    Painter,
+    data_card,
+    make_rows,
+    pick_balanced,
+    read_questions,
+    split_images,
+    write_data,
+)
+
+PER_KIND = 16
+
+
+@pytest.fixture(scope="module")
+def splits():
+    return {split: list(make_rows(split, PER_KIND)) for split in SPLITS}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    out = tmp_path_factory.mktemp("data")
+    write_data(out, dict.fromkeys(SPLITS, PER_KIND))
+    return out
+
+
+def test_row_has_the_form_that_verl_reads(splits):
+    for split, rows in splits.items():
+        for index, row in enumerate(rows):
+            (message,) = row["prompt"]
+            assert message["role"] == "user"
+            thinking, question = message["content"].split("<image>")
+            assert "<think>" in thinking and "\\boxed{" in thinking
+            assert question.endswith("?")
+            (image,) = row["images"]
+            picture = Image.open(io.BytesIO(image["bytes"]))
+            assert picture.width == picture.height and picture.width in SIZES and picture.mode == "RGB"
+            extra = row["extra_info"]
+            assert (extra["split"], extra["index"]) == (split, index)
+            assert row["data_source"] == f"easy_vqa_{extra['kind']}"
+            assert row["reward_model"] == {"style": "rule", "ground_truth": extra["answer"]}
+
+
+def test_kinds_answers_and_backgrounds_are_balanced(splits):
+    for rows in splits.values():
+        assert Counter(row["extra_info"]["kind"] for row in rows) == dict.fromkeys(KINDS, PER_KIND)
+        yesno = [row for row in rows if row["extra_info"]["kind"] == "yesno"]
+        pairs = Counter((" no" in row["prompt"][0]["content"], row["extra_info"]["answer"]) for row in yesno)
+        assert set(pairs.values()) == {PER_KIND // 4} and len(pairs) == 4
+    grounds = Counter(row["extra_info"]["background"] for rows in splits.values() for row in rows)
+    assert 0.35 < grounds["flat"] / grounds.total() < 0.65
+    assert set(grounds) == {"flat", *BACKGROUND_FILES}
+
+
+def test_both_sizes_occur_in_every_split(splits):
+    for rows in splits.values():
+        widths = {Image.open(io.BytesIO(row["images"][0]["bytes"])).width for row in rows}
+        assert widths == set(SIZES)
+
+
+def test_no_image_is_in_two_splits():
+    paths = {split: {asked[0].image for asked in split_images(split).values()} for split in SPLITS}
+    assert {split: len(found) for split, found in paths.items()} == {split: size for split, (_, size) in SPLITS.items()}
+    assert len(set().union(*paths.values())) == sum(map(len, paths.values()))
+
+
+def test_answers_follow_from_what_the_image_shows():
+    for question in [question for asked in read_questions("test").values() for question in asked]:
+        if question.kind == "yesno":
+            shown = any(
+                word in question.text.split(" ") or f"{word}?" in question.text for word in question.thing.split()
+            )
+            assert question.answer == ("yes" if shown != question.negated else "no")
+        else:
+            assert question.answer in question.thing.split()
+
+
+def test_same_seed_same_files(folder, tmp_path):
+    write_data(tmp_path, dict.fromkeys(SPLITS, PER_KIND))
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == ["README.md", "dev.parquet", "sft.parquet", "test.parquet", "train.parquet"]
+    assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
+
+
+def test_another_seed_draws_other_rows(splits):
+    other = list(make_rows("dev", PER_KIND, seed=1))
+    assert [row["prompt"] for row in other] != [row["prompt"] for row in splits["dev"]]
+
+
+def test_parquet_gives_the_rows_back(folder, splits):
+    for split, rows in splits.items():
+        assert pq.read_table(folder / f"{split}.parquet").to_pylist() == rows
+
+
+def test_card_counts_what_is_there(folder, splits):
+    card = (folder / "README.md").read_text()
+    assert card == data_card(splits, seed=0)
+    assert f"| dev | {3 * PER_KIND} |" in card
+    assert all(name in card for files in BACKGROUND_FILES.values() for name in files)
+
+
+@pytest.mark.parametrize("background", ["flat", "photo", "texture"])
+def test_painting_keeps_the_shape_and_its_color(background):
+    asked = next(asked for asked in read_questions("train").values() if asked[0].thing == "red circle")
+    picture = np.asarray(Painter().paint(asked[0].image, background, 112, random.Random(0)))
+    share_of_red = (np.abs(picture - np.array([255.0, 0, 0])).sum(axis=2) < 30).mean()
+    small = np.asarray(Image.open(asked[0].image).convert("RGB"))
+    assert share_of_red == pytest.approx((np.abs(small - np.array([255.0, 0, 0])).sum(axis=2) < 30).mean(), abs=0.01)
+
+
+def test_backgrounds_differ_in_variation():
+    asked = next(iter(read_questions("train").values()))
+    painter = Painter()
+
+    def roughness(background):
+        picture = painter.paint(asked[0].image, background, 112, random.Random(0)).convert("L")
+        return np.abs(np.diff(np.asarray(picture, dtype=float), axis=0)).mean()
+
+    assert roughness("flat") < roughness("photo") < roughness("texture")
+
+
+def test_pick_balanced_takes_no_more_than_there_is():
+    (asked,) = [asked for image, asked in sorted(read_questions("test").items())[:1]]
+    picked = pick_balanced(asked, 4, random.Random(0))
+    assert len(picked) == len(set(picked)) <= len(asked)

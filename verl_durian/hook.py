@@ -1,0 +1,153 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Brings the estimator what it needs, in verl's two PPO ray trainers, and its metrics into the metrics of the step.
+
+(a) Before the first step every training row gets its visual entropy: ``_init_dataloader``, ``_create_dataloader``.
+(b) In each step the row's visual entropy and log-probabilities reach the estimator: ``compute_advantage``.
+(c) Its metrics join the step's: ``_compute_advantage`` (V1), ``compute_data_metrics`` (older trainer).
+
+With another estimator every function here calls verl's own and does nothing else.
+"""
+
+import functools
+import time
+from contextvars import ContextVar
+from typing import Any
+
+import numpy as np
+from verl.protocol import DataProto
+from verl.trainer.ppo.core_algos import AdvantageEstimator
+
+from verl_durian.config import DurianConfig
+from verl_durian.estimator import STEP, Step
+from verl_durian.metrics import durian_metrics
+from verl_durian.start_checks import check, is_durian
+from verl_durian.training_data import add_visual_entropy
+
+# The older trainer has no dict of metrics where advantages are computed: they wait here, with the batch.
+_META_KEY = "durian_metrics"
+
+# Metrics of the step in progress; set where Trainer V1 computes advantages, and only there.
+_V1_METRICS: ContextVar[dict[str, float] | None] = ContextVar("durian_v1_metrics", default=None)
+
+
+def install_ray_trainer(ray_trainer: Any) -> None:
+    """Hooks the module ``verl.trainer.ppo.ray_trainer``, which also holds what both trainers share."""
+    trainer = ray_trainer.RayPPOTrainer
+    verl_compute_advantage = ray_trainer.compute_advantage
+    verl_create_dataloader = trainer._create_dataloader
+    verl_get_gen_batch = trainer._get_gen_batch
+    verl_compute_data_metrics = ray_trainer.compute_data_metrics
+
+    @functools.wraps(verl_compute_advantage)
+    def compute_advantage(data: DataProto, adv_estimator: Any, *args: Any, **kwargs: Any) -> DataProto:
+        metrics = _V1_METRICS.get()
+        if not is_durian(adv_estimator) and metrics is None:
+            return verl_compute_advantage(data, adv_estimator, *args, **kwargs)
+        start = time.perf_counter()
+        step = Step(batch=data.batch, non_tensor_batch=data.non_tensor_batch)
+        token = STEP.set(step)
+        try:
+            data = verl_compute_advantage(data, "durian", *args, **kwargs)
+        finally:
+            STEP.reset(token)
+        found = durian_metrics(step.advantages) if step.advantages is not None else {}
+        found["durian/hook_seconds"] = time.perf_counter() - start
+        if metrics is None:
+            data.meta_info[_META_KEY] = found
+        else:
+            metrics.update(found)
+        return data
+
+    @functools.wraps(verl_create_dataloader)
+    def _create_dataloader(self: Any, train_dataset: Any, *args: Any, **kwargs: Any) -> Any:
+        result = verl_create_dataloader(self, train_dataset, *args, **kwargs)
+        _prepare(self)
+        return result
+
+    @functools.wraps(verl_get_gen_batch)
+    def _get_gen_batch(self: Any, batch: DataProto) -> DataProto:
+        gen_batch = verl_get_gen_batch(self, batch)
+        if is_durian(self.config.algorithm.adv_estimator):
+            # verl moves every column it does not know out of the batch, and the rollout does not bring it back.
+            key = DurianConfig.from_algorithm(self.config.algorithm).perceptual.key
+            if key in gen_batch.non_tensor_batch:
+                batch.non_tensor_batch[key] = gen_batch.non_tensor_batch.pop(key)
+        return gen_batch
+
+    @functools.wraps(verl_compute_data_metrics)
+    def compute_data_metrics(batch: DataProto, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        metrics = verl_compute_data_metrics(batch, *args, **kwargs)
+        metrics.update(batch.meta_info.pop(_META_KEY, {}))
+        return metrics
+
+    ray_trainer.compute_advantage = compute_advantage
+    ray_trainer.compute_data_metrics = compute_data_metrics
+    trainer._create_dataloader = _create_dataloader
+    trainer._get_gen_batch = _get_gen_batch
+
+
+def install_trainer_v1(trainer_base: Any) -> None:
+    """Hooks the module ``verl.trainer.ppo.v1.trainer_base``."""
+    trainer = trainer_base.PPOTrainer
+    verl_init_dataloader = trainer._init_dataloader
+    verl_compute_advantage = trainer._compute_advantage
+    verl_multi_trajectories = trainer_base.compute_advantage_for_multi_trajectories
+    entropy: ContextVar[dict[str, np.ndarray]] = ContextVar("durian_v1_columns")
+
+    @functools.wraps(verl_init_dataloader)
+    def _init_dataloader(self: Any) -> None:
+        verl_init_dataloader(self)
+        _prepare(self)
+
+    @functools.wraps(verl_compute_advantage)
+    def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+        if not is_durian(self.config.algorithm.adv_estimator):
+            return verl_compute_advantage(self, batch, metrics)
+        start = time.perf_counter()
+        options = DurianConfig.from_algorithm(self.config.algorithm)
+        columns = {}
+        if options.weights.perceptual > 0:
+            key = options.perceptual.key
+            found = trainer_base.tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[key])
+            columns[key] = np.array(list(found[key]), dtype=np.float64)
+        fetched = time.perf_counter() - start
+        tokens = _V1_METRICS.set(metrics), entropy.set(columns)
+        try:
+            result = verl_compute_advantage(self, batch, metrics)
+        finally:
+            _V1_METRICS.reset(tokens[0])
+            entropy.reset(tokens[1])
+        metrics["durian/hook_seconds"] += fetched
+        return result
+
+    @functools.wraps(verl_multi_trajectories)
+    def compute_advantage_for_multi_trajectories(data: DataProto, *args: Any, **kwargs: Any) -> DataProto:
+        if _V1_METRICS.get() is None:
+            return verl_multi_trajectories(data, *args, **kwargs)
+        data.non_tensor_batch.update(entropy.get())
+        # verl lets the last output of a session stand for all of them, for GRPO alone. Asked for GRPO it does so here
+        # too, and has the advantages themselves computed by compute_advantage above, which knows better.
+        return verl_multi_trajectories(data, *args, **{**kwargs, "adv_estimator": AdvantageEstimator.GRPO})
+
+    trainer._init_dataloader = _init_dataloader
+    trainer._compute_advantage = _compute_advantage
+    trainer_base.compute_advantage_for_multi_trajectories = compute_advantage_for_multi_trajectories
+
+
+def _prepare(trainer: Any) -> None:
+    """Before the first step: checks the settings and sees to it that every training row has its visual entropy."""
+    if is_durian(trainer.config.algorithm.adv_estimator):
+        check(trainer.config)
+        add_visual_entropy(trainer.train_dataset, trainer.config)

@@ -1,0 +1,104 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The metrics ``durian/...`` of a step; docs/metrics.md explains them one by one."""
+
+import math
+
+import torch
+from scipy.stats import spearmanr
+
+from verl_durian.estimator import Advantages, Axis
+from verl_durian.normalization import group_stats
+
+
+def durian_metrics(found: Advantages) -> dict[str, float]:
+    """Describes the groups and prompts of one batch.
+
+    Args:
+        found: what the estimator found out about the batch.
+
+    Returns:
+        Metrics by name. One that is not defined for this batch (the std of an empty group, a rank correlation of equal
+        numbers) is left out.
+    """
+    metrics = _prompt_metrics(found)
+    if found.perceptual is not None:
+        metrics |= _perceptual_metrics(found, found.perceptual)
+    if found.reasoning is not None:
+        metrics |= _reasoning_metrics(found, found.reasoning)
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
+
+
+def _prompt_metrics(found: Advantages) -> dict[str, float]:
+    """Shares of the prompts that teach nothing, and of those that dominate GRPO (the paper's Table 4)."""
+    count, prompt, scores = found.rewards.count, found.prompt, found.scores
+    lowest = torch.zeros_like(count).scatter_reduce(0, prompt, scores, "amin", include_self=False)
+    highest = torch.zeros_like(count).scatter_reduce(0, prompt, scores, "amax", include_self=False)
+    at_lowest = torch.zeros_like(count).index_add(0, prompt, (scores == lowest[prompt]).double())
+    at_highest = torch.zeros_like(count).index_add(0, prompt, (scores == highest[prompt]).double())
+    several = count > 1
+    effective = several & (lowest < highest)
+    extreme = effective & (count > 2) & ((at_lowest == count - 1) | (at_highest == count - 1))
+    return {
+        "durian/prompts/num": float(len(count)),
+        "durian/prompts/all_equal": _share(several & ~effective, several),
+        "durian/prompts/extreme": _share(extreme, effective),
+    }
+
+
+def _perceptual_metrics(found: Advantages, axis: Axis) -> dict[str, float]:
+    metrics = {"durian/rows_without_image": (axis.group[found.prompt] < 0).double().mean().item()}
+    size = torch.bincount(axis.group[axis.group >= 0], minlength=len(axis.rewards.count))
+    grouped = axis.group[found.prompt] >= 0
+    of_row = axis.group[found.prompt][grouped]
+    magnitude = group_stats(found.advantage[grouped].abs(), of_row, len(size)).mean
+    for a in range(len(size)):
+        group = f"durian/perceptual/S{a + 1}"
+        metrics[f"{group}/size"] = size[a].item()
+        if size[a] > 0:
+            metrics[f"{group}/std"] = axis.rewards.std[a].item()
+            metrics[f"{group}/mean_reward"] = axis.rewards.mean[a].item()
+            metrics[f"{group}/mean_abs_advantage"] = magnitude[a].item()
+    metrics |= _thresholds("durian/perceptual", axis)
+    seen = axis.difficulty.isfinite()
+    metrics["durian/perceptual/rank_correlation"] = _rank_correlation(axis.difficulty[seen], found.rewards.mean[seen])
+    return metrics
+
+
+def _reasoning_metrics(found: Advantages, axis: Axis) -> dict[str, float]:
+    stds = axis.rewards.std[axis.rewards.count > 0]
+    return {
+        "durian/reasoning/groups": float(len(stds)),
+        "durian/reasoning/std_min": stds.min().item(),
+        "durian/reasoning/std_median": torch.quantile(stds, 0.5).item(),
+        "durian/reasoning/std_max": stds.max().item(),
+        **_thresholds("durian/reasoning", axis),
+        # A prompt is the harder, the less confident the model is.
+        "durian/reasoning/rank_correlation": _rank_correlation(-axis.difficulty, found.rewards.mean),
+    }
+
+
+def _thresholds(prefix: str, axis: Axis) -> dict[str, float]:
+    return {f"{prefix}/threshold_{k}": value for k, value in enumerate(axis.thresholds.tolist(), start=1)}
+
+
+def _share(part: torch.Tensor, whole: torch.Tensor) -> float:
+    return (part.sum() / whole.sum()).item()  # NaN if the whole is empty
+
+
+def _rank_correlation(difficulty: torch.Tensor, mean_reward: torch.Tensor) -> float:
+    """Spearman's rank correlation; NaN where either is the same for all prompts."""
+    if len(difficulty) < 2 or (difficulty == difficulty[0]).all() or (mean_reward == mean_reward[0]).all():
+        return math.nan
+    return float(spearmanr(difficulty.cpu().numpy(), mean_reward.cpu().numpy()).statistic)

@@ -1,0 +1,85 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Group normalization: the statistics that the rewards of a prompt, or of all prompts of like difficulty, share.
+
+Everything is computed in float64. Prompts and groups are numbered 0, 1, ...; a prompt's rows are the rollouts it kept.
+"""
+
+from typing import NamedTuple
+
+import torch
+
+
+class Stats(NamedTuple):
+    """Statistics of the values of each group; shapes (num_groups,). An empty group has mean 0 and std 0."""
+
+    count: torch.Tensor
+    mean: torch.Tensor
+    std: torch.Tensor  # unbiased, n - 1; 0 where a group has one value
+
+
+def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> Stats:
+    """Computes count, mean and unbiased std of each group (Eq. 11, 13, 17, 19).
+
+    Args:
+        values: shape (n,), float64.
+        group: shape (n,), the group of each value, 0 to num_groups - 1.
+        num_groups: number of groups.
+    """
+    zeros = values.new_zeros(num_groups)
+    count = zeros.index_add(0, group, torch.ones_like(values))
+    # Taken from the smallest value of the group, equal values have the mean 0 and the std 0 without any rounding.
+    smallest = zeros.scatter_reduce(0, group, values, "amin", include_self=False)
+    above = values - smallest[group]
+    mean = zeros.index_add(0, group, above) / count.clamp(min=1)
+    squares = zeros.index_add(0, group, (above - mean[group]).square())
+    return Stats(count, smallest + mean, (squares / (count - 1).clamp(min=1)).sqrt())
+
+
+def perceptual_groups(entropy: torch.Tensor, quantiles: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Parts prompts by the quantiles of their visual entropy (Eq. 10).
+
+    With the two quantiles of the paper: S1 = {H <= t25}, S2 = {t25 < H < t75}, S3 = {H >= t75}. With more, a prompt
+    that meets an inner threshold belongs to the group below it. Where thresholds coincide, the lowest group wins.
+
+    Args:
+        entropy: shape (num_prompts,), nats, float64, each prompt once.
+        quantiles: ascending, each in (0, 1).
+
+    Returns:
+        The group of each prompt, 0 to len(quantiles), shape (num_prompts,), and the thresholds in nats.
+    """
+    if not quantiles:
+        return torch.zeros_like(entropy, dtype=torch.long), entropy.new_empty(0)
+    thresholds = torch.quantile(entropy, entropy.new_tensor(quantiles))
+    group = torch.searchsorted(thresholds, entropy)
+    hardest = (entropy >= thresholds[-1]) & (entropy > thresholds[0])
+    return group.masked_fill(hardest, len(quantiles)), thresholds
+
+
+def reasoning_groups(confidence: torch.Tensor, num_groups: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Parts prompts into M_u = {t_{u-1} <= L < t_u} by the quantiles u / num_groups of their confidence (Eq. 16).
+
+    The most confident prompt belongs to the last group. Fewer prompts than groups leave some groups empty.
+
+    Args:
+        confidence: shape (num_prompts,), nats, float64, each prompt once.
+        num_groups: b, at least 1.
+
+    Returns:
+        The group of each prompt, 0 to num_groups - 1, shape (num_prompts,), and the inner thresholds, num_groups - 1.
+    """
+    steps = torch.arange(1, num_groups, dtype=confidence.dtype, device=confidence.device)
+    thresholds = torch.quantile(confidence, steps / num_groups)
+    return torch.searchsorted(thresholds, confidence, right=True), thresholds

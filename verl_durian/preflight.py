@@ -1,0 +1,162 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Settings of verl that corrupt or crash a run, refused before it starts.
+
+    python -m verl_durian.preflight SETTING...
+
+composes verl's configuration from the same Hydra overrides that `verl.trainer.main_ppo` takes, and checks it.
+"""
+
+import json
+import math
+import sys
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+QWEN2_VL_FAMILY = ("qwen2_vl", "qwen2_5_vl")
+UNKNOWN = "unknown"
+
+
+def check(config: DictConfig) -> None:
+    """Refuses settings that are known to corrupt or to crash a run.
+
+    Args:
+        config: verl's whole configuration.
+
+    Raises:
+        ValueError: lists every problem with its remedy, one line each.
+    """
+    if _model_type(config.actor_rollout_ref.model.path) not in (*QWEN2_VL_FAMILY, UNKNOWN):
+        return
+    problems = _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
+    if problems:
+        raise ValueError("\n".join(["settings that would corrupt or crash the run:", *problems]))
+
+
+def _model_type(model_path: str) -> str:
+    """`model_type` from the model's config.json, in a folder or on the hub; what verl has yet to copy is UNKNOWN."""
+    if model_path.startswith("hdfs:"):
+        return UNKNOWN
+    file = Path(model_path).expanduser() / "config.json"
+    if not file.exists():
+        from huggingface_hub import hf_hub_download
+
+        file = Path(hf_hub_download(model_path, "config.json"))
+    return json.loads(file.read_text()).get("model_type", UNKNOWN)
+
+
+def _noise_in_image_normalization(config: DictConfig) -> list[str]:
+    """`load_format=dummy`, verl's default, where vLLM would normalise images with random numbers.
+
+    verl starts vLLM with dummy weights and sends it the actor's; but a buffer of the rollout's model that is no weight
+    of the actor's stays as the dummy loader filled it, with noise. vLLM 0.28 has such a buffer, `FusedInputNorm`, where
+    vLLM 0.24 has none. Nothing fails: the policy merely sees wrong images while it rolls out.
+    """
+    rollout = config.actor_rollout_ref.rollout
+    if rollout.name != "vllm" or rollout.load_format != "dummy" or not _vllm_keeps_image_normalization_in_a_buffer():
+        return []
+    if OmegaConf.select(rollout, "engine_kwargs.vllm.mm_device_do_normalize") is False:
+        return []
+    return [
+        "actor_rollout_ref.rollout.load_format=dummy: this vLLM would normalise images with random numbers; "
+        "set actor_rollout_ref.rollout.load_format=auto"
+    ]
+
+
+def _vllm_keeps_image_normalization_in_a_buffer() -> bool:
+    """Read in vLLM's source, because importing vLLM takes many seconds."""
+    spec = find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        return False
+    file = Path(spec.submodule_search_locations[0], "model_executor", "models", "vision.py")
+    return file.exists() and "class FusedInputNorm" in file.read_text()
+
+
+def _micro_batches_of_padding(config: DictConfig) -> list[str]:
+    """Micro batches of nothing but verl's padding rows, on which its Qwen2-VL code crashes.
+
+    verl 0.9.1 (V1) fills a step's rows up to a multiple of lcm(data-parallel ranks, rows of an update) with padding
+    rows (`trainer_base._get_required_batch_multiple`, `padding_utils.upsample_batch_to_divisible_size`). They are text
+    only, and a micro batch without any image calls `.mean()` on the visual encoder's output, which is no tensor since
+    transformers 5 (`models/transformers/qwen2_vl.py`: "'BaseModelOutputWithPooling' object has no attribute 'mean'").
+
+    Let P be the number of padding rows and D the number of data-parallel ranks. The padding rows are of one length, so
+    balancing deals each rank P / D of them, rounded up or down, and it puts them last. So:
+
+    - with micro batches of m rows, the last one of a rank holds padding alone if ceil(P / D) >= m;
+    - with `use_dynamic_bsz`, rows are dealt to micro batches by length, longest first, and padding is left alone only
+      where a rank's last update has no real row, that is if ceil(P / D) >= rows of an update / D.
+
+    P follows from the settings unless rollouts fail or have several outputs, which this cannot foresee.
+    """
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    old_transformers = int(version("transformers").split(".")[0]) < 5
+    if old_transformers or not config.trainer.use_v1 or actor.strategy not in ("fsdp", "fsdp2"):
+        return []
+    sync_steps = OmegaConf.select(config, f"trainer.v1.{config.trainer.v1.trainer_mode}.parameter_sync_step") or 1
+    sequence_parallel = max(actor.ulysses_sequence_parallel_size, actor.fsdp_config.ulysses_sequence_parallel_size)
+    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node // sequence_parallel
+    update_rows = actor.ppo_mini_batch_size * rollout.n
+    padding = -(config.data.train_batch_size // sync_steps * rollout.n) % math.lcm(ranks, update_rows)
+    padding_per_rank = -(-padding // ranks)
+    if padding == 0:
+        return []
+
+    limits = {
+        "actor.ppo_micro_batch_size_per_gpu": update_rows // ranks
+        if actor.use_dynamic_bsz
+        else actor.ppo_micro_batch_size_per_gpu
+    }
+    if not rollout.log_prob_use_dynamic_bsz:
+        limits["rollout.log_prob_micro_batch_size_per_gpu"] = rollout.log_prob_micro_batch_size_per_gpu
+    if actor.use_kl_loss or config.algorithm.use_kl_in_reward:
+        ref = config.actor_rollout_ref.ref
+        if not ref.log_prob_use_dynamic_bsz:
+            limits["ref.log_prob_micro_batch_size_per_gpu"] = ref.log_prob_micro_batch_size_per_gpu
+    remedy = (
+        f"make data.train_batch_size={config.data.train_batch_size} a multiple of "
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}"
+    )
+    return [
+        f"actor_rollout_ref.{name}={rows}: verl would add {padding} padding rows a step, up to {padding_per_rank} "
+        f"a rank, and crash on a micro batch of them alone; {remedy}"
+        for name, rows in limits.items()
+        if rows is not None and padding_per_rank >= rows
+    ]
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """verl's configuration for `verl.trainer.main_ppo` with these Hydra overrides, without importing verl.
+
+    Args:
+        overrides: Such as `["data.train_batch_size=512"]`.
+    """
+    import hydra
+
+    spec = find_spec("verl")
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError("verl is not installed")
+    folder = Path(spec.submodule_search_locations[0], "trainer", "config")
+    with hydra.initialize_config_dir(str(folder), version_base=None):
+        return hydra.compose("ppo_trainer", overrides)
+
+
+if __name__ == "__main__":
+    try:
+        check(compose([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+    except ValueError as error:
+        sys.exit(f"verl_durian.preflight: {error}")

@@ -1,0 +1,53 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""What is checked before Ray starts, when verl validates its config and the estimator is ``durian``."""
+
+import functools
+from typing import Any
+
+
+def install(verl_config: Any) -> None:
+    """Has verl's ``validate_config`` check the estimator's options too."""
+    original = verl_config.validate_config
+
+    @functools.wraps(original)
+    def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
+        if is_durian(config.algorithm.adv_estimator):
+            check(config)
+        return original(config, *args, **kwargs)
+
+    verl_config.validate_config = validate_config
+
+
+def is_durian(adv_estimator: Any) -> bool:
+    """Whether verl's ``algorithm.adv_estimator`` (a string or an enum member) is ours."""
+    return getattr(adv_estimator, "value", adv_estimator) == "durian"
+
+
+def check(config: Any) -> None:
+    """Refuses what cannot work.
+
+    Args:
+        config: verl's whole config.
+
+    Raises:
+        RuntimeError: this verl lacks a symbol.
+        ValueError: a forbidden option, or settings known to corrupt or crash a run.
+    """
+    from verl_durian import preflight, verl_api
+    from verl_durian.config import DurianConfig
+
+    verl_api.require()
+    DurianConfig.from_algorithm(config.algorithm)
+    preflight.check(config)

@@ -1,0 +1,98 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Everything of verl that this plugin relies on, in one place."""
+
+import importlib
+import importlib.metadata
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+SEEN_IN = ("0.9.0", "0.9.1")
+"""The releases of verl in which every symbol below was seen to be there and to work."""
+
+CORE_ALGOS = "verl.trainer.ppo.core_algos"
+RAY_TRAINER = "verl.trainer.ppo.ray_trainer"
+TRAINER_V1 = "verl.trainer.ppo.v1.trainer_base"
+CONFIG = "verl.utils.config"
+PROTOCOL = "verl.protocol"
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One name of verl, with the parameters that it is called with or replaced under."""
+
+    module: str
+    name: str
+    parameters: tuple[str, ...] = ()
+
+
+SYMBOLS = (
+    # The estimator is registered here.
+    Symbol(CORE_ALGOS, "register_adv_est", ("name_or_enum",)),
+    Symbol(CORE_ALGOS, "ADV_ESTIMATOR_REGISTRY"),
+    Symbol(CORE_ALGOS, "AdvantageEstimator.GRPO"),
+    # Options and settings are checked here, before Ray starts.
+    Symbol(CONFIG, "validate_config", ("config",)),
+    # Both trainers: the estimator is called from here.
+    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator")),
+    # The older trainer: the training data, the columns that survive generation, the metrics of a step.
+    Symbol(RAY_TRAINER, "RayPPOTrainer._create_dataloader", ("self", "train_dataset")),
+    Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", ("self", "batch")),
+    Symbol(RAY_TRAINER, "compute_data_metrics", ("batch",)),
+    # Trainer V1: the training data, the advantage step, sessions with several outputs, the columns in TransferQueue.
+    Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", ("self",)),
+    Symbol(TRAINER_V1, "PPOTrainer._compute_advantage", ("self", "batch", "metrics")),
+    Symbol(TRAINER_V1, "compute_advantage_for_multi_trajectories", ("data", "batch_keys", "adv_estimator")),
+    Symbol(TRAINER_V1, "tq.kv_batch_get", ("keys", "partition_id", "select_fields")),
+    # What a batch is.
+    Symbol(PROTOCOL, "DataProto", ("batch", "non_tensor_batch", "meta_info")),
+)
+
+
+def missing(module: str | None = None) -> list[str]:
+    """Names what this verl lacks.
+
+    Args:
+        module: look at the symbols of this module only; all of them if None.
+
+    Returns:
+        One line for each symbol that is missing or has lost a parameter; empty if all is there.
+    """
+    problems = []
+    for symbol in SYMBOLS:
+        if module in (None, symbol.module):
+            try:
+                found: Any = importlib.import_module(symbol.module)
+                for part in symbol.name.split("."):
+                    found = getattr(found, part)
+            except (ImportError, AttributeError) as error:
+                problems.append(f"{symbol.module}.{symbol.name} is missing ({error})")
+                continue
+            if symbol.parameters:
+                known = inspect.signature(found).parameters
+                lost = [name for name in symbol.parameters if name not in known]
+                if lost:
+                    problems.append(f"{symbol.module}.{symbol.name} has no parameter {', '.join(lost)}")
+    return problems
+
+
+def require() -> None:
+    """Raises RuntimeError if this verl lacks anything the plugin relies on, naming it and the supported versions."""
+    problems = missing()
+    if problems:
+        raise RuntimeError(
+            f"verl {importlib.metadata.version('verl')} does not fit this verl-durian, which was made for verl "
+            f"{' and '.join(SEEN_IN)}: {'; '.join(problems)}. Install one of those versions or a newer verl-durian."
+        )
