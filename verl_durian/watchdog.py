@@ -13,7 +13,7 @@
 # limitations under the License.
 """Runs a training command and ends it, with the error, when one of its workers has died.
 
-    python -m verl_durian.watchdog [--log FILE] [--grace SECONDS] [--stall-minutes MINUTES] -- COMMAND...
+    python -m verl_durian.watchdog [--log FILE] [--show REGEX] [--grace SECONDS] [--stall-minutes MINUTES] -- COMMAND...
 
 verl waits for ever when a vLLM engine or an actor dies at the wrong moment, for instance during a weight sync. The
 watchdog shows the command's output and looks for three things:
@@ -65,6 +65,7 @@ TRACEBACK = "Traceback (most recent call last)"
 TRACEBACK_LINE = re.compile(r"\s|$|ray::|The above exc|During handling|[\w.]+(?:Error|Exception|Interrupt|Exit)\b")
 
 REMEMBERED_LINES = 5000
+REMEMBERED_STORY = 300
 SHOWN_LINES = 25
 LOOK_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
@@ -84,20 +85,29 @@ class Watchdog:
     Args:
         command: The command and its arguments.
         log: Where its output goes besides the terminal; None for nowhere.
+        show: What the terminal shows of each line, which must match; None for the whole output.
         grace: Seconds that the command has to end by itself after a death or a signal.
         stall: Seconds without any output after which it is ended; 0 for never.
     """
 
-    def __init__(self, command: list[str], log: Path | None = None, grace: float = 30, stall: float = 0) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        log: Path | None = None,
+        show: re.Pattern[str] | None = None,
+        grace: float = 30,
+        stall: float = 0,
+    ) -> None:
         self.command = command
         self.log = log
+        self.show = show
         self.grace = grace
         self.stall = stall
         self._cause = ""  # what died or stopped, in words
         self._exit_code = 0  # for the case that the watchdog ends the command
         self._lines: deque[Line] = deque(maxlen=REMEMBERED_LINES)
         self._source = ""  # the worker that told of it
-        self._error: list[str] = []  # what it had said by then
+        self._story: list[Line] = []  # what that worker said before and, for a while, after
         self._partial_line = ""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
         self._vllm: set[psutil.Process] = set()
@@ -171,15 +181,22 @@ class Watchdog:
     def _pass_on(self, output: int, log: BinaryIO) -> bool:
         """Shows, logs and remembers what there is to read; False at the end of the output."""
         chunk = os.read(output, 1 << 16)
-        for stream in (sys.stdout.buffer, log):
-            stream.write(chunk)
-            stream.flush()
+        log.write(chunk)
+        log.flush()
+        if self.show is None:
+            sys.stdout.buffer.write(chunk)
+            sys.stdout.buffer.flush()
         *lines, self._partial_line = re.split(r"[\r\n]", self._partial_line + self._decoder.decode(chunk))
         for text in lines:
             line = read_line(text)
             self._lines.append(line)
-            if death := DEATH.search(line.text):
-                self._blame(death.group(), EXIT_WORKER_DIED, line.source)
+            if self.show is not None and (shown := self.show.search(line.text)):
+                print(shown.group(), flush=True)
+            # vLLM announces an error first and prints its traceback then.
+            if self._cause and line.source == self._source and len(self._story) < 2 * REMEMBERED_STORY:
+                self._story.append(line)
+            if DEATH.search(line.text):
+                self._blame(f"{line.source} {line.text.strip()[:200]}".strip(), EXIT_WORKER_DIED, line.source)
         return bool(chunk)
 
     def _look_for_lost_processes(self) -> None:
@@ -198,7 +215,7 @@ class Watchdog:
         """Notes the first cause, which is the nearest to the truth."""
         if not self._cause:
             self._cause, self._exit_code, self._source = cause, exit_code, source
-            self._error = last_traceback(self._lines, source)
+            self._story = [line for line in self._lines if line.source == source][-REMEMBERED_STORY:]
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """Hands a signal on; a second one ends everything at once."""
@@ -208,9 +225,7 @@ class Watchdog:
             os.killpg(self._process.pid, number)
 
     def _show_error(self, code: int) -> None:
-        error = self._error
-        if not any(TRACEBACK in line for line in error):  # vLLM announces an error first and prints its traceback then
-            error = last_traceback(self._lines, self._source)
+        error = last_traceback(self._story if self._cause else [line for line in self._lines if not line.source])
         rule = "=" * 100
         print(f"\n{rule}", file=sys.stderr)
         print(f"The run ended with exit code {code}: {self._cause or 'the command failed'}", file=sys.stderr)
@@ -231,14 +246,9 @@ def read_line(text: str) -> Line:
     return Line(source.strip(), LOG_HEAD.sub("", text))
 
 
-def last_traceback(lines: deque[Line], source: str) -> list[str]:
-    """The last lines of the last traceback of one worker, or of its output if there is none.
-
-    Args:
-        lines: The output.
-        source: The worker; "" for the command itself.
-    """
-    texts = [line.text for line in lines if line.source == source]
+def last_traceback(lines: list[Line]) -> list[str]:
+    """The last lines of the last traceback in the output of one worker, or of the output if there is none."""
+    texts = [line.text for line in lines]
     start = max((index for index, text in enumerate(texts) if TRACEBACK in text), default=None)
     if start is None:
         return [text for text in texts if text.strip()][-SHOWN_LINES:]
@@ -301,6 +311,9 @@ def main() -> None:
     )
     parser.add_argument("--log", type=Path, help="file for the command's output, besides the terminal")
     parser.add_argument(
+        "--show", type=re.compile, metavar="REGEX", help="show only what matches in each line; the log has everything"
+    )
+    parser.add_argument(
         "--grace", type=float, default=30, help="seconds to end by itself after a death or Ctrl-C (default: 30)"
     )
     parser.add_argument(
@@ -311,7 +324,8 @@ def main() -> None:
     )
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command, after --")
     arguments = parser.parse_args()
-    sys.exit(Watchdog(arguments.command, arguments.log, arguments.grace, arguments.stall_minutes * 60).run())
+    stall = arguments.stall_minutes * 60
+    sys.exit(Watchdog(arguments.command, arguments.log, arguments.show, arguments.grace, stall).run())
 
 
 if __name__ == "__main__":

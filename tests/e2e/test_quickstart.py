@@ -1,0 +1,135 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""One training run of the quickstart, with verl's trainer, Ray, vLLM and pictures; many checks of it.
+
+15 prompts x 8 rollouts do not divide into updates of 8 prompts, so that verl adds padding rows in every step.
+"""
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parents[2]
+STEPS = 4
+
+
+def quickstart(out: Path, *overrides: str, steps: int = STEPS, timeout: int = 1200) -> subprocess.CompletedProcess:
+    environment = {**os.environ, "OUT": str(out), "STEPS": str(steps), "VERL_DURIAN_CACHE": str(out / "cache")}
+    return subprocess.run(
+        ["bash", ROOT / "recipes" / "run_quickstart.sh", *overrides],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=timeout,
+    )
+
+
+class Run:
+    def __init__(self, out: Path):
+        done = quickstart(out, "data.train_batch_size=15", "data.train_max_samples=300", "data.val_max_samples=60")
+        self.output = done.stdout
+        assert done.returncode == 0, self.output[-5000:]
+        (self.folder,) = (out / "runs").iterdir()
+        self.cache = out / "cache"
+        lines = (self.folder / "metrics.jsonl").read_text().splitlines()
+        self.metrics = {entry["step"]: entry["data"] for entry in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    return tmp_path_factory.mktemp("quickstart")
+
+
+@pytest.fixture(scope="module")
+def run(out):
+    return Run(out)
+
+
+def test_every_step_is_logged_between_two_validations(run):
+    assert sorted(run.metrics) == list(range(STEPS + 1))
+    for step in (0, STEPS):
+        kinds = [key for key in run.metrics[step] if re.fullmatch(r"val-core/easy_vqa_\w+/acc/mean@1", key)]
+        assert len(kinds) == 3
+
+
+def test_the_rollout_samples_from_the_policy_that_is_trained(run):
+    for step in range(1, STEPS + 1):
+        assert run.metrics[step]["training/rollout_actor_probs_pearson_corr"] > 0.999
+        assert run.metrics[step]["actor/grad_norm"] > 0
+
+
+def test_padding_rows_count_nowhere(run):
+    assert "synthetic padding samples" in run.output
+    for step in range(1, STEPS + 1):
+        metrics = run.metrics[step]
+        assert metrics["durian/prompts/num"] == 15
+        assert sum(metrics[f"durian/perceptual/S{k}/size"] for k in (1, 2, 3)) == 15
+        assert metrics["durian/rows_without_image"] == 0
+
+
+def test_dynamic_sampling_leaves_no_prompt_without_signal(run):
+    assert all(run.metrics[step]["durian/prompts/all_equal"] == 0 for step in range(1, STEPS + 1))
+
+
+def test_metrics_are_those_that_are_documented(run):
+    text = (ROOT / "docs" / "metrics.md").read_text()
+    logged = {key for step in range(1, STEPS + 1) for key in run.metrics[step] if key.startswith("durian/")}
+    assert len(logged) > 20
+    for name in logged:
+        family = re.sub(r"threshold_\d+", "threshold_1", re.sub(r"/S\d/", "/S1/", name))
+        short = family.rsplit("/", 1)[1]
+        assert f"`{family}`" in text or f"`{short}`" in text, name
+
+
+def test_images_were_scored_once_and_kept(run):
+    rows = [line for file in run.cache.rglob("*.jsonl") for line in file.read_text().splitlines()]
+    assert 100 < len(rows) <= 300
+    assert "scoring the images of 300 rows" in run.output
+
+
+def test_it_ends_with_results_and_a_table(run):
+    tail = run.output[-3000:]
+    assert "Validation accuracy" in tail and "before" in tail and "after" in tail
+    assert str(run.folder / "metrics.jsonl") in tail
+    with Image.open(run.folder / "learning.png") as figure:
+        assert figure.width > 800
+
+
+def test_workers_and_segments_are_gone(run):
+    processes = subprocess.run(["pgrep", "-f", str(run.folder)], capture_output=True, text=True).stdout
+    assert processes.strip() == ""
+
+
+@pytest.mark.parametrize(
+    ("override", "remedy"),
+    [
+        ("actor_rollout_ref.rollout.load_format=dummy", "set actor_rollout_ref.rollout.load_format=auto"),
+        (
+            "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4 data.train_batch_size=15",
+            "make data.train_batch_size",
+        ),
+        ("+algorithm.durian.reasoning.groups=3", "reasoning.num_groups"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_at_once(run, out, override, remedy):
+    done = quickstart(out, *override.split(), timeout=120)
+    assert done.returncode != 0
+    assert remedy in done.stdout
+    assert "Started a local Ray instance" not in done.stdout

@@ -1,0 +1,65 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The report on a run's metrics."""
+
+import json
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from verl_durian.quickstart.report import report
+
+VALIDATION = "val-core/easy_vqa_{}/acc/mean@1"
+
+
+def write_run(folder: Path, durian: bool, correlation: float = 0.9999) -> Path:
+    """A run of two steps with a validation before and after."""
+    steps: list[tuple[int, dict[str, float]]] = [
+        (0, {VALIDATION.format("color"): 0.5, VALIDATION.format("shape"): 0.25})
+    ]
+    for step in (1, 2):
+        metrics = {
+            "critic/score/mean": step / 10,
+            "timing_s/step": 3.0,
+            "training/rollout_actor_probs_pearson_corr": correlation,
+        }
+        if durian:
+            metrics |= {"durian/perceptual/S1/std": 0.3, "durian/perceptual/S1/mean_abs_advantage": 0.7}
+        steps.append((step, metrics))
+    steps[-1][1].update({VALIDATION.format("color"): 0.75, VALIDATION.format("shape"): 0.25})
+    lines = [json.dumps({"step": step, "data": metrics}) for step, metrics in steps]
+    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+def told(run: Path) -> str:
+    console = Console(record=True, width=120)
+    report(run, console)
+    return console.export_text()
+
+
+@pytest.mark.parametrize("durian", [False, True])
+def test_table_and_figure(tmp_path: Path, durian: bool) -> None:
+    text = told(write_run(tmp_path, durian))
+    rows = {line.split()[1]: line for line in text.splitlines() if "%" in line}
+    assert "50.0%" in rows["color"] and "75.0%" in rows["color"] and "+25.0 points" in rows["color"]
+    assert "+0.0 points" in rows["shape"] and "+12.5 points" in rows["mean"]
+    assert "2 steps of 3.0 s; mean reward 0.100 in the first, 0.200 in the last" in text
+    assert "should be" not in text
+    assert (tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_rollout_that_sees_something_else_is_told(tmp_path: Path) -> None:
+    assert "should be 0.999 or more" in told(write_run(tmp_path, durian=False, correlation=0.64))
