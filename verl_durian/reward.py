@@ -67,7 +67,7 @@ def has_format(text: str) -> bool:
 
 
 def compute_score(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: dict | None = None, **kwargs
+    data_source: str, solution_str: str, ground_truth: str, extra_info: dict | None = None, **kwargs: object
 ) -> dict[str, float]:
     """Scores one response, with the signature that verl expects of a reward function.
 

@@ -151,7 +151,9 @@ class EyeLessons:
         coverage = shape_coverage(question.image, size)
         if not close_up:
             return question, picture, coverage
-        left, top, right, bottom = coverage.point(lambda value: 255 * (value > 40)).getbbox()
+        box = coverage.point(lambda value: 255 * (value > 40)).getbbox()
+        assert box is not None  # every picture of easy-vqa has a shape
+        left, top, right, bottom = box
 
         def window(low: int, high: int) -> int:
             """A start of a window within the picture that holds low..high."""
@@ -159,8 +161,8 @@ class EyeLessons:
             return rng.randint(min(ends), max(ends))
 
         x, y = window(left, right), window(top, bottom)
-        box = (x, y, x + CLOSE_UP, y + CLOSE_UP)
-        return question, picture.crop(box), coverage.crop(box)
+        window_box = (x, y, x + CLOSE_UP, y + CLOSE_UP)
+        return question, picture.crop(window_box), coverage.crop(window_box)
 
     def batch(self, close_up: bool) -> tuple[dict, torch.Tensor, torch.Tensor, torch.Tensor]:
         """A batch.
