@@ -85,7 +85,7 @@ BACKBONE=dapo ESTIMATOR=durian MODEL_PATH=$OUT/model OUTPUT=$RUN \
     NGPUS_PER_NODE=1 TRAIN_BATCH_SIZE=16 PPO_MINI_BATCH_SIZE=8 PPO_MICRO_BATCH_SIZE=64 ROLLOUTS=8 \
     MAX_PROMPT_LENGTH=128 MAX_RESPONSE_LENGTH=24 OVERLONG_BUFFER=8 LR=3e-5 EPOCHS=100 TOTAL_STEPS=$STEPS \
     TEST_FREQ=10 SAVE_FREQ=-1 \
-    python -m verl_durian.watchdog --log "$RUN/train.log" --show 'Training Progress: .*' --stall-minutes 10 -- \
+    python -m verl_durian.watchdog --log "$RUN/train.log" --show 'Training Progress: .*|visual entropy: .*|durian: .*' --stall-minutes 10 -- \
     bash recipes/run_qwen25vl_durian.sh "${CPU[@]}" "${QUICK[@]}" "$@"
 
 python -m verl_durian.quickstart.report "$RUN"

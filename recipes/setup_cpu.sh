@@ -32,7 +32,7 @@ install() { .venv/bin/python -m pip install --constraint constraints-cpu.txt "$@
 # First torch's build for CPUs: else pip would fetch the one with CUDA, and gigabytes of libraries with it.
 echo "Installing PyTorch for CPUs"
 if ! install --quiet torch==2.13.0+cpu 2>/dev/null; then
-    install --index-url https://download.pytorch.org/whl/cpu torch==2.13.0 torchvision==0.28.0
+    install --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu torchvision==0.28.0+cpu
 fi
 echo "Installing verl, vLLM and verl-durian (some minutes)"
 install --quiet --editable ".[cpu]"

@@ -278,9 +278,9 @@ def end_descendants() -> None:
 
 
 def shared_memory_segments() -> set[Path]:
-    """The segments of this user that Python's multiprocessing.shared_memory named, as verl's weight sync has them."""
+    """The segments of this user that verl's weight sync or Python's multiprocessing.shared_memory named."""
     segments = set()
-    for path in SHARED_MEMORY.glob("psm_*"):
+    for path in [*SHARED_MEMORY.glob("verl_weights_*"), *SHARED_MEMORY.glob("psm_*")]:
         try:
             if path.stat().st_uid == os.getuid():
                 segments.add(path)

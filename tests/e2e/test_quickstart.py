@@ -20,10 +20,14 @@ import json
 import os
 import re
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 from PIL import Image
+
+from verl_durian import watchdog
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4
@@ -48,6 +52,7 @@ class Run:
         assert done.returncode == 0, self.output[-5000:]
         (self.folder,) = (out / "runs").iterdir()
         self.cache = out / "cache"
+        self.log = (self.folder / "train.log").read_text()
         lines = (self.folder / "metrics.jsonl").read_text().splitlines()
         self.metrics = {entry["step"]: entry["data"] for entry in map(json.loads, lines)}
 
@@ -76,7 +81,7 @@ def test_the_rollout_samples_from_the_policy_that_is_trained(run):
 
 
 def test_padding_rows_count_nowhere(run):
-    assert "synthetic padding samples" in run.output
+    assert "synthetic padding samples" in run.log
     for step in range(1, STEPS + 1):
         metrics = run.metrics[step]
         assert metrics["durian/prompts/num"] == 15
@@ -101,7 +106,7 @@ def test_metrics_are_those_that_are_documented(run):
 def test_images_were_scored_once_and_kept(run):
     rows = [line for file in run.cache.rglob("*.jsonl") for line in file.read_text().splitlines()]
     assert 100 < len(rows) <= 300
-    assert "scoring the images of 300 rows" in run.output
+    assert "scoring the images of 300 rows" in run.output and "visual entropy: 100%" in run.output
 
 
 def test_it_ends_with_results_and_a_table(run):
@@ -133,3 +138,34 @@ def test_settings_that_cannot_work_are_refused_at_once(run, out, override, remed
     assert done.returncode != 0
     assert remedy in done.stdout
     assert "Started a local Ray instance" not in done.stdout
+
+
+def test_a_dead_worker_ends_the_run_with_its_error(run, out):
+    runs = set((out / "runs").iterdir())
+    environment = {**os.environ, "OUT": str(out), "STEPS": "50", "VERL_DURIAN_CACHE": str(out / "cache")}
+    command = ["bash", ROOT / "recipes" / "run_quickstart.sh", "data.val_max_samples=8", "data.train_max_samples=300"]
+    with open(out / "killed.log", "w") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        try:
+            deadline = time.monotonic() + 600
+            while not any("step:1 " in log.read_text() for log in new_logs(out, runs)):
+                assert process.poll() is None and time.monotonic() < deadline
+                time.sleep(1)
+            workers = [each for each in psutil.Process(process.pid).children(recursive=True) if is_vllm(each)]
+            assert workers
+            for worker in workers:
+                worker.kill()
+            assert process.wait(timeout=300) == watchdog.EXIT_WORKER_DIED
+        finally:
+            process.terminate()
+    output = (out / "killed.log").read_text()
+    (train_log,) = new_logs(out, runs)
+    assert "VLLM::" in output and str(train_log) in output
+
+
+def new_logs(out: Path, known: set[Path]) -> list[Path]:
+    return [log for run in set((out / "runs").iterdir()) - known for log in run.glob("train.log")]
+
+
+def is_vllm(process: psutil.Process) -> bool:
+    return process.cmdline() != [] and process.cmdline()[0].startswith("VLLM::")

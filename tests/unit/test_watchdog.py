@@ -167,11 +167,12 @@ def test_signal_ends_everything(tmp_path: Path, number: signal.Signals) -> None:
     assert not psutil.pid_exists(sleeper)
 
 
-def test_only_own_shared_memory_is_removed() -> None:
+@pytest.mark.parametrize("given", [None, "verl_weights_watchdog_test"])
+def test_only_own_shared_memory_is_removed(given: str | None) -> None:
     foreign = shared_memory.SharedMemory(create=True, size=4096)
-    make = """
+    make = f"""
         from multiprocessing import resource_tracker, shared_memory
-        segment = shared_memory.SharedMemory(create=True, size=4096)
+        segment = shared_memory.SharedMemory({given!r}, create=True, size=4096)
         resource_tracker.unregister(segment._name, "shared_memory")
         print(segment.name, flush=True)
         os._exit(0)
@@ -179,7 +180,7 @@ def test_only_own_shared_memory_is_removed() -> None:
     try:
         _, output, _ = finish(make)
         name = output.strip()
-        assert name.startswith("psm_") and not os.path.exists(f"/dev/shm/{name}")
+        assert name.startswith(given or "psm_") and not os.path.exists(f"/dev/shm/{name}")
         assert os.path.exists(f"/dev/shm/{foreign.name}")
     finally:
         foreign.close()

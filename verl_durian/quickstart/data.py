@@ -96,11 +96,6 @@ class Question:
     image: str
     thing: str
 
-    @property
-    def negated(self) -> bool:
-        """Whether the question is of the form "is there not a red shape?"."""
-        return _NEGATION.search(self.text) is not None
-
 
 def kind_of(answer: str) -> str:
     """The kind of a question, from its answer."""
@@ -165,6 +160,14 @@ def split_images(split: str, seed: int = 0) -> dict[str, list[Question]]:
     return {image: questions[image] for image in images[before : before + size]}
 
 
+def plain_questions(images: dict[str, list[Question]]) -> list[Question]:
+    """The questions about some images, without those like "is there not a red shape?".
+
+    Comparing and negating at once is beyond the tiny model.
+    """
+    return [question for asked in images.values() for question in asked if not _NEGATION.search(question.text)]
+
+
 def shape_coverage(path: str, size: int) -> Image.Image:
     """Where the shape of an easy-vqa image is, enlarged: a gray picture, 255 inside the shape and 0 outside."""
     pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
@@ -212,22 +215,21 @@ class Painter:
 
 
 def pick_balanced(questions: list[Question], per_kind: int, rng: random.Random) -> list[Question]:
-    """Draws equally many questions of each kind, in random order.
+    """Draws equally many questions of each kind, in random order; yes and no equally often.
 
-    Yes/no questions are drawn in equal parts from the four pairs of wording (with or without "not") and answer.
-    In easy-vqa the wording gives most of these answers away ("is there not ..." is mostly "yes").
+    In easy-vqa itself most yes/no answers are "no".
 
     Args:
         questions: What to draw from.
-        per_kind: How many of each kind, at most; a multiple of 4.
+        per_kind: How many of each kind, at most; an even number.
         rng: Draws.
     """
     pools = defaultdict(list)
     for question in questions:
-        pools[question.kind, question.kind == "yesno" and (question.negated, question.answer)].append(question)
+        pools[question.kind, question.answer if question.kind == "yesno" else ""].append(question)
     picked = []
-    for (kind, _), pool in sorted(pools.items(), key=str):
-        picked += rng.sample(pool, min(len(pool), per_kind // 4 if kind == "yesno" else per_kind))
+    for (kind, _), pool in sorted(pools.items()):
+        picked += rng.sample(pool, min(len(pool), per_kind // 2 if kind == "yesno" else per_kind))
     rng.shuffle(picked)
     return picked
 
@@ -244,7 +246,7 @@ def make_rows(split: str, per_kind: int, seed: int = 0) -> Iterator[dict]:
 
     Args:
         split: One of `SPLITS`.
-        per_kind: Rows of each kind of question, at most; a multiple of 4.
+        per_kind: Rows of each kind of question, at most; an even number.
         seed: Draws images, questions, sizes and crops.
     """
     rng = random.Random(f"{seed}-{split}")
@@ -252,7 +254,7 @@ def make_rows(split: str, per_kind: int, seed: int = 0) -> Iterator[dict]:
     images = split_images(split, seed)
     backgrounds = {qs[0].image: BACKGROUND_CYCLE[n % len(BACKGROUND_CYCLE)] for n, qs in enumerate(images.values())}
     pictures: dict[str, bytes] = {}
-    picked = pick_balanced([question for asked in images.values() for question in asked], per_kind, rng)
+    picked = pick_balanced(plain_questions(images), per_kind, rng)
     for index, question in enumerate(tqdm(picked, desc=split, unit="row")):
         if question.image not in pictures:
             picture = painter.paint(question.image, backgrounds[question.image], rng.choice(SIZES), rng)
@@ -306,8 +308,8 @@ def data_card(splits: dict[str, list[dict]], seed: int) -> str:
     lines += [
         "",
         "No image is in two splits: sft, train and dev hold different training images of easy-vqa, test holds its",
-        "test images. Choose settings on dev; keep test for final results. Yes/no questions hold as many yes as no,",
-        'both for questions with and without "not".',
+        "test images. Choose settings on dev; keep test for final results. Yes/no questions hold as many yes as no;",
+        'those with a "not" or "no" in them are left out.',
         "",
         "## Sources",
         "",
@@ -327,7 +329,7 @@ def write_data(out: Path, per_kind: dict[str, int] = ROWS_PER_KIND, seed: int = 
 
     Args:
         out: Folder, made if missing.
-        per_kind: Rows of each kind of question by split; multiples of 4.
+        per_kind: Rows of each kind of question by split; even numbers.
         seed: Draws images, questions, sizes and crops.
     """
     out.mkdir(parents=True, exist_ok=True)

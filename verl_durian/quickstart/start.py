@@ -61,6 +61,7 @@ from .data import (
     Painter,
     Question,
     make_rows,
+    plain_questions,
     prompt_text,
     shape_coverage,
     split_images,
@@ -99,14 +100,16 @@ FORM_SHARE = (0.85, 0.10, 0.05)
 def think(question: Question, thing: str) -> tuple[str, str]:
     """The thought about a question, if the picture shows `thing`, and the answer that follows from it.
 
-    Thoughts read "red circle", and before yes or no "red circle, there" or "red circle, not there": whether the thing
-    is of the color or the shape that the question names.
+    The thought is "red circle"; before yes or no it is "blue? red, not there": what the question names, what the
+    picture has in its place, and whether that is the same. Small models take very long to compare without saying both.
     """
+    color, shape = thing.split()
     if question.kind != "yesno":
-        color, shape = thing.split()
         return thing, color if question.kind == "color" else shape
-    there = not set(thing.split()).isdisjoint(re.findall(r"\w+", question.text))
-    return f"{thing}, {'there' if there else 'not there'}", "yes" if there != question.negated else "no"
+    named = next(word for word in re.findall(r"\w+", question.text) if word in COLORS + SHAPES)
+    seen = color if named in COLORS else shape
+    verdict = "there" if seen == named else "not there"
+    return f"{named}? {seen}, {verdict}", "yes" if seen == named else "no"
 
 
 def optimize(phase: str, steps: int, parameters: list[nn.Parameter], loss_of_step: Callable) -> None:
@@ -279,10 +282,9 @@ class ReplyLessons:
         self._processor = processor
         self._views = see_all(model, processor, [questions[0].image for questions in asked.values()], seed)
         self._seed = seed
-        self._pools: dict[str, dict[tuple, list[Question]]] = {kind: defaultdict(list) for kind in KINDS}
-        for question in [question for questions in asked.values() for question in questions]:
-            key = (question.kind == "yesno" and question.negated, question.answer)
-            self._pools[question.kind][key].append(question)
+        self._pools: dict[str, dict[str, list[Question]]] = {kind: defaultdict(list) for kind in KINDS}
+        for question in plain_questions(asked):
+            self._pools[question.kind][question.answer].append(question)
 
     def begin(self, phase: str) -> Callable[[Question, str], str]:
         """Seeds the draws of a phase and gives its way to reply."""
@@ -290,7 +292,7 @@ class ReplyLessons:
         return {"seeing": self._true_reply, "habit": self._habitual_reply}[phase]
 
     def _draw(self) -> tuple[Question, View]:
-        """A question (kinds, wordings and answers equally often) and a view of its image."""
+        """A question (kinds and answers equally often) and a view of its image."""
         pools = self._pools[self._rng.choice(KINDS)]
         question = self._rng.choice(pools[self._rng.choice(sorted(pools))])
         return question, self._rng.choice(self._views[question.image])

@@ -1,0 +1,72 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Runs the quickstart with several seeds and shows the spread of what it learns.
+
+    python benchmarks/quickstart_seeds.py [--seeds 1,2,3] [HYDRA_OVERRIDE ...]
+
+Each seed draws another order of the training questions and other rollouts. Prints, as a Markdown table, accuracy on the
+test questions by kind, before and after, mean and smallest and largest over the seeds, and draws the curves.
+"""
+
+import os
+import statistics
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+import matplotlib
+import typer
+
+from verl_durian.quickstart.report import VALIDATION, curve, kind, names, read_metrics
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(overrides: list[str] = typer.Argument(None), seeds: str = "1,2,3", out: Path = Path("outputs/seeds")) -> None:  # noqa: B008
+    curves = defaultdict(list)
+    for seed in seeds.split(","):
+        runs = out.resolve() / "runs"
+        before = set(runs.iterdir()) if runs.exists() else set()
+        subprocess.run(
+            ["bash", ROOT / "recipes" / "run_quickstart.sh", f"data.seed={seed}", *(overrides or [])],
+            env={**os.environ, "OUT": str(out.resolve())},
+            check=True,
+        )
+        (run,) = set(runs.iterdir()) - before
+        steps = read_metrics(run)
+        for name, match in names(steps, VALIDATION).items():
+            curves[kind(match["source"])].append(curve(steps, name))
+
+    print("| questions | before | after, mean | after, lowest to highest |\n|---|---|---|---|")
+    figure, axes = plt.subplots(1, len(curves), figsize=(4 * len(curves), 3.4), layout="constrained", sharey=True)
+    for axis, (questions, of_seed) in zip(axes, sorted(curves.items()), strict=True):
+        starts, ends = [values[0] for _, values in of_seed], [values[-1] for _, values in of_seed]
+        print(
+            f"| {questions} | {statistics.mean(starts):.1%} | {statistics.mean(ends):.1%} "
+            f"| {min(ends):.1%} to {max(ends):.1%} |"
+        )
+        for at, values in of_seed:
+            axis.plot(at, values, marker="o")
+        axis.set(title=questions, xlabel="step", ylim=(0, 1))
+        axis.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy on test questions")
+    figure.savefig(out / "seeds.png", dpi=120)
+    print(f"figure: {out / 'seeds.png'}")
+
+
+if __name__ == "__main__":
+    typer.run(main)
