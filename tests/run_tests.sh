@@ -18,7 +18,6 @@ cd "$(dirname "$0")/.."
 
 bash recipes/setup_cpu.sh
 export PATH="$PWD/.venv/bin:$PATH"
-python -m pip install --quiet --constraint constraints-cpu.txt --editable ".[dev]"
 
 # What the CPU needs (the one switch), and nothing from a hub.
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1

