@@ -27,8 +27,6 @@ import psutil
 import pytest
 from PIL import Image
 
-from verl_durian import watchdog
-
 ROOT = Path(__file__).parents[2]
 STEPS = 4
 
@@ -151,21 +149,21 @@ def test_a_dead_worker_ends_the_run_with_its_error(run, out):
             while not any("step:1 " in log.read_text() for log in new_logs(out, runs)):
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(1)
-            workers = [each for each in psutil.Process(process.pid).children(recursive=True) if is_vllm(each)]
+            workers = [each for each in psutil.Process(process.pid).children(recursive=True) if is_vllm_worker(each)]
             assert workers
             for worker in workers:
                 worker.kill()
-            assert process.wait(timeout=300) == watchdog.EXIT_WORKER_DIED
+            assert process.wait(timeout=300) != 0
         finally:
             process.terminate()
     output = (out / "killed.log").read_text()
     (train_log,) = new_logs(out, runs)
-    assert "VLLM::" in output and str(train_log) in output
+    assert "EngineDeadError" in output and str(train_log) in output
 
 
 def new_logs(out: Path, known: set[Path]) -> list[Path]:
     return [log for run in set((out / "runs").iterdir()) - known for log in run.glob("train.log")]
 
 
-def is_vllm(process: psutil.Process) -> bool:
-    return process.cmdline() != [] and process.cmdline()[0].startswith("VLLM::")
+def is_vllm_worker(process: psutil.Process) -> bool:
+    return process.cmdline() != [] and process.cmdline()[0].startswith("VLLM::Worker")

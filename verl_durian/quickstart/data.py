@@ -73,6 +73,9 @@ BACKGROUND_WASH = 0.5
 SPLITS = {"sft": ("train", 2000), "train": ("train", 1200), "dev": ("train", 340), "test": ("test", 880)}
 """Split: the part of easy-vqa that it takes images from, and how many of them."""
 
+SPLIT_SEED = 0
+"""Shares out the images. Fixed, since the start weights that ship have seen the images of sft."""
+
 ROWS_PER_KIND = {"sft": 800, "train": 800, "dev": 128, "test": 256}
 
 _NEGATION = re.compile(r"\b(not|no)\b")
@@ -143,15 +146,15 @@ def read_questions(part: str) -> dict[str, list[Question]]:
     }
 
 
-def split_images(split: str, seed: int = 0) -> dict[str, list[Question]]:
-    """The images of one split with their questions, in an order drawn by `seed`.
+def split_images(split: str) -> dict[str, list[Question]]:
+    """The images of one split with their questions.
 
     sft, train and dev share out easy-vqa's training images one after the other; test takes easy-vqa's test images.
     """
     part, size = SPLITS[split]
     questions = read_questions(part)
     images = sorted(questions)
-    random.Random(f"{seed}-{part}").shuffle(images)
+    random.Random(f"{SPLIT_SEED}-{part}").shuffle(images)
     before = 0
     for other, (other_part, other_size) in SPLITS.items():
         if other == split:
@@ -247,11 +250,11 @@ def make_rows(split: str, per_kind: int, seed: int = 0) -> Iterator[dict]:
     Args:
         split: One of `SPLITS`.
         per_kind: Rows of each kind of question, at most; an even number.
-        seed: Draws images, questions, sizes and crops.
+        seed: Draws questions, sizes and crops; which images a split has does not depend on it.
     """
     rng = random.Random(f"{seed}-{split}")
     painter = Painter()
-    images = split_images(split, seed)
+    images = split_images(split)
     backgrounds = {qs[0].image: BACKGROUND_CYCLE[n % len(BACKGROUND_CYCLE)] for n, qs in enumerate(images.values())}
     pictures: dict[str, bytes] = {}
     picked = pick_balanced(plain_questions(images), per_kind, rng)
@@ -330,7 +333,7 @@ def write_data(out: Path, per_kind: dict[str, int] = ROWS_PER_KIND, seed: int = 
     Args:
         out: Folder, made if missing.
         per_kind: Rows of each kind of question by split; even numbers.
-        seed: Draws images, questions, sizes and crops.
+        seed: Draws questions, sizes and crops; which images a split has does not depend on it.
     """
     out.mkdir(parents=True, exist_ok=True)
     splits = {split: list(make_rows(split, per_kind[split], seed)) for split in SPLITS}
