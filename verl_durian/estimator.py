@@ -13,7 +13,7 @@
 # limitations under the License.
 """The advantage estimator ``durian`` (Eq. 2, 10 to 20 of the paper, https://arxiv.org/abs/2602.21743)."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
@@ -23,9 +23,6 @@ import torch
 
 from verl_durian.config import DurianConfig
 from verl_durian.normalization import Stats, group_stats, perceptual_groups, reasoning_groups
-
-# What is read and written per token goes block by block, so that intermediate results stay in the processor's cache.
-_BLOCK_ELEMENTS = 2**18
 
 
 @dataclass
@@ -121,25 +118,24 @@ def compute_durian_outcome_advantage(
     lengths = response_mask.sum(dim=-1)
     rows = lengths.nonzero().squeeze(-1)
     uids = np.asarray(index)[rows.cpu().numpy()]
-    row_advantage = torch.zeros_like(scores)
+    # The one tensor of this size that is made: new memory costs more than all that is computed in it.
+    tokens = torch.empty_like(token_level_rewards, dtype=torch.promote_types(scores.dtype, torch.float32))
+    row_advantage = tokens.new_zeros(len(tokens))
     if len(rows) > 0:
         log_probs = entropy = None
         if options.weights.reasoning > 0:
-            log_probs = _sequence_log_probs(_field(batch, "batch", "old_log_probs"), response_mask)[rows]
+            log_probs = _sequence_log_probs(_field(batch, "batch", "old_log_probs"), response_mask, tokens)[rows]
             if options.reasoning.confidence == "mean":
                 log_probs = log_probs / lengths[rows]
         if options.weights.perceptual > 0:
             column = np.asarray(_field(non_tensor_batch, "non_tensor_batch", options.perceptual.key))
             entropy = torch.from_numpy(column.astype(np.float64)).to(scores.device)[rows]
         advantages = durian_advantages(scores[rows].double(), uids, entropy, log_probs, options)
-        row_advantage[rows] = advantages.advantage.to(scores.dtype)
+        row_advantage[rows] = advantages.advantage.to(tokens.dtype)
         if step is not None:
             step.advantages = advantages
-    # Both results are one tensor, as in verl's GRPO.
-    token_advantage = torch.empty_like(token_level_rewards)
-    for part in _blocks(response_mask):
-        torch.mul(response_mask[part].to(scores.dtype), row_advantage[part].unsqueeze(-1), out=token_advantage[part])
-    return token_advantage, token_advantage
+    tokens.copy_(response_mask).mul_(row_advantage.unsqueeze(-1))
+    return tokens, tokens  # the same tensor twice, as in verl's GRPO
 
 
 def durian_advantages(
@@ -224,27 +220,17 @@ def _entropy_of_prompts(
     return of_prompt
 
 
-def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor) -> torch.Tensor:
+def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
     """Sums the log-probabilities of each row's own tokens (Eq. 14), shape (bs,), float64.
 
-    What stands outside the mask does not matter, NaN and infinity included.
+    What stands outside the mask does not matter, NaN and infinity included. ``scratch`` (bs, response_length) is
+    overwritten.
     """
-    sums = log_probs.new_empty(len(log_probs), dtype=torch.promote_types(log_probs.dtype, torch.float32))
-    for part in _blocks(response_mask):
-        own = log_probs[part] * response_mask[part].to(log_probs.dtype)
-        torch.sum(own, dim=-1, dtype=sums.dtype, out=sums[part])
+    sums = scratch.copy_(response_mask).mul_(log_probs).sum(dim=-1)
     odd = ~sums.isfinite()
     if odd.any():
-        kept = log_probs[odd].masked_fill(response_mask[odd] == 0, 0)
-        sums[odd] = kept.sum(dim=-1, dtype=sums.dtype)
+        sums[odd] = log_probs[odd].masked_fill(response_mask[odd] == 0, 0).sum(dim=-1, dtype=sums.dtype)
     return sums.double()
-
-
-def _blocks(tokens: torch.Tensor) -> Iterator[slice]:
-    """Slices of rows that make up ``tokens`` (bs, response_length)."""
-    bs, length = tokens.shape
-    rows = max(1, _BLOCK_ELEMENTS // max(length, 1)) if tokens.device.type == "cpu" else bs
-    return (slice(start, start + rows) for start in range(0, bs, rows))
 
 
 def _field(fields: Mapping[str, Any] | None, name: str, key: str) -> Any:
