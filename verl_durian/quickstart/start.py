@@ -27,7 +27,7 @@ by supervised learning, in three phases, on pictures painted afresh from the ima
 
 Writes OUT/seeing.safetensors, OUT/start.safetensors (float16) and OUT/accuracy.json: greedy accuracy on the split dev.
 The weights that ship are OUT/start.safetensors of a run with OMP_NUM_THREADS=1. Runs on one machine repeat to the bit;
-another processor rounds differently, and its weights differ while the accuracies stay alike.
+another processor may round differently and give other weights.
 """
 
 import argparse
