@@ -39,8 +39,13 @@ export VERL_PLATFORM=cpu
 export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
 export OMP_NUM_THREADS=1 TQ_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false RAY_DEDUP_LOGS=0 HYDRA_FULL_ERROR=1
 
-[ -f "$OUT/test.parquet" ] || OMP_NUM_THREADS=2 python -m verl_durian.quickstart.data "$OUT"
-[ -f "$OUT/model/model.safetensors" ] || OMP_NUM_THREADS=2 python -m verl_durian.quickstart.model "$OUT"
+# Made once, and again when what makes them has changed.
+STAMP=$(cat verl_durian/quickstart/{data,model}.py verl_durian/quickstart/start.safetensors | sha256sum)
+if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
+    OMP_NUM_THREADS=2 python -m verl_durian.quickstart.data "$OUT"
+    OMP_NUM_THREADS=2 python -m verl_durian.quickstart.model "$OUT"
+    echo "$STAMP" >"$OUT/made_by.sha256"
+fi
 
 # One worker slot, which Ray counts as a GPU: see verl_durian/cpu/platform.py.
 CPU=(
@@ -84,7 +89,7 @@ BACKBONE=dapo ESTIMATOR=durian MODEL_PATH=$OUT/model OUTPUT=$RUN \
     TRAIN_FILES=$OUT/train.parquet VAL_FILES=$OUT/test.parquet \
     NGPUS_PER_NODE=1 TRAIN_BATCH_SIZE=16 PPO_MINI_BATCH_SIZE=8 PPO_MICRO_BATCH_SIZE=64 ROLLOUTS=8 \
     MAX_PROMPT_LENGTH=128 MAX_RESPONSE_LENGTH=24 OVERLONG_BUFFER=8 LR=3e-5 EPOCHS=100 TOTAL_STEPS=$STEPS \
-    TEST_FREQ=10 SAVE_FREQ=-1 \
+    TEST_FREQ=5 SAVE_FREQ=-1 \
     python -m verl_durian.watchdog --log "$RUN/train.log" --show 'Training Progress: .*|visual entropy: .*|durian: .*' --stall-minutes 10 -- \
     bash recipes/run_qwen25vl_durian.sh "${CPU[@]}" "${QUICK[@]}" "$@"
 

@@ -12,15 +12,16 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-# Durian on DAPO (or GRPO) with Qwen2.5-VL-7B-Instruct and Geometry3K on 8 GPUs: the paper's main experiment.
+# Durian on DAPO (or GRPO) with Qwen2.5-VL-7B-Instruct and Geometry3K on 8 GPUs, as in the paper's main experiment.
 #
 #   bash recipes/run_qwen25vl_durian.sh                                         # Durian on DAPO
 #   BACKBONE=grpo bash recipes/run_qwen25vl_durian.sh                           # Durian on GRPO
 #   ESTIMATOR=grpo bash recipes/run_qwen25vl_durian.sh                          # the baseline: DAPO alone
-#   bash recipes/run_qwen25vl_durian.sh algorithm.durian.reasoning.num_groups=8 # any setting of verl's or Durian's
+#   bash recipes/run_qwen25vl_durian.sh +algorithm.durian.reasoning.num_groups=8 # any setting of verl's or Durian's
 #
 # The parquet files are those of verl's examples/data_preprocess/geo3k.py. The visual entropy of the training images is
-# computed once, before the first step, and kept on disk.
+# computed once, before the first step, and kept on disk. Not as in the paper: those files' prompt and image sizes, and
+# the grading of answers, which here must equal the truth as text.
 
 set -euo pipefail
 

@@ -25,6 +25,7 @@ if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$WANTED" ]; then
     exit 0
 fi
 
+command -v "$PYTHON" >/dev/null || { echo "$PYTHON is not installed; PYTHON=... names another 3.11" >&2 && exit 2; }
 [ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 install() { .venv/bin/python -m pip install --constraint constraints-cpu.txt "$@"; }

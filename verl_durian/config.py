@@ -15,14 +15,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 CONFIDENCES = ("mean", "sum")
+MOST_GROUPS = 10_000  # far beyond any batch's number of prompts
 
 
 @dataclass
@@ -70,13 +70,15 @@ class Reasoning:
     """The reasoning axis (section 3.2)."""
 
     num_groups: int = 12
-    """b, the number of groups by confidence (Eq. 16). 12 is best in the paper's Table 2. At least 1."""
+    """b, the number of groups by confidence (Eq. 16). 12 is best in the paper's Table 2."""
     confidence: str = "mean"
     """How a rollout's token log-probabilities become one number (Eq. 14): ``mean`` or ``sum`` over its tokens."""
 
     def __post_init__(self) -> None:
-        if self.num_groups < 1:
-            raise ValueError(f"algorithm.durian.reasoning.num_groups={self.num_groups}: must be an integer >= 1")
+        if not 1 <= self.num_groups <= MOST_GROUPS:
+            raise ValueError(
+                f"algorithm.durian.reasoning.num_groups={self.num_groups}: must be an integer from 1 to {MOST_GROUPS}"
+            )
         if self.confidence not in CONFIDENCES:
             raise ValueError(
                 f"algorithm.durian.reasoning.confidence={self.confidence!r}: must be one of {', '.join(CONFIDENCES)}"
@@ -105,32 +107,43 @@ class DurianConfig:
             algorithm: the node ``algorithm`` of verl's config; its key ``durian`` may be absent or null.
 
         Raises:
-            ValueError: an unknown key, a wrong type or a forbidden value; the message names the key and the options.
+            ValueError: an unknown key, a wrong type or a forbidden value; the message names the key and what it may be.
         """
         given = algorithm.get("durian") if algorithm is not None else None
-        if given is None:
-            return cls()
-        _require_mapping("algorithm.durian", given)
-        for section in ("weights", "perceptual", "reasoning"):
-            if section in given:
-                _require_mapping(f"algorithm.durian.{section}", given[section])
-        try:
-            options = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), OmegaConf.create({**given})))
-        except OmegaConfBaseException as error:
-            reason = str(error.msg).splitlines()[0].rstrip(".")
-            raise ValueError(f"algorithm.durian.{error.full_key}: {reason}. The options are {_options()}") from None
-        assert isinstance(options, cls)
-        return options
+        return _read(cls, OmegaConf.to_container(given) if OmegaConf.is_config(given) else given, "algorithm.durian")
 
 
-def _require_mapping(key: str, value: Any) -> None:
-    if not (isinstance(value, Mapping) or OmegaConf.is_dict(value)):
-        raise ValueError(f"{key}={value!r}: must be a mapping. The options are {_options()}")
+def _read(section: Any, given: Any, path: str) -> Any:
+    """Makes the dataclass ``section`` of a plain mapping, or raises ValueError naming the key under ``path``."""
+    if given is None and section is DurianConfig:
+        return section()
+    if not isinstance(given, Mapping):
+        raise ValueError(f"{path}={given!r}: must be a mapping with the keys {_keys(section)}")
+    options = {item.name: item for item in fields(section)}
+    values = {}
+    for key, value in given.items():
+        if key not in options:
+            raise ValueError(f"{path}.{key}: there is no such option. Allowed under {path}: {_keys(section)}")
+        kind: Any = options[key].type
+        if is_dataclass(kind):
+            values[key] = _read(kind, value, f"{path}.{key}")
+        elif not _fits(value, kind):
+            raise ValueError(f"{path}.{key}={value!r}: must be {_KINDS[kind]}")
+        else:
+            values[key] = value
+    return section(**values)
 
 
-def _options() -> str:
-    """Every option with its default, for messages."""
-    sections = asdict(DurianConfig())
-    epsilon = sections.pop("epsilon")
-    texts = [f"{name}.{key}={value!r}" for name, keys in sections.items() for key, value in keys.items()]
-    return f"(with their defaults) {', '.join(texts)}, epsilon={epsilon}"
+_KINDS = {float: "a number", int: "an integer", str: "a text", list[float]: "a list of numbers"}
+
+
+def _fits(value: Any, kind: Any) -> bool:
+    if kind == list[float]:
+        return isinstance(value, list) and all(_fits(each, float) for each in value)
+    if kind is str:
+        return isinstance(value, str)
+    return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+
+
+def _keys(section: Any) -> str:
+    return ", ".join(item.name for item in fields(section))

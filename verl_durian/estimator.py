@@ -44,7 +44,7 @@ class Advantages:
     """What the estimator found out about the real rows of a batch, on the way to their advantages."""
 
     prompt: torch.Tensor
-    """The prompt of each row, 0 to num_prompts - 1, shape (num_rows,)."""
+    """The prompt of each row that has tokens, 0 to num_prompts - 1, shape (num_rows,)."""
     scores: torch.Tensor
     """The reward of each row, shape (num_rows,)."""
     rewards: Stats
@@ -63,8 +63,9 @@ class Step:
 
     batch: Mapping[str, torch.Tensor]
     non_tensor_batch: Mapping[str, np.ndarray]
+    rows: torch.Tensor | None = None
+    """The rows that have tokens; left here by the estimator, as what follows, for the metrics."""
     advantages: Advantages | None = None
-    """Left here by the estimator for the metrics."""
 
 
 STEP: ContextVar[Step | None] = ContextVar("durian_step", default=None)
@@ -133,7 +134,7 @@ def compute_durian_outcome_advantage(
         advantages = durian_advantages(scores[rows].double(), uids, entropy, log_probs, options)
         row_advantage[rows] = advantages.advantage.to(tokens.dtype)
         if step is not None:
-            step.advantages = advantages
+            step.rows, step.advantages = rows, advantages
     tokens.copy_(response_mask).mul_(row_advantage.unsqueeze(-1))
     return tokens, tokens  # the same tensor twice, as in verl's GRPO
 
@@ -185,7 +186,8 @@ def durian_advantages(
     reasoning = None
     if log_probs is not None:
         _check(log_probs.isfinite(), uids, "old_log_probs that are not finite", log_probs)
-        # Added in ascending order, so that the order of the rows cannot part prompts of equal confidence.
+        # Added in ascending order, so that the order of the rows cannot part prompts of equal confidence (on CUDA,
+        # which adds in any order, rounding still can).
         order = log_probs.argsort()
         confidence = torch.zeros_like(rewards.mean).index_add(0, prompt[order], log_probs[order]) / rewards.count
         group, thresholds = reasoning_groups(confidence, options.reasoning.num_groups)

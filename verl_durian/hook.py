@@ -22,10 +22,13 @@ With another estimator every function here calls verl's own and does nothing els
 
 import functools
 import time
+from collections.abc import Callable
 from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import AdvantageEstimator
 
@@ -35,11 +38,19 @@ from verl_durian.metrics import durian_metrics
 from verl_durian.start_checks import check, is_durian
 from verl_durian.training_data import add_visual_entropy
 
-# The older trainer has no dict of metrics where advantages are computed: they wait here, with the batch.
-_META_KEY = "durian_metrics"
+_ACCURACY = "acc"  # what verl's own reward functions, and ours, call a rollout's accuracy
 
-# Metrics of the step in progress; set where Trainer V1 computes advantages, and only there.
-_V1_METRICS: ContextVar[dict[str, float] | None] = ContextVar("durian_v1_metrics", default=None)
+# What Trainer V1 is computing advantages of; set while it does so, and only there.
+_V1_BATCH: ContextVar["_V1Batch | None"] = ContextVar("durian_v1_batch", default=None)
+
+# The older trainer has no dict of metrics where it computes advantages: they wait here for its compute_data_metrics.
+_WAITING: ContextVar[dict[str, float] | None] = ContextVar("durian_waiting", default=None)
+
+
+@dataclass
+class _V1Batch:
+    meta: Any  # TransferQueue's KVBatchMeta
+    metrics: dict[str, Any]
 
 
 def install_ray_trainer(ray_trainer: Any) -> None:
@@ -52,8 +63,8 @@ def install_ray_trainer(ray_trainer: Any) -> None:
 
     @functools.wraps(verl_compute_advantage)
     def compute_advantage(data: DataProto, adv_estimator: Any, *args: Any, **kwargs: Any) -> DataProto:
-        metrics = _V1_METRICS.get()
-        if not is_durian(adv_estimator) and metrics is None:
+        v1_batch = _V1_BATCH.get()
+        if not is_durian(adv_estimator) and v1_batch is None:
             return verl_compute_advantage(data, adv_estimator, *args, **kwargs)
         start = time.perf_counter()
         step = Step(batch=data.batch, non_tensor_batch=data.non_tensor_batch)
@@ -62,19 +73,18 @@ def install_ray_trainer(ray_trainer: Any) -> None:
             data = verl_compute_advantage(data, "durian", *args, **kwargs)
         finally:
             STEP.reset(token)
-        found = durian_metrics(step.advantages) if step.advantages is not None else {}
-        found["durian/hook_seconds"] = time.perf_counter() - start
-        if metrics is None:
-            data.meta_info[_META_KEY] = found
+        metrics = _metrics(step)
+        metrics["durian/hook_seconds"] = time.perf_counter() - start
+        if v1_batch is None:
+            _WAITING.set(metrics)
         else:
-            metrics.update(found)
+            v1_batch.metrics.update(metrics)
         return data
 
     @functools.wraps(verl_create_dataloader)
-    def _create_dataloader(self: Any, train_dataset: Any, *args: Any, **kwargs: Any) -> Any:
-        result = verl_create_dataloader(self, train_dataset, *args, **kwargs)
+    def _create_dataloader(self: Any, train_dataset: Any, *args: Any, **kwargs: Any) -> None:
+        verl_create_dataloader(self, train_dataset, *args, **kwargs)
         _prepare(self)
-        return result
 
     @functools.wraps(verl_get_gen_batch)
     def _get_gen_batch(self: Any, batch: DataProto) -> DataProto:
@@ -89,7 +99,8 @@ def install_ray_trainer(ray_trainer: Any) -> None:
     @functools.wraps(verl_compute_data_metrics)
     def compute_data_metrics(batch: DataProto, *args: Any, **kwargs: Any) -> dict[str, Any]:
         metrics = verl_compute_data_metrics(batch, *args, **kwargs)
-        metrics.update(batch.meta_info.pop(_META_KEY, {}))
+        metrics.update(_WAITING.get() or {})
+        _WAITING.set(None)
         return metrics
 
     ray_trainer.compute_advantage = compute_advantage
@@ -104,7 +115,6 @@ def install_trainer_v1(trainer_base: Any) -> None:
     verl_init_dataloader = trainer._init_dataloader
     verl_compute_advantage = trainer._compute_advantage
     verl_multi_trajectories = trainer_base.compute_advantage_for_multi_trajectories
-    entropy: ContextVar[dict[str, np.ndarray]] = ContextVar("durian_v1_columns")
 
     @functools.wraps(verl_init_dataloader)
     def _init_dataloader(self: Any) -> None:
@@ -115,35 +125,66 @@ def install_trainer_v1(trainer_base: Any) -> None:
     def _compute_advantage(self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
         if not is_durian(self.config.algorithm.adv_estimator):
             return verl_compute_advantage(self, batch, metrics)
-        start = time.perf_counter()
-        options = DurianConfig.from_algorithm(self.config.algorithm)
-        columns = {}
-        if options.weights.perceptual > 0:
-            key = options.perceptual.key
-            found = trainer_base.tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=[key])
-            columns[key] = np.array(list(found[key]), dtype=np.float64)
-        fetched = time.perf_counter() - start
-        tokens = _V1_METRICS.set(metrics), entropy.set(columns)
+        token = _V1_BATCH.set(_V1Batch(batch, metrics))
         try:
-            result = verl_compute_advantage(self, batch, metrics)
+            return verl_compute_advantage(self, batch, metrics)
         finally:
-            _V1_METRICS.reset(tokens[0])
-            entropy.reset(tokens[1])
-        metrics["durian/hook_seconds"] += fetched
-        return result
+            _V1_BATCH.reset(token)
 
     @functools.wraps(verl_multi_trajectories)
     def compute_advantage_for_multi_trajectories(data: DataProto, *args: Any, **kwargs: Any) -> DataProto:
-        if _V1_METRICS.get() is None:
+        v1_batch = _V1_BATCH.get()
+        if v1_batch is None:
             return verl_multi_trajectories(data, *args, **kwargs)
-        data.non_tensor_batch.update(entropy.get())
+        start = time.perf_counter()
+        _add_columns(data, v1_batch.meta, DurianConfig.from_algorithm(kwargs["config"]), trainer_base.tq.kv_batch_get)
+        fetched = time.perf_counter() - start
         # verl lets the last output of a session stand for all of them, for GRPO alone. Asked for GRPO it does so here
         # too, and has the advantages themselves computed by compute_advantage above, which knows better.
-        return verl_multi_trajectories(data, *args, **{**kwargs, "adv_estimator": AdvantageEstimator.GRPO})
+        data = verl_multi_trajectories(data, *args, **{**kwargs, "adv_estimator": AdvantageEstimator.GRPO})
+        v1_batch.metrics["durian/hook_seconds"] += fetched
+        return data
 
     trainer._init_dataloader = _init_dataloader
     trainer._compute_advantage = _compute_advantage
     trainer_base.compute_advantage_for_multi_trajectories = compute_advantage_for_multi_trajectories
+
+
+def _add_columns(data: DataProto, meta: Any, options: DurianConfig, kv_batch_get: Callable[..., Any]) -> None:
+    """Fetches from TransferQueue what Trainer V1 leaves there, unless it is in the batch already."""
+
+    def fetch(name: str) -> list[Any]:
+        column = kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=[name])[name]
+        return [getattr(value, "data", value) for value in column]
+
+    key = options.perceptual.key
+    if options.weights.perceptual > 0 and key not in data.non_tensor_batch:
+        try:
+            column = fetch(key)
+        except KeyError as error:
+            raise ValueError(
+                f"the rollouts in TransferQueue have no field {key!r} (algorithm.durian.perceptual.key), which verl's "
+                "agent loop copies from the training set: let your rollout keep it, or set "
+                "+algorithm.durian.weights.perceptual=0"
+            ) from error
+        data.non_tensor_batch[key] = np.array(column, dtype=np.float64)
+    if _ACCURACY not in data.non_tensor_batch:
+        try:
+            infos = [(fields or {}).get("reward_extra_info") or {} for fields in fetch("extra_fields")]
+        except KeyError:
+            return  # no reward function tells an accuracy
+        if all(_ACCURACY in info for info in infos):
+            data.non_tensor_batch[_ACCURACY] = np.array([info[_ACCURACY] for info in infos], dtype=np.float64)
+
+
+def _metrics(step: Step) -> dict[str, float]:
+    if step.advantages is None or step.rows is None:  # no row has tokens
+        return {}
+    accuracy = step.non_tensor_batch.get(_ACCURACY)
+    if accuracy is None:
+        return durian_metrics(step.advantages)
+    of_row = torch.from_numpy(np.asarray(accuracy, dtype=np.float64)).to(step.rows.device)
+    return durian_metrics(step.advantages, of_row[step.rows])
 
 
 def _prepare(trainer: Any) -> None:

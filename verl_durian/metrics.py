@@ -16,27 +16,31 @@
 import math
 
 import torch
-from scipy.stats import spearmanr
 
 from verl_durian.estimator import Advantages, Axis
 from verl_durian.normalization import group_stats
 
 
-def durian_metrics(found: Advantages) -> dict[str, float]:
+def durian_metrics(found: Advantages, accuracy: torch.Tensor | None = None) -> dict[str, float]:
     """Describes the groups and prompts of one batch.
 
     Args:
         found: what the estimator found out about the batch.
+        accuracy: shape (num_rows,), the accuracy of each row that has tokens; None if the reward function tells none,
+            and then the rewards stand for it.
 
     Returns:
         Metrics by name. One that is not defined for this batch (the std of an empty group, a rank correlation of equal
         numbers) is left out.
     """
     metrics = _prompt_metrics(found)
+    of_prompt = found.rewards.mean
+    if accuracy is not None:
+        of_prompt = group_stats(accuracy.double(), found.prompt, len(of_prompt)).mean
     if found.perceptual is not None:
-        metrics |= _perceptual_metrics(found, found.perceptual)
+        metrics |= _perceptual_metrics(found, found.perceptual, of_prompt)
     if found.reasoning is not None:
-        metrics |= _reasoning_metrics(found, found.reasoning)
+        metrics |= _reasoning_metrics(found.reasoning, of_prompt)
     return {name: value for name, value in metrics.items() if not math.isnan(value)}
 
 
@@ -49,15 +53,16 @@ def _prompt_metrics(found: Advantages) -> dict[str, float]:
     at_highest = torch.zeros_like(count).index_add(0, prompt, (scores == highest[prompt]).double())
     several = count > 1
     effective = several & (lowest < highest)
-    extreme = effective & (count > 2) & ((at_lowest == count - 1) | (at_highest == count - 1))
+    could_be_extreme = effective & (count > 2)
+    extreme = could_be_extreme & ((at_lowest == count - 1) | (at_highest == count - 1))
     return {
         "durian/prompts/num": float(len(count)),
         "durian/prompts/all_equal": _share(several & ~effective, several),
-        "durian/prompts/extreme": _share(extreme, effective),
+        "durian/prompts/extreme": _share(extreme, could_be_extreme),
     }
 
 
-def _perceptual_metrics(found: Advantages, axis: Axis) -> dict[str, float]:
+def _perceptual_metrics(found: Advantages, axis: Axis, accuracy: torch.Tensor) -> dict[str, float]:
     metrics = {"durian/rows_without_image": (axis.group[found.prompt] < 0).double().mean().item()}
     size = torch.bincount(axis.group[axis.group >= 0], minlength=len(axis.rewards.count))
     grouped = axis.group[found.prompt] >= 0
@@ -72,11 +77,11 @@ def _perceptual_metrics(found: Advantages, axis: Axis) -> dict[str, float]:
             metrics[f"{group}/mean_abs_advantage"] = magnitude[a].item()
     metrics |= _thresholds("durian/perceptual", axis)
     seen = axis.difficulty.isfinite()
-    metrics["durian/perceptual/rank_correlation"] = _rank_correlation(axis.difficulty[seen], found.rewards.mean[seen])
+    metrics["durian/perceptual/rank_correlation"] = _rank_correlation(axis.difficulty[seen], accuracy[seen])
     return metrics
 
 
-def _reasoning_metrics(found: Advantages, axis: Axis) -> dict[str, float]:
+def _reasoning_metrics(axis: Axis, accuracy: torch.Tensor) -> dict[str, float]:
     stds = axis.rewards.std[axis.rewards.count > 0]
     return {
         "durian/reasoning/groups": float(len(stds)),
@@ -85,7 +90,7 @@ def _reasoning_metrics(found: Advantages, axis: Axis) -> dict[str, float]:
         "durian/reasoning/std_max": stds.max().item(),
         **_thresholds("durian/reasoning", axis),
         # A prompt is the harder, the less confident the model is.
-        "durian/reasoning/rank_correlation": _rank_correlation(-axis.difficulty, found.rewards.mean),
+        "durian/reasoning/rank_correlation": _rank_correlation(-axis.difficulty, accuracy),
     }
 
 
@@ -97,8 +102,10 @@ def _share(part: torch.Tensor, whole: torch.Tensor) -> float:
     return (part.sum() / whole.sum()).item()  # NaN if the whole is empty
 
 
-def _rank_correlation(difficulty: torch.Tensor, mean_reward: torch.Tensor) -> float:
+def _rank_correlation(difficulty: torch.Tensor, accuracy: torch.Tensor) -> float:
     """Spearman's rank correlation; NaN where either is the same for all prompts."""
-    if len(difficulty) < 2 or (difficulty == difficulty[0]).all() or (mean_reward == mean_reward[0]).all():
+    if len(difficulty) < 2 or (difficulty == difficulty[0]).all() or (accuracy == accuracy[0]).all():
         return math.nan
-    return float(spearmanr(difficulty.cpu().numpy(), mean_reward.cpu().numpy()).statistic)
+    from scipy.stats import spearmanr  # takes a while to import, and every verl trainer imports this module
+
+    return float(spearmanr(difficulty.cpu().numpy(), accuracy.cpu().numpy()).statistic)

@@ -16,6 +16,8 @@
 Everything is computed in float64. Prompts and groups are numbered 0, 1, ...; a prompt's rows are the rollouts it kept.
 """
 
+from collections.abc import Sequence
+from fractions import Fraction
 from typing import NamedTuple
 
 import torch
@@ -47,7 +49,23 @@ def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> S
     return Stats(count, smallest + mean, (squares / (count - 1).clamp(min=1)).sqrt())
 
 
-def perceptual_groups(entropy: torch.Tensor, quantiles: list[float]) -> tuple[torch.Tensor, torch.Tensor]:
+def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
+    """Computes quantiles with linear interpolation, shape (len(at),).
+
+    Ranks are exact fractions: one that floats put a rounding error beside a value would part that value from its group.
+
+    Args:
+        values: shape (n,), n at least 1.
+        at: each in [0, 1].
+    """
+    ascending, last = values.sort().values, len(values) - 1
+    ranks = [share * last for share in at]
+    below = torch.tensor([int(rank) for rank in ranks], dtype=torch.long, device=values.device)
+    beyond = values.new_tensor([float(rank - int(rank)) for rank in ranks])
+    return torch.lerp(ascending[below], ascending[(below + 1).clamp(max=last)], beyond)
+
+
+def perceptual_groups(entropy: torch.Tensor, shares: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
     """Parts prompts by the quantiles of their visual entropy (Eq. 10).
 
     With the two quantiles of the paper: S1 = {H <= t25}, S2 = {t25 < H < t75}, S3 = {H >= t75}. With more, a prompt
@@ -55,17 +73,17 @@ def perceptual_groups(entropy: torch.Tensor, quantiles: list[float]) -> tuple[to
 
     Args:
         entropy: shape (num_prompts,), nats, float64, each prompt once.
-        quantiles: ascending, each in (0, 1).
+        shares: the quantiles, ascending, each in (0, 1).
 
     Returns:
-        The group of each prompt, 0 to len(quantiles), shape (num_prompts,), and the thresholds in nats.
+        The group of each prompt, 0 to len(shares), shape (num_prompts,), and the thresholds in nats.
     """
-    if not quantiles:
-        return torch.zeros_like(entropy, dtype=torch.long), entropy.new_empty(0)
-    thresholds = torch.quantile(entropy, entropy.new_tensor(quantiles))
+    thresholds = quantiles(entropy, [Fraction(repr(share)) for share in shares])
     group = torch.searchsorted(thresholds, entropy)
-    hardest = (entropy >= thresholds[-1]) & (entropy > thresholds[0])
-    return group.masked_fill(hardest, len(quantiles)), thresholds
+    if len(shares) > 0:
+        next_to_last = thresholds[-2:][0]
+        group[(entropy >= thresholds[-1]) & (entropy > next_to_last)] = len(shares)
+    return group, thresholds
 
 
 def reasoning_groups(confidence: torch.Tensor, num_groups: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -80,6 +98,5 @@ def reasoning_groups(confidence: torch.Tensor, num_groups: int) -> tuple[torch.T
     Returns:
         The group of each prompt, 0 to num_groups - 1, shape (num_prompts,), and the inner thresholds, num_groups - 1.
     """
-    steps = torch.arange(1, num_groups, dtype=confidence.dtype, device=confidence.device)
-    thresholds = torch.quantile(confidence, steps / num_groups)
+    thresholds = quantiles(confidence, [Fraction(u, num_groups) for u in range(1, num_groups)])
     return torch.searchsorted(thresholds, confidence, right=True), thresholds

@@ -60,8 +60,12 @@ HOOKS = {
 
 
 def _when_whole(module: ModuleType) -> None:
-    if not verl_api.missing(module.__name__):
+    if verl_api.missing(module.__name__):
+        return
+    try:
         HOOKS[module.__name__](module)
+    except Exception as error:  # must not leave through verl's import; with durian it is told at start
+        verl_api.FAILURES.append(f"the hook in {module.__name__} failed ({type(error).__name__}: {error})")
 
 
 for _name in HOOKS:

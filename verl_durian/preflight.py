@@ -51,11 +51,22 @@ def _model_type(model_path: str) -> str:
     """`model_type` from the model's config.json, in a folder or on the hub; what verl has yet to copy is UNKNOWN."""
     if model_path.startswith("hdfs:"):
         return UNKNOWN
-    file = Path(model_path).expanduser() / "config.json"
-    if not file.exists():
+    folder = Path(model_path).expanduser()
+    if folder.is_dir():
+        file = folder / "config.json"
+        if not file.exists():
+            raise ValueError(f"actor_rollout_ref.model.path={model_path}: the folder holds no config.json")
+    else:
         from huggingface_hub import hf_hub_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-        file = Path(hf_hub_download(model_path, "config.json"))
+        try:
+            file = Path(hf_hub_download(model_path, "config.json"))
+        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+            raise ValueError(
+                f"actor_rollout_ref.model.path={model_path}: no such folder, and no model that the hub lets us read "
+                f"({type(error).__name__})"
+            ) from error
     return json.loads(file.read_text()).get("model_type", UNKNOWN)
 
 
@@ -156,7 +167,10 @@ def compose(overrides: list[str]) -> DictConfig:
 
 
 if __name__ == "__main__":
+    options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
+    if options:
+        sys.exit(f"verl_durian.preflight: {options[0]} is no override such as data.train_batch_size=512")
     try:
-        check(compose([argument for argument in sys.argv[1:] if not argument.startswith("-")]))
+        check(compose(sys.argv[1:]))
     except ValueError as error:
         sys.exit(f"verl_durian.preflight: {error}")

@@ -50,4 +50,9 @@ def check(config: Any) -> None:
 
     verl_api.require()
     DurianConfig.from_algorithm(config.algorithm)
+    if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
+        raise ValueError(
+            "algorithm.norm_adv_by_std_in_grpo=False has no meaning for durian, which is about the std: leave it True, "
+            "or use algorithm.adv_estimator=grpo"
+        )
     preflight.check(config)

@@ -38,7 +38,8 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
         config: verl's whole config.
 
     Raises:
-        ValueError: a custom data set without the column, whose images cannot be told.
+        ValueError: a custom data set without the column, whose images cannot be told; a column with a wrong value,
+            naming the row; a setting of the images that scoring does not know.
     """
     options = DurianConfig.from_algorithm(config.algorithm)
     key = options.perceptual.key
@@ -54,37 +55,56 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
         return
     if key not in rows.column_names:
         if dataset.image_key in rows.column_names:
-            entropy = _score(rows, dataset.image_key, config)
+            entropy = _score(dataset, config)
         else:
             entropy = np.full(len(rows), np.nan)
         dataset.dataframe = rows = rows.add_column(key, entropy)
-    values = np.array(rows.with_format("arrow")[key], dtype=np.float64)
-    without_image = int(np.isnan(values).sum())
-    if without_image:
+    _check(rows, key, dataset.image_key)
+
+
+def _score(dataset: Any, config: Any) -> np.ndarray:
+    """Scores where the policy's weights will be: on a GPU before the workers take them, or here if there is none."""
+    from verl.utils.fs import copy_to_local
+
+    from verl_durian.scoring import score_dataset
+
+    patch_size = getattr(getattr(dataset.processor, "image_processor", None), "patch_size", None)
+    for setting, known in (("mm_processor_kwargs", None), ("image_patch_size", patch_size)):
+        value = config.data.get(setting)
+        if value and value != known:
+            raise ValueError(
+                f"data.{setting}={value} changes the images, and scoring does not know it: remove it, or bring the "
+                f"visual entropy in nats as a column {DurianConfig.from_algorithm(config.algorithm).perceptual.key!r}"
+            )
+    model_path = copy_to_local(config.actor_rollout_ref.model.path)
+    rows, image_key, device = dataset.dataframe, dataset.image_key, config.trainer.device
+    logger.info("durian: scoring the images of %d rows with the vision tower of %s", len(rows), model_path)
+    if device == "cuda":  # the trainer's own process has no GPU
+        return ray.get(ray.remote(num_gpus=1)(score_dataset).remote(rows, image_key, model_path, device="cuda"))
+    if device != "cpu":
+        logger.warning("durian: the images are scored on the CPU, as nothing else than cuda is known (%s)", device)
+    return score_dataset(rows, image_key, model_path)
+
+
+def _check(rows: datasets.Dataset, key: str, image_key: str) -> None:
+    """Tells of rows without image, and refuses a column that cannot be right."""
+    values = np.array(rows.with_format("arrow")[key].to_pylist(), dtype=np.float64)
+    if np.isinf(values).any():
+        raise ValueError(f"training row {int(np.isinf(values).argmax())}: {key} is infinite")
+    without = np.flatnonzero(np.isnan(values))
+    if image_key in rows.column_names:
+        images = rows.select(without).select_columns([image_key]).with_format("arrow")
+        for batch, start in zip(images.iter(batch_size=64), range(0, len(without), 64), strict=True):
+            for offset, row_images in enumerate(batch[image_key].to_pylist()):
+                if row_images:
+                    raise ValueError(f"training row {without[start + offset]} has an image, and no {key}")
+    if len(without) > 0:
         logger.warning(
             "durian: %d of %d training rows have no image; they take their own GRPO advantage for the perceptual one "
             "(metric durian/rows_without_image)",
-            without_image,
+            len(without),
             len(rows),
         )
-    if without_image < len(rows):
+    if len(without) < len(rows):
         low, high = np.nanquantile(values, [0.25, 0.75])
         logger.info("durian: visual entropy of the training set, nats: Q25 %.4f, Q75 %.4f", low, high)
-
-
-def _score(rows: datasets.Dataset, image_key: str, config: Any) -> np.ndarray:
-    """Scores where the policy's weights will be: on a GPU before the workers take them, or here if there is none."""
-    from verl_durian.scoring import score_dataset
-
-    model_path = config.actor_rollout_ref.model.path
-    for setting in ("mm_processor_kwargs", "image_patch_size"):
-        if config.data.get(setting):
-            logger.warning(
-                "durian: data.%s=%s is not applied to the images that are scored", setting, config.data[setting]
-            )
-    logger.info("durian: scoring the images of %d rows with the vision tower of %s", len(rows), model_path)
-    if config.trainer.device != "cuda":
-        return score_dataset(rows, image_key, model_path)
-    # The trainer's own process has no GPU.
-    task = ray.remote(num_gpus=1)(score_dataset)
-    return ray.get(task.remote(rows, image_key, model_path, device="cuda"))

@@ -22,6 +22,9 @@ from typing import Any
 SEEN_IN = ("0.9.0", "0.9.1")
 """The releases of verl in which every symbol below was seen to be there and to work."""
 
+FAILURES: list[str] = []
+"""What went wrong while the plugin hooked itself into this process's verl, one line each."""
+
 CORE_ALGOS = "verl.trainer.ppo.core_algos"
 RAY_TRAINER = "verl.trainer.ppo.ray_trainer"
 TRAINER_V1 = "verl.trainer.ppo.v1.trainer_base"
@@ -54,7 +57,7 @@ SYMBOLS = (
     # Trainer V1: the training data, the advantage step, sessions with several outputs, the columns in TransferQueue.
     Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", ("self",)),
     Symbol(TRAINER_V1, "PPOTrainer._compute_advantage", ("self", "batch", "metrics")),
-    Symbol(TRAINER_V1, "compute_advantage_for_multi_trajectories", ("data", "batch_keys", "adv_estimator")),
+    Symbol(TRAINER_V1, "compute_advantage_for_multi_trajectories", ("data", "batch_keys", "adv_estimator", "config")),
     Symbol(TRAINER_V1, "tq.kv_batch_get", ("keys", "partition_id", "select_fields")),
     # What a batch is.
     Symbol(PROTOCOL, "DataProto", ("batch", "non_tensor_batch", "meta_info")),
@@ -70,7 +73,7 @@ def missing(module: str | None = None) -> list[str]:
     Returns:
         One line for each symbol that is missing or has lost a parameter; empty if all is there.
     """
-    problems = []
+    problems = list(FAILURES)
     for symbol in SYMBOLS:
         if module in (None, symbol.module):
             try:
@@ -94,5 +97,6 @@ def require() -> None:
     if problems:
         raise RuntimeError(
             f"verl {importlib.metadata.version('verl')} does not fit this verl-durian, which was made for verl "
-            f"{' and '.join(SEEN_IN)}: {'; '.join(problems)}. Install one of those versions or a newer verl-durian."
+            f"{' and '.join(SEEN_IN)}: {'; '.join(problems)}. Install one of those versions with its extra verl-core, "
+            "or a newer verl-durian."
         )

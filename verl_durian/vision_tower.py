@@ -137,8 +137,8 @@ def load_vision_tower(
 
 def _tower_files(model_path: str) -> tuple[Path, list[Path]]:
     """The checkpoint's folder and those of its safetensors files that hold vision tensors, downloaded if need be."""
-    local = Path(model_path).is_dir()
-    folder = Path(model_path if local else snapshot_download(model_path, allow_patterns=_SETTINGS))
+    local = Path(model_path).expanduser().is_dir()
+    folder = Path(model_path if local else snapshot_download(model_path, allow_patterns=_SETTINGS)).expanduser()
 
     if (folder / _INDEX).exists():
         weight_map = json.loads((folder / _INDEX).read_text())["weight_map"]

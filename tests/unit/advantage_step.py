@@ -65,6 +65,7 @@ def make_rows(outputs: int = 1) -> list[dict]:
                         "old_log_probs": log_probs,
                         "rollout_log_probs": log_probs.clone(),
                         "visual_entropy": entropy,
+                        "extra_fields": {"reward_extra_info": {"acc": float(rng.choice([0.0, 1.0]))}},
                     }
                 )
     order = rng.permutation(len(rows))
@@ -96,11 +97,12 @@ def run_v1(rows: list[dict], config, multiple: int = 1) -> tuple[torch.Tensor, t
     trainer = object.__new__(PPOTrainerSync)
     trainer.config = config
     metrics: dict = {}
-    trainer._compute_advantage(batch, metrics)
-    found = tq.kv_batch_get(
-        keys=batch.keys, partition_id="train", select_fields=["advantages", "response_mask"]
-    ).to_padded_tensor()
-    tq.kv_clear(keys=batch.keys, partition_id="train")
+    try:
+        trainer._compute_advantage(batch, metrics)
+        fields = ["advantages", "response_mask"]
+        found = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=fields).to_padded_tensor()
+    finally:
+        tq.kv_clear(keys=batch.keys, partition_id="train")
     return found["advantages"], found["response_mask"], metrics
 
 
@@ -118,6 +120,7 @@ def run_v0(rows: list[dict], config):
         non_tensors={
             "uid": np.array([row["uid"] for row in rows], dtype=object),
             "visual_entropy": np.array([row["visual_entropy"] for row in rows], dtype=object),
+            "acc": np.array([row["extra_fields"]["reward_extra_info"]["acc"] for row in rows]),
         },
     )
     return ray_trainer.compute_advantage(

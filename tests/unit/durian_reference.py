@@ -14,8 +14,7 @@
 """The paper's equations as plain loops over float64 numbers, to compare the estimator with."""
 
 import math
-
-import numpy as np
+from fractions import Fraction
 
 
 def std(values: list[float]) -> float:
@@ -26,8 +25,12 @@ def std(values: list[float]) -> float:
     return math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1))
 
 
-def quantile(values: list[float], q: float) -> float:
-    return float(np.quantile(np.array(values, dtype=np.float64), q))
+def quantile(values: list[float], q: Fraction) -> Fraction:
+    """With linear interpolation, without rounding."""
+    ascending = [Fraction(value) for value in sorted(values)]
+    rank = q * (len(values) - 1)
+    low, high = math.floor(rank), math.ceil(rank)
+    return ascending[low] + (rank - low) * (ascending[high] - ascending[low])
 
 
 def durian(rewards, mask, uids, log_probs, entropy, weights, quantiles, num_groups, confidence="mean", eps=1e-6):
@@ -51,16 +54,16 @@ def durian(rewards, mask, uids, log_probs, entropy, weights, quantiles, num_grou
 
     visual = {uid: float(entropy[members[0]]) for uid, members in prompts.items()}
     seen = [visual[uid] for uid in prompts if not math.isnan(visual[uid])]
-    cuts = [quantile(seen, q) for q in quantiles] if seen else []
+    cuts = [quantile(seen, Fraction(str(q))) for q in quantiles] if seen else []
 
     def perceptual_group(h):
         if not cuts or h <= cuts[0]:
             return 0
-        if h >= cuts[-1]:
+        if h >= cuts[-1] and h > cuts[-2:][0]:
             return len(cuts)
         return next(k for k, cut in enumerate(cuts) if h <= cut)
 
-    marks = [quantile(list(level.values()), k / num_groups) for k in range(1, num_groups)] if rows else []
+    marks = [quantile(list(level.values()), Fraction(k, num_groups)) for k in range(1, num_groups)] if rows else []
 
     def reasoning_group(value):
         return sum(value >= mark for mark in marks)

@@ -51,7 +51,11 @@ class Batch:
         self.rewards = torch.zeros(bs, width)
         self.rewards[torch.arange(bs), lengths.clamp(min=1) - 1] = torch.tensor(rewards, dtype=torch.float32)
         level = torch.tensor(confidence if confidence is not None else [-1.0] * bs, dtype=torch.float32)
-        self.log_probs = level.unsqueeze(-1).expand(bs, width).clone()
+        # Tokens differ, and the mean over a row's own tokens is the level: +1, -1, +2, -2, ..., 0 in the middle.
+        steps = torch.arange(width) // 2 + 1
+        swing = torch.where(torch.arange(width) % 2 == 0, steps, -steps)
+        own = torch.where(torch.arange(width) < lengths.unsqueeze(-1) // 2 * 2, swing, 0)
+        self.log_probs = level.unsqueeze(-1) + own
         self.uids = np.array(uids, dtype=object)
         self.entropy = np.array(entropy if entropy is not None else [1.0] * bs, dtype=np.float64)
 
@@ -128,6 +132,7 @@ def test_hand_computed_reasoning_axis_and_combination():
         ([7, 7, 7], [0.25, 0.75], [0, 0, 0]),  # t25 = t75: S1 wins
         ([1, 1, 1, 9], [0.25, 0.75], [0, 0, 0, 2]),
         ([1, 2, 3, 4, 5], [0.25, 0.5, 0.75], [0, 0, 1, 3, 3]),
+        ([1, 2, 9, 9, 9, 9], [0.2, 0.6, 0.8], [0, 0, 1, 1, 1, 1]),  # the last two thresholds coincide
         ([1, 2, 3], [0.5], [0, 0, 1]),
         ([1, 2], [], [0, 0]),
         ([5], [0.25, 0.75], [0]),
@@ -155,6 +160,15 @@ def test_reasoning_groups(confidence, num_groups, expected):
     assert len(thresholds) == num_groups - 1
 
 
+def test_a_prompt_on_a_threshold_is_in_its_group_whatever_floats_round():
+    # With 109 prompts every ninth one is a threshold of 12 groups; in floats some of those ranks are off by an ulp.
+    for num_groups in range(2, 49):
+        confidence = (torch.arange(9 * num_groups + 1, dtype=torch.float64) - 200) / 7
+        group, thresholds = reasoning_groups(confidence, num_groups)
+        assert thresholds.tolist() == confidence[9:-1:9].tolist()
+        assert group.tolist() == [min(k // 9, num_groups - 1) for k in range(len(confidence))]
+
+
 @st.composite
 def batches(draw, alone=True, padding=True, text=True, shuffle=True):
     """Prompts of unequal size, in any order, some without image, some rows without tokens."""
@@ -169,7 +183,12 @@ def batches(draw, alone=True, padding=True, text=True, shuffle=True):
     if shuffle:
         rows = draw(st.permutations(rows))
     rewards, uids, lengths, levels, entropies = zip(*rows, strict=True)
-    return Batch(list(rewards), list(uids), list(lengths), list(levels), list(entropies), width)
+    batch = Batch(list(rewards), list(uids), list(lengths), list(levels), list(entropies), width)
+    holes = draw(st.lists(st.booleans(), min_size=len(rows), max_size=len(rows)))
+    for row, hole in enumerate(holes):
+        if hole and lengths[row] > 2:
+            batch.mask[row, 1] = 0  # as a tool's tokens in the middle of a response
+    return batch
 
 
 weights = st.sampled_from([PAPER, (0.6, 0.2, 0.2), (0, 1, 0), (0, 0, 1), (1, 0, 0), (0, 0.5, 2)])
@@ -227,7 +246,7 @@ def test_permuting_rows_permutes_the_result(batch, random):
 @given(batches(alone=False, padding=False), st.sampled_from([-3.0, 0.25, 8.0]))
 def test_adding_a_constant_to_all_rewards_changes_nothing(batch, constant):
     before = batch.advantages()
-    batch.rewards[torch.arange(len(batch.uids)), batch.mask.sum(-1) - 1] += constant
+    batch.rewards[torch.arange(len(batch.uids)), batch.mask.argmax(dim=1)] += constant
     torch.testing.assert_close(batch.advantages(), before, rtol=1e-4, atol=2e-5)
 
 

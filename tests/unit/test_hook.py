@@ -24,6 +24,7 @@ import pytest
 import ray
 import torch
 from durian_reference import durian as reference
+from scipy.stats import spearmanr
 
 DURIAN = ("algorithm.adv_estimator=durian", "+algorithm.durian.reasoning.num_groups=3")
 
@@ -54,6 +55,18 @@ def expected(rows: list[dict]) -> torch.Tensor:
     )
 
 
+def of_accuracy(rows: list[dict]) -> float:
+    """Rank correlation of minus the confidence and the accuracy of prompts, which is not the rewards'."""
+    uids = sorted({row["uid"] for row in rows})
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    difficulty = [-mean([row["old_log_probs"].mean().item() for row in rows if row["uid"] == uid]) for uid in uids]
+    acc = [mean([row["extra_fields"]["reward_extra_info"]["acc"] for row in rows if row["uid"] == uid]) for uid in uids]
+    return spearmanr(difficulty, acc).statistic
+
+
 def test_v1_gives_the_estimator_all_it_needs(config):
     rows = advantage_step.make_rows()
     advantages, mask, metrics = advantage_step.run_v1(rows, config, multiple=5)
@@ -63,6 +76,7 @@ def test_v1_gives_the_estimator_all_it_needs(config):
     assert metrics["durian/prompts/num"] == advantage_step.PROMPTS
     assert metrics["durian/rows_without_image"] == pytest.approx(1 / 9)
     assert metrics["durian/hook_seconds"] > 0
+    assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(of_accuracy(rows))
     assert sum(metrics[f"durian/perceptual/S{a}/size"] for a in (1, 2, 3)) == 8
 
 
@@ -89,7 +103,9 @@ def test_older_trainer_and_its_metrics(config):
     data.batch["attention_mask"] = torch.cat([ones, mask], dim=1)
     metrics = ray_trainer.compute_data_metrics(data, use_critic=False)
     assert metrics["durian/prompts/num"] == advantage_step.PROMPTS and "critic/score/mean" in metrics
-    assert not any("durian" in key for key in data.meta_info)  # the workers do not get them
+    assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(of_accuracy(rows))
+    assert not any("durian" in name for name in ray_trainer.compute_data_metrics(data, use_critic=False))  # told once
+    assert not any("durian" in key for key in data.to_tensordict().keys())  # nor do the workers get them
 
 
 def test_older_trainer_keeps_the_column_through_generation(config):
@@ -129,7 +145,22 @@ def test_a_verl_that_forwards_the_batch_is_left_alone(config, monkeypatch):
     torch.testing.assert_close(
         forwarded, expected(other).unsqueeze(-1) * data.batch["response_mask"], rtol=1e-5, atol=1e-5
     )
-    assert data.meta_info["durian_metrics"]["durian/prompts/num"] == advantage_step.PROMPTS
+
+
+def test_v1_without_the_column_is_told_what_to_do(config):
+    rows = advantage_step.make_rows()
+    for row in rows:
+        del row["visual_entropy"]
+    with pytest.raises(ValueError, match="visual_entropy.*weights.perceptual=0"):
+        advantage_step.run_v1(rows, config)
+
+
+def test_v1_without_reward_infos_takes_the_rewards_for_the_accuracy(config):
+    rows = advantage_step.make_rows()
+    for row in rows:
+        del row["extra_fields"]
+    _, _, metrics = advantage_step.run_v1(rows, config)
+    assert metrics["durian/reasoning/rank_correlation"] != pytest.approx(of_accuracy(advantage_step.make_rows()))
 
 
 def test_the_row_of_a_broken_batch_is_named(config):

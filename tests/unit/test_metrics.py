@@ -49,6 +49,11 @@ def test_prompts():
     assert metrics["durian/rows_without_image"] == pytest.approx(1 / 17)
 
 
+def test_prompts_that_cannot_be_extreme_do_not_count():
+    metrics = metrics_of({"a": ([1, 0], 1.0, -1.0), "b": ([1, 1, 0], 2.0, -2.0), "c": ([1, 1, 0, 0], 3.0, -3.0)})
+    assert metrics["durian/prompts/extreme"] == pytest.approx(1 / 2)  # b, of b and c
+
+
 def test_perceptual_groups():
     metrics = metrics_of(PROMPTS)  # t25 = 1.75, t75 = 3.25: S1 = {a}, S2 = {b, c}, S3 = {d}
     assert metrics["durian/perceptual/threshold_1"] == 1.75 and metrics["durian/perceptual/threshold_2"] == 3.25
@@ -83,6 +88,15 @@ def test_rank_correlation():
     assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(-1)
 
 
+def test_rank_correlation_is_with_the_accuracy_where_there_is_one():
+    rewards, levels = torch.tensor([1.0, 0.0, 0.5, 0.5]).double(), torch.tensor([-1.0, -1.0, -2.0, -2.0]).double()
+    found = durian_advantages(rewards, np.array(["a", "a", "b", "b"]), levels + 3, levels, DurianConfig())
+    assert "durian/reasoning/rank_correlation" not in durian_metrics(found)  # mean rewards are equal
+    metrics = durian_metrics(found, accuracy=torch.tensor([1.0, 1.0, 0.0, 0.0]))
+    assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(-1)
+    assert metrics["durian/perceptual/rank_correlation"] == pytest.approx(1)
+
+
 def test_what_is_not_defined_is_left_out():
     same = {"a": ([1, 1], 1.0, -1.0), "b": ([1, 1], 1.0, -1.0)}
     metrics = metrics_of(same)
@@ -103,4 +117,4 @@ def test_an_axis_of_weight_zero_has_no_metrics():
     rewards = torch.tensor([1.0, 0.0], dtype=torch.float64)
     config = DurianConfig.from_algorithm({"durian": {"weights": {"original": 1, "perceptual": 0, "reasoning": 0}}})
     metrics = durian_metrics(durian_advantages(rewards, np.array(["a", "a"]), None, None, config))
-    assert set(metrics) == {"durian/prompts/num", "durian/prompts/all_equal", "durian/prompts/extreme"}
+    assert set(metrics) == {"durian/prompts/num", "durian/prompts/all_equal"}

@@ -43,27 +43,56 @@ def test_estimator_and_hooks_follow_verls_modules():
     assert run(code).stdout.split()[-3:] == ["verl_durian.estimator", "False", "True"]
 
 
+# The plugin is kept out at first, so that it meets a verl that has already lost a symbol.
 LACKING = """
-import verl, sys
-import verl.trainer.ppo.ray_trainer as ray_trainer
-from verl_durian import verl_api
-original = ray_trainer.RayPPOTrainer._get_gen_batch
+import os, sys
+os.environ.pop("VERL_PLATFORM")
+import verl, verl.trainer.ppo.ray_trainer as ray_trainer
+whole = ray_trainer.compute_advantage
 del ray_trainer.RayPPOTrainer._get_gen_batch
+import verl_durian.plugin
+assert ray_trainer.compute_advantage is whole, "a verl that lacks a symbol was hooked"
 sys.path.insert(0, {tests!r})
 import advantage_step
-from verl.utils.config import validate_config
-config = advantage_step.compose("algorithm.adv_estimator={estimator}")
-validate_config(config, use_reference_policy=False, use_critic=False)
+from verl.utils import config as verl_config
+config = advantage_step.compose(
+    "algorithm.adv_estimator={estimator}", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4", "trainer.n_gpus_per_node=1",
+)
+verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+print("accepted")
 """
 
 
 @pytest.mark.parametrize("estimator", ["durian", "grpo"])
 def test_a_verl_that_lacks_a_symbol_is_refused_at_start_for_durian_only(estimator):
-    done = run(LACKING.format(tests=os.path.dirname(__file__), estimator=estimator))
-    refused = "verl.trainer.ppo.ray_trainer.RayPPOTrainer._get_gen_batch is missing" in done.stderr
-    assert refused == (estimator == "durian")
-    if refused:
-        assert done.returncode != 0 and "Install one of those versions" in done.stderr and "0.9.1" in done.stderr
+    code = LACKING.format(tests=os.path.dirname(__file__), estimator=estimator)
+    done = run(code, VERL_USE_EXTERNAL_PLUGINS="none")
+    if estimator == "grpo":
+        assert done.returncode == 0 and "accepted" in done.stdout, done.stderr
+    else:
+        assert done.returncode != 0
+        assert "verl.trainer.ppo.ray_trainer.RayPPOTrainer._get_gen_batch is missing" in done.stderr
+        assert "Install one of those versions" in done.stderr and "0.9.1" in done.stderr
+
+
+def test_a_hook_that_fails_does_not_break_verl_and_is_told_at_start():
+    code = (
+        "import sys, types; sys.modules['verl_durian.training_data'] = types.ModuleType('broken');"
+        "import verl.trainer.ppo.ray_trainer; from verl_durian import verl_api; print(verl_api.FAILURES)"
+    )
+    done = run(code)
+    assert done.returncode == 0 and "the hook in verl.trainer.ppo.ray_trainer failed (ImportError" in done.stdout
+
+
+def test_std_normalization_switched_off_is_refused():
+    import advantage_step
+
+    from verl_durian.start_checks import check
+
+    config = advantage_step.compose("algorithm.adv_estimator=durian", "algorithm.norm_adv_by_std_in_grpo=False")
+    with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo"):
+        check(config)
 
 
 def test_a_typo_in_an_option_is_refused_before_ray_starts():

@@ -13,6 +13,9 @@
 # limitations under the License.
 """Every training row has its visual entropy before the first step: a column as it is, or scored once."""
 
+import math
+from pathlib import Path
+
 import advantage_step
 import datasets
 import numpy as np
@@ -20,26 +23,31 @@ import pytest
 from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data as pictures
+from transformers import AutoProcessor
+from verl.trainer.ppo.utils import create_rl_dataset
 
 from verl_durian import scoring
 from verl_durian.training_data import add_visual_entropy
-
-
-class TrainingSet:
-    """What ``add_visual_entropy`` uses of verl's RLHFDataset."""
-
-    image_key = "images"
-
-    def __init__(self, columns: dict):
-        self.dataframe = datasets.Dataset.from_dict(columns)
 
 
 @pytest.fixture
 def config(tiny_qwen25vl, tmp_path, monkeypatch):
     monkeypatch.setenv("VERL_DURIAN_CACHE", str(tmp_path / "cache"))
     return advantage_step.compose(
-        "algorithm.adv_estimator=durian", f"actor_rollout_ref.model.path={tiny_qwen25vl}", "trainer.device=cpu"
+        "algorithm.adv_estimator=durian",
+        f"actor_rollout_ref.model.path={tiny_qwen25vl}",
+        "trainer.device=cpu",
+        f"+data.cache_dir={tmp_path / 'data'}",
     )
+
+
+def training_set(config, folder: Path, columns: dict):
+    """verl's own RLHFDataset of a parquet file with these columns."""
+    images = columns.get("images", [[]] * len(next(iter(columns.values()))))
+    prompts = [[{"role": "user", "content": "<image>" * len(of_row) + "What is it?"}] for of_row in images]
+    datasets.Dataset.from_dict({"prompt": prompts, **columns}).to_parquet(folder / "train.parquet")
+    processor = AutoProcessor.from_pretrained(config.actor_rollout_ref.model.path)
+    return create_rl_dataset(str(folder / "train.parquet"), config.data, processor.tokenizer, processor)
 
 
 def picture_bytes(name: str, folder) -> dict:
@@ -48,17 +56,26 @@ def picture_bytes(name: str, folder) -> dict:
     return {"bytes": path.read_bytes()}
 
 
-def test_a_column_is_used_as_it_is(config):
-    training_set = TrainingSet({"visual_entropy": [1.5, None], "images": [[{"bytes": b"no picture"}]] * 2})
-    add_visual_entropy(training_set, config)
-    assert training_set.dataframe["visual_entropy"][:] == [1.5, None]
+def test_a_column_is_used_as_it_is(config, tmp_path):
+    images = [[{"bytes": b"no picture"}], []]
+    rows = training_set(config, tmp_path, {"visual_entropy": [1.5, None], "images": images})
+    add_visual_entropy(rows, config)
+    assert rows.dataframe["visual_entropy"][:] == [1.5, None]
+
+
+@pytest.mark.parametrize(("value", "problem"), [(None, "row 1 has an image"), (math.inf, "row 1: .* is infinite")])
+def test_a_column_that_cannot_be_right_is_refused(config, tmp_path, value, problem):
+    images = [[{"bytes": b"one"}], [{"bytes": b"two"}]]
+    rows = training_set(config, tmp_path, {"visual_entropy": [1.5, value], "images": images})
+    with pytest.raises(ValueError, match=problem):
+        add_visual_entropy(rows, config)
 
 
 def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, caplog):
     images = [[picture_bytes("astronaut", tmp_path)], [], [picture_bytes("grass", tmp_path)]]
-    training_set = TrainingSet({"images": images})
-    add_visual_entropy(training_set, config)
-    entropy = np.array(training_set.dataframe["visual_entropy"][:])
+    rows = training_set(config, tmp_path, {"images": images})
+    add_visual_entropy(rows, config)
+    entropy = np.array(rows.dataframe["visual_entropy"][:])
     assert np.isnan(entropy[1]) and 0 < entropy[0] < entropy[2]
     assert "1 of 3 training rows have no image" in caplog.text
 
@@ -66,23 +83,23 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, c
         raise AssertionError("an image was decoded again")
 
     monkeypatch.setattr(scoring, "decode", never)
-    again = TrainingSet({"images": images})
+    again = training_set(config, tmp_path, {"images": images})
     add_visual_entropy(again, config)
     np.testing.assert_array_equal(again.dataframe["visual_entropy"][:], entropy)
 
 
-def test_a_set_without_images(config, caplog):
-    training_set = TrainingSet({"prompt": ["a", "b"]})
-    add_visual_entropy(training_set, config)
-    assert np.isnan(training_set.dataframe["visual_entropy"][:]).all()
+def test_a_set_without_images(config, tmp_path, caplog):
+    rows = training_set(config, tmp_path, {"data_source": ["a", "b"]})
+    add_visual_entropy(rows, config)
+    assert np.isnan(rows.dataframe["visual_entropy"][:]).all()
     assert "2 of 2 training rows have no image" in caplog.text
 
 
-def test_a_weight_of_zero_needs_nothing(config):
+def test_a_weight_of_zero_needs_nothing(config, tmp_path):
     OmegaConf.update(config, "algorithm.durian.weights.perceptual", 0, force_add=True)
-    training_set = TrainingSet({"images": [[{"bytes": b"no picture"}]]})
-    add_visual_entropy(training_set, config)
-    assert training_set.dataframe.column_names == ["images"]
+    rows = training_set(config, tmp_path, {"images": [[{"bytes": b"no picture"}]]})
+    add_visual_entropy(rows, config)
+    assert "visual_entropy" not in rows.dataframe.column_names
 
 
 def test_a_custom_set_must_bring_the_column(config):
@@ -91,7 +108,24 @@ def test_a_custom_set_must_bring_the_column(config):
         add_visual_entropy([{"prompt": "a"}], config)
 
 
-def test_settings_that_are_not_applied_are_named(config, tmp_path, caplog):
-    config.data.mm_processor_kwargs = {"max_pixels": 784}
-    add_visual_entropy(TrainingSet({"images": [[picture_bytes("grass", tmp_path)]]}), config)
-    assert "data.mm_processor_kwargs={'max_pixels': 784} is not applied" in caplog.text
+@pytest.mark.parametrize(("setting", "value"), [("mm_processor_kwargs", {"max_pixels": 784}), ("image_patch_size", 16)])
+def test_settings_of_the_images_that_scoring_does_not_know_are_refused(config, tmp_path, setting, value):
+    rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
+    OmegaConf.update(config, f"data.{setting}", value, force_add=True)
+    with pytest.raises(ValueError, match=f"data.{setting}=.*'visual_entropy'"):
+        add_visual_entropy(rows, config)
+
+
+def test_the_older_trainer_prepares_its_training_set(config, tmp_path):
+    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
+
+    config.data.train_batch_size, config.data.val_batch_size = 2, 2
+    config.actor_rollout_ref.rollout.name, config.actor_rollout_ref.rollout.load_format = "vllm", "auto"
+    images = [[picture_bytes("astronaut", tmp_path)], [picture_bytes("grass", tmp_path)]]
+    rows = training_set(config, tmp_path, {"images": images})
+    trainer = object.__new__(RayPPOTrainer)
+    trainer.config = config
+    trainer._create_dataloader(rows, rows, None, None)
+    assert np.isfinite(trainer.train_dataset.dataframe["visual_entropy"][:]).all()
+    (batch,) = trainer.train_dataloader
+    assert sorted(batch["visual_entropy"].tolist()) == sorted(rows.dataframe["visual_entropy"][:])
