@@ -61,7 +61,7 @@ def main(overrides: list[str] = typer.Argument(None), seeds: str = "1,2,3", out:
         )
         for at, values in of_seed:
             axis.plot(at, values, marker="o")
-        axis.set(title=questions, xlabel="step", ylim=(0, 1))
+        axis.set(title=questions, xlabel="step", ylim=(0, 1.02))
         axis.grid(alpha=0.3)
     axes[0].set_ylabel("accuracy on test questions")
     figure.savefig(out / "seeds.png", dpi=120)

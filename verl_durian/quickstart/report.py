@@ -96,6 +96,7 @@ def _plot(axes: Axes, curves: dict[str, Curve], title: str, **style: Any) -> Non
         axes.plot(at, values, label=label, **style)
     axes.set_title(title)
     axes.set_xlabel("step")
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.grid(alpha=0.3)
     if len(curves) > 1:
         axes.legend()
@@ -106,12 +107,13 @@ def draw(steps: list[tuple[int, dict[str, float]]], file: Path) -> None:
     groups: dict[str, dict[str, Curve]] = {"std": {}, "mean_abs_advantage": {}}
     for name, match in names(steps, GROUP_METRIC).items():
         groups[match["name"]][match["group"]] = curve(steps, name)
-    columns = 4 if groups["std"] else 2
-    figure, axes = plt.subplots(1, columns, figsize=(4 * columns, 3.6), layout="constrained")
+    rows = 2 if groups["std"] else 1
+    figure, grid = plt.subplots(rows, 2, figsize=(9, 3.6 * rows), layout="constrained", squeeze=False)
+    axes = grid.flatten()
     _plot(axes[0], {"reward": curve(steps, REWARD)}, "Mean reward of the rollouts")
     accuracy = {kind(match["source"]): curve(steps, name) for name, match in names(steps, VALIDATION).items()}
     _plot(axes[1], accuracy, "Validation accuracy", marker="o")
-    axes[1].set_ylim(0, 1)
+    axes[1].set_ylim(0, 1.02)
     if groups["std"]:
         _plot(axes[2], groups["std"], "Shared std by visual entropy")
         _plot(axes[3], groups["mean_abs_advantage"], "Mean |advantage| by visual entropy")
