@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 
 from verl_durian.config import DurianConfig
@@ -119,7 +120,9 @@ def compute_durian_outcome_advantage(
     lengths = response_mask.sum(dim=-1)
     rows = lengths.nonzero().squeeze(-1)
     uids = np.asarray(index)[rows.cpu().numpy()]
-    # The one tensor of this size that is made: new memory costs more than all that is computed in it.
+    if not response_mask.is_floating_point():
+        response_mask = response_mask.to(torch.uint8)  # verl's int64 is eight times as large, and slow to become float
+    # The one large tensor that is made: new memory costs more than all that is computed in it.
     tokens = torch.empty_like(token_level_rewards, dtype=torch.promote_types(scores.dtype, torch.float32))
     row_advantage = tokens.new_zeros(len(tokens))
     if len(rows) > 0:
@@ -160,8 +163,8 @@ def durian_advantages(
             entropy; the message names the prompt's uid.
     """
     _check(scores.isfinite(), uids, "a reward that is not finite", scores)
-    names, inverse = np.unique(uids, return_inverse=True)
-    prompt, num_prompts = torch.from_numpy(inverse).to(scores.device), len(names)
+    numbers, prompts = pd.factorize(uids)
+    prompt, num_prompts = torch.from_numpy(numbers).to(scores.device), len(prompts)
     rewards = group_stats(scores, prompt, num_prompts)
     weights, eps = options.weights, options.epsilon
 
