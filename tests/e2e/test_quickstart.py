@@ -27,6 +27,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from verl_durian.watchdog import DEATH
+
 ROOT = Path(__file__).parents[2]
 STEPS = 4
 V0 = ("trainer.use_v1=false", "algorithm.filter_groups.enable=false")  # the older trainer has no dynamic sampling
@@ -141,7 +143,7 @@ def leftovers() -> set[str]:
             "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4 data.train_batch_size=15",
             "make data.train_batch_size",
         ),
-        ("+algorithm.durian.reasoning.groups=3", "reasoning.num_groups"),
+        ("+algorithm.durian.reasoning.groups=3", "num_groups, confidence"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_at_once(run, out, override, remedy):
@@ -184,7 +186,8 @@ def test_a_dead_worker_ends_the_run_with_its_error(run, out):
             process.terminate()
     output = (out / "killed.log").read_text()
     (train_log,) = new_logs(out, runs)
-    assert "EngineDeadError" in output and str(train_log) in output
+    _, told, _ = output.rsplit("=" * 100, 2)
+    assert DEATH.search(told) and "Traceback" in told and str(train_log) in told
 
 
 def new_logs(out: Path, known: set[Path]) -> list[Path]:
