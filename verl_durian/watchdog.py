@@ -212,8 +212,9 @@ class Watchdog:
             self._blame(f"vLLM's process {process.pid} is gone (out of memory?)", EXIT_WORKER_DIED)
 
     def _blame(self, cause: str, exit_code: int, source: str = "") -> None:
-        """Notes the first cause, which is the nearest to the truth."""
-        if not self._cause:
+        """Notes the first cause, which is the nearest to the truth. A worker's own words say more than its absence."""
+        only_absence = self._exit_code == EXIT_WORKER_DIED and not self._source
+        if not self._cause or (only_absence and source):
             self._cause, self._exit_code, self._source = cause, exit_code, source
             self._story = [line for line in self._lines if line.source == source][-REMEMBERED_STORY:]
 

@@ -25,7 +25,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from verl_durian.watchdog import DEATH, EXIT_STALLED, EXIT_WORKER_DIED, Line, last_traceback, read_line
+from verl_durian.watchdog import DEATH, EXIT_STALLED, EXIT_WORKER_DIED, Line, Watchdog, last_traceback, read_line
 
 # A worker's death as vLLM and Ray print it, colours and prefixes included, from a command that then waits for ever.
 ENGINE_DEATH = r"""
@@ -225,3 +225,12 @@ def test_line_is_parted_from_its_worker() -> None:
 def test_traceback_ends_where_other_output_begins() -> None:
     texts = ["old", "Traceback (most recent call last):", "  File 'a.py'", "KeyError: 'x'", "and on it goes"]
     assert last_traceback([Line("", text) for text in texts]) == texts[1:4]
+
+
+def test_a_workers_own_words_say_more_than_its_absence():
+    watched = Watchdog(["true"])
+    watched._blame("vLLM's process 7 is gone", EXIT_WORKER_DIED)
+    watched._lines.append(Line("(EngineCore pid=8)", "RuntimeError: Executor failed."))
+    watched._blame("Worker proc VllmWorker-0 died unexpectedly", EXIT_WORKER_DIED, "(EngineCore pid=8)")
+    watched._blame("another death", EXIT_WORKER_DIED, "(AgentLoop pid=9)")
+    assert watched._cause.startswith("Worker proc") and watched._story[0].text == "RuntimeError: Executor failed."
