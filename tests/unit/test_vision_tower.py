@@ -82,11 +82,11 @@ def test_features_are_those_of_the_full_model(tiny_qwen25vl):
     torch.testing.assert_close(pixel_values, inputs["pixel_values"], rtol=0, atol=0)
     features = tower.features(pixel_values, grid_thw)
     torch.testing.assert_close(torch.cat(features), output.pooler_output, rtol=0, atol=0)
-    assert [tuple(image.shape) for image in features] == [(25, 64), (6, 64), (10, 64)]
+    assert [tuple(image.shape) for image in features] == [(25, 128), (6, 128), (10, 128)]
 
     blocks = load_vision_tower(str(tiny_qwen25vl), feature_layer="blocks").features(pixel_values, grid_thw)
     torch.testing.assert_close(torch.cat(blocks), output.last_hidden_state, rtol=0, atol=0)
-    assert [tuple(image.shape) for image in blocks] == [(100, 32), (24, 32), (40, 32)]
+    assert [tuple(image.shape) for image in blocks] == [(100, 128), (24, 128), (40, 128)]
 
 
 @pytest.mark.parametrize("layer", ["merger", "blocks"])
@@ -169,7 +169,7 @@ def test_the_fingerprint_follows_weights_processor_and_layer(tiny_qwen25vl, chec
     (checkpoint / "config.json").write_text(json.dumps(config))
     fingerprints.append(load_vision_tower(str(checkpoint)).fingerprint)
 
-    rewrite(checkpoint, lambda tensors: tensors | {"visual.merger.ln_q.weight": torch.full((32,), 2.0)})
+    rewrite(checkpoint, lambda tensors: tensors | {"visual.merger.ln_q.weight": torch.full((128,), 2.0)})
     fingerprints.append(load_vision_tower(str(checkpoint)).fingerprint)
     assert len(set(fingerprints)) == len(fingerprints)
 
