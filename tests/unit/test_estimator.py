@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from verl_durian.config import DurianConfig
-from verl_durian.estimator import compute_durian_outcome_advantage
+from verl_durian.estimator import compute_durian_outcome_advantage, durian_advantages
 from verl_durian.normalization import perceptual_groups, reasoning_groups
 
 PAPER = (0.1, 0.2, 0.7)
@@ -242,6 +242,14 @@ def test_permuting_rows_permutes_the_result(batch, random):
     for name in ("rewards", "mask", "log_probs", "uids", "entropy"):
         setattr(batch, name, getattr(batch, name)[order])
     torch.testing.assert_close(batch.advantages(), before[order], rtol=1e-6, atol=1e-7)
+
+
+def test_the_order_of_rows_does_not_part_prompts_of_equal_confidence():
+    # In floats 0.1 + 0.2 + 0.3 is not 0.3 + 0.2 + 0.1.
+    log_probs = torch.tensor([-0.1, -0.2, -0.3, -0.3, -0.2, -0.1], dtype=torch.float64)
+    found = durian_advantages(log_probs * 0, np.array(list("aaabbb")), None, log_probs, DurianConfig())
+    assert found.reasoning.difficulty[0] == found.reasoning.difficulty[1]
+    assert found.reasoning.group[0] == found.reasoning.group[1]
 
 
 @given(batches(alone=False, padding=False), st.sampled_from([-3.0, 0.25, 8.0]))
