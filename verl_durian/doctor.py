@@ -93,7 +93,7 @@ def look_here() -> list[dict]:
         return findings
     add("import verl", True, verl.__version__)
 
-    from verl_durian import verl_api
+    from verl_durian import cpu, verl_api
 
     lacking = verl_api.missing()
     versions = " or ".join(verl_api.SEEN_IN)
@@ -122,9 +122,7 @@ def look_here() -> list[dict]:
         ours = function.__code__.co_filename.startswith(os.path.dirname(__file__))
         add(subject, ours, "in place" if ours else "verl's own function is in place", _LOAD_REMEDY)
 
-    if os.environ.get("VERL_PLATFORM", "").lower() == "cpu":
-        from verl_durian import cpu
-
+    if cpu.enabled():
         problems = cpu.problems()
         add("verl on the CPU", not problems, "; ".join(problems) or "in place", "install verl-durian[cpu]")
     return findings

@@ -17,12 +17,11 @@ Nothing of weight is imported here: each hook runs once the module of verl that 
 that lacks a symbol is left as it is, so that other estimators work; ``durian`` itself then refuses to start.
 """
 
-import os
 from types import ModuleType
 
 import wrapt
 
-from verl_durian import verl_api
+from verl_durian import cpu, verl_api
 
 
 def _register_estimator(core_algos: ModuleType) -> None:
@@ -71,7 +70,5 @@ def _when_whole(module: ModuleType) -> None:
 for _name in HOOKS:
     wrapt.register_post_import_hook(_when_whole, _name)
 
-if os.environ.get("VERL_PLATFORM", "").lower() == "cpu":
-    from verl_durian import cpu
-
+if cpu.enabled():
     cpu.install()
