@@ -17,11 +17,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from omegaconf import OmegaConf
 
 CONFIDENCES = ("mean", "sum")
+THRESHOLDS = ("batch", "dataset")
 MOST_GROUPS = 10_000  # far beyond any batch's number of prompts
 
 
@@ -52,8 +54,12 @@ class Perceptual:
     key: str = "visual_entropy"
     """Column of the training data that holds each row's visual entropy in nats, null where a row has no image."""
     quantiles: list[float] = field(default_factory=lambda: [0.25, 0.75])
-    """Quantiles of the batch's visual entropies that part the groups (Eq. 10): ascending, each in (0, 1). An empty
-    list makes one group, whose std is that of all rewards of the batch's prompts with an image."""
+    """Quantiles of visual entropy that part the groups (Eq. 10): ascending, each in (0, 1). An empty list makes one
+    group, whose std is that of all rewards of the batch's prompts with an image."""
+    thresholds: str | list[float] = "batch"
+    """Whose quantiles they are: those of the ``batch``, as in the paper, or of the whole training set (``dataset``,
+    which the hook replaces by numbers before the first step). Or the thresholds themselves, ascending and in nats;
+    ``quantiles`` then plays no role, and an empty list makes one group."""
 
     def __post_init__(self) -> None:
         where = f"algorithm.durian.perceptual.quantiles={self.quantiles}"
@@ -61,6 +67,15 @@ class Perceptual:
             raise ValueError(f"{where}: every quantile must lie in (0, 1)")
         if not all(low < high for low, high in pairwise(self.quantiles)):
             raise ValueError(f"{where}: quantiles must ascend and differ")
+        where = f"algorithm.durian.perceptual.thresholds={self.thresholds!r}"
+        if isinstance(self.thresholds, str):
+            if self.thresholds not in THRESHOLDS:
+                raise ValueError(f"{where}: must be {_KINDS[str | list[float]]}")
+        else:
+            if not all(math.isfinite(threshold) for threshold in self.thresholds):
+                raise ValueError(f"{where}: every threshold must be a finite number")
+            if not all(low <= high for low, high in pairwise(self.thresholds)):
+                raise ValueError(f"{where}: thresholds must ascend")
         if not self.key:
             raise ValueError("algorithm.durian.perceptual.key is empty: name the column that holds the visual entropy")
 
@@ -134,10 +149,18 @@ def _read(section: Any, given: Any, path: str) -> Any:
     return section(**values)
 
 
-_KINDS = {float: "a number", int: "an integer", str: "a text", list[float]: "a list of numbers"}
+_KINDS: dict[Any, str] = {
+    float: "a number",
+    int: "an integer",
+    str: "a text",
+    list[float]: "a list of numbers",
+    str | list[float]: f"{', '.join(THRESHOLDS)} or a list of numbers",
+}
 
 
 def _fits(value: Any, kind: Any) -> bool:
+    if isinstance(kind, UnionType):
+        return any(_fits(value, each) for each in get_args(kind))
     if kind == list[float]:
         return isinstance(value, list) and all(_fits(each, float) for each in value)
     if kind is str:

@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from verl_durian.config import DurianConfig
-from verl_durian.normalization import Stats, group_stats, perceptual_groups, reasoning_groups
+from verl_durian.config import DurianConfig, Perceptual
+from verl_durian.normalization import Stats, group_stats, perceptual_groups, perceptual_thresholds, reasoning_groups
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Axis:
     group: torch.Tensor
     """The group of each prompt, shape (num_prompts,); -1 where there is none."""
     thresholds: torch.Tensor
-    """What parts the groups, in nats, ascending."""
+    """What parts the groups, in nats, ascending, shape (num_groups - 1,); NaN where the batch has none."""
     rewards: Stats
     """Statistics of all rewards of each group, shape (num_groups,); an empty group has count 0."""
 
@@ -160,7 +160,7 @@ def durian_advantages(
 
     Raises:
         ValueError: a reward, log-probability or entropy that is not finite, or rows of one prompt that differ in
-            entropy; the message names the prompt's uid.
+            entropy; the message names the prompt's uid. Thresholds of the training set that are not numbers yet.
     """
     _check(scores.isfinite(), uids, "a reward that is not finite", scores)
     numbers, prompts = pd.factorize(uids)
@@ -178,11 +178,10 @@ def durian_advantages(
     if entropy is not None:
         difficulty = _entropy_of_prompts(entropy, prompt, uids, num_prompts)
         seen = difficulty.isfinite()
+        thresholds = _thresholds(difficulty[seen], options.perceptual)
         group = torch.full((num_prompts,), -1, device=scores.device)
-        thresholds = difficulty.new_empty(0)
-        if seen.any():
-            group[seen], thresholds = perceptual_groups(difficulty[seen], options.perceptual.quantiles)
-        perceptual = _axis(difficulty, group, thresholds, scores, prompt, len(options.perceptual.quantiles) + 1)
+        group[seen] = perceptual_groups(difficulty[seen], thresholds)
+        perceptual = _axis(difficulty, group, thresholds, scores, prompt)
         shared = centred / (perceptual.rewards.std[group[prompt]] + eps)
         advantage += weights.perceptual * torch.where(seen[prompt], shared, own)
 
@@ -194,7 +193,7 @@ def durian_advantages(
         order = log_probs.argsort()
         confidence = torch.zeros_like(rewards.mean).index_add(0, prompt[order], log_probs[order]) / rewards.count
         group, thresholds = reasoning_groups(confidence, options.reasoning.num_groups)
-        reasoning = _axis(confidence, group, thresholds, scores, prompt, options.reasoning.num_groups)
+        reasoning = _axis(confidence, group, thresholds, scores, prompt)
         advantage += weights.reasoning * centred / (reasoning.rewards.std[group[prompt]] + eps)
 
     return Advantages(prompt, scores, rewards, perceptual, reasoning, advantage)
@@ -206,11 +205,22 @@ def _axis(
     thresholds: torch.Tensor,
     scores: torch.Tensor,
     prompt: torch.Tensor,
-    num_groups: int,
 ) -> Axis:
     grouped = group[prompt] >= 0
-    rewards = group_stats(scores[grouped], group[prompt][grouped], num_groups)
+    rewards = group_stats(scores[grouped], group[prompt][grouped], len(thresholds) + 1)
     return Axis(difficulty, group, thresholds, rewards)
+
+
+def _thresholds(entropy: torch.Tensor, options: Perceptual) -> torch.Tensor:
+    """What parts the prompts of these visual entropies, in nats, ascending."""
+    if options.thresholds == "batch":
+        return perceptual_thresholds(entropy, options.quantiles)
+    if options.thresholds == "dataset":
+        raise ValueError(
+            "algorithm.durian.perceptual.thresholds=dataset: the trainer's hook should have replaced it by numbers "
+            "before the first step: `verl-durian doctor` tells whether the plugin's hook is in place"
+        )
+    return entropy.new_tensor(options.thresholds)
 
 
 def _entropy_of_prompts(

@@ -13,7 +13,8 @@
 # limitations under the License.
 """Brings the estimator what it needs, in verl's two PPO ray trainers, and its metrics into the metrics of the step.
 
-(a) Before the first step every training row gets its visual entropy: ``_init_dataloader``, ``_create_dataloader``.
+(a) Before the first step every training row gets its visual entropy, and the config the thresholds of the training set
+    where it asks for them: ``_init_dataloader``, ``_create_dataloader``.
 (b) In each step the row's visual entropy and log-probabilities reach the estimator: ``compute_advantage``.
 (c) Its metrics join the step's: ``_compute_advantage`` (V1), ``compute_data_metrics`` (older trainer).
 
@@ -21,6 +22,7 @@ With another estimator every function here calls verl's own and does nothing els
 """
 
 import functools
+import logging
 import time
 from collections.abc import Callable
 from contextvars import ContextVar
@@ -36,7 +38,10 @@ from verl_durian.config import DurianConfig
 from verl_durian.estimator import STEP, Step
 from verl_durian.metrics import durian_metrics
 from verl_durian.start_checks import check, is_durian
-from verl_durian.training_data import add_visual_entropy
+from verl_durian.training_data import add_visual_entropy, dataset_thresholds
+
+logger = logging.getLogger(__name__)
+logger.setLevel(logging.INFO)
 
 _ACCURACY = "acc"  # what verl's own reward functions, and ours, call a rollout's accuracy
 
@@ -188,7 +193,18 @@ def _metrics(step: Step) -> dict[str, float]:
 
 
 def _prepare(trainer: Any) -> None:
-    """Before the first step: checks the settings and sees to it that every training row has its visual entropy."""
-    if is_durian(trainer.config.algorithm.adv_estimator):
-        check(trainer.config)
-        add_visual_entropy(trainer.train_dataset, trainer.config)
+    """Before the first step: checks the settings, and sees to the visual entropy of every training row.
+
+    Where the options ask for the thresholds of the training set, these numbers take the place of the word ``dataset``
+    in the trainer's config, whose node ``algorithm`` it hands to the estimator in every step.
+    """
+    if not is_durian(trainer.config.algorithm.adv_estimator):
+        return
+    check(trainer.config)
+    add_visual_entropy(trainer.train_dataset, trainer.config)
+    options = DurianConfig.from_algorithm(trainer.config.algorithm)
+    if options.weights.perceptual > 0 and options.perceptual.thresholds == "dataset":
+        thresholds = dataset_thresholds(trainer.train_dataset, options)
+        trainer.config.algorithm.durian.perceptual.thresholds = thresholds
+        in_words = ", ".join(f"{threshold:.4f}" for threshold in thresholds)
+        logger.info("durian: thresholds of visual entropy of the training set, nats: [%s]", in_words)

@@ -16,6 +16,7 @@
 Everything is computed in float64. Prompts and groups are numbered 0, 1, ...; a prompt's rows are the rollouts it kept.
 """
 
+import math
 from collections.abc import Sequence
 from fractions import Fraction
 from typing import NamedTuple
@@ -50,14 +51,16 @@ def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> S
 
 
 def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
-    """Computes quantiles with linear interpolation, shape (len(at),).
+    """Computes quantiles with linear interpolation, shape (len(at),); NaN where there are no values.
 
     Ranks are exact fractions: one that floats put a rounding error beside a value would part that value from its group.
 
     Args:
-        values: shape (n,), n at least 1.
+        values: shape (n,).
         at: each in [0, 1].
     """
+    if len(values) == 0:
+        return values.new_full((len(at),), math.nan)
     ascending, last = values.sort().values, len(values) - 1
     ranks = [share * last for share in at]
     below = torch.tensor([int(rank) for rank in ranks], dtype=torch.long, device=values.device)
@@ -65,25 +68,37 @@ def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
     return torch.lerp(ascending[below], ascending[(below + 1).clamp(max=last)], beyond)
 
 
-def perceptual_groups(entropy: torch.Tensor, shares: Sequence[float]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Parts prompts by the quantiles of their visual entropy (Eq. 10).
+def perceptual_thresholds(entropy: torch.Tensor, shares: Sequence[float]) -> torch.Tensor:
+    """Computes the quantiles of visual entropy that part prompts (Eq. 10).
 
-    With the two quantiles of the paper: S1 = {H <= t25}, S2 = {t25 < H < t75}, S3 = {H >= t75}. With more, a prompt
+    Args:
+        entropy: shape (n,), nats, float64, each prompt once.
+        shares: the quantiles, ascending, each in (0, 1).
+
+    Returns:
+        The thresholds in nats, shape (len(shares),); NaN where n is 0.
+    """
+    return quantiles(entropy, [Fraction(repr(share)) for share in shares])
+
+
+def perceptual_groups(entropy: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
+    """Parts prompts by thresholds of their visual entropy (Eq. 10).
+
+    With the two thresholds of the paper: S1 = {H <= t25}, S2 = {t25 < H < t75}, S3 = {H >= t75}. With more, a prompt
     that meets an inner threshold belongs to the group below it. Where thresholds coincide, the lowest group wins.
 
     Args:
         entropy: shape (num_prompts,), nats, float64, each prompt once.
-        shares: the quantiles, ascending, each in (0, 1).
+        thresholds: shape (num_thresholds,), nats, float64, ascending.
 
     Returns:
-        The group of each prompt, 0 to len(shares), shape (num_prompts,), and the thresholds in nats.
+        The group of each prompt, 0 to num_thresholds, shape (num_prompts,).
     """
-    thresholds = quantiles(entropy, [Fraction(repr(share)) for share in shares])
     group = torch.searchsorted(thresholds, entropy)
-    if len(shares) > 0:
+    if len(thresholds) > 0:
         next_to_last = thresholds[-2:][0]
-        group[(entropy >= thresholds[-1]) & (entropy > next_to_last)] = len(shares)
-    return group, thresholds
+        group[(entropy >= thresholds[-1]) & (entropy > next_to_last)] = len(thresholds)
+    return group
 
 
 def reasoning_groups(confidence: torch.Tensor, num_groups: int) -> tuple[torch.Tensor, torch.Tensor]:

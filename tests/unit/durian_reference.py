@@ -33,7 +33,19 @@ def quantile(values: list[float], q: Fraction) -> Fraction:
     return ascending[low] + (rank - low) * (ascending[high] - ascending[low])
 
 
-def durian(rewards, mask, uids, log_probs, entropy, weights, quantiles, num_groups, confidence="mean", eps=1e-6):
+def durian(
+    rewards,
+    mask,
+    uids,
+    log_probs,
+    entropy,
+    weights,
+    quantiles,
+    num_groups,
+    confidence="mean",
+    thresholds="batch",
+    eps=1e-6,
+):
     """A_{s,i} of each row (Eq. 20), a list of floats; rows with an empty mask get 0."""
     rows = [row for row in range(len(uids)) if mask[row].sum() > 0]
     prompts = {}
@@ -54,7 +66,10 @@ def durian(rewards, mask, uids, log_probs, entropy, weights, quantiles, num_grou
 
     visual = {uid: float(entropy[members[0]]) for uid, members in prompts.items()}
     seen = [visual[uid] for uid in prompts if not math.isnan(visual[uid])]
-    cuts = [quantile(seen, Fraction(str(q))) for q in quantiles] if seen else []
+    if thresholds == "batch":
+        cuts = [quantile(seen, Fraction(str(q))) for q in quantiles] if seen else []
+    else:
+        cuts = thresholds
 
     def perceptual_group(h):
         if not cuts or h <= cuts[0]:

@@ -19,6 +19,8 @@ from omegaconf import OmegaConf
 
 from verl_durian.config import DurianConfig
 
+THRESHOLDS = ["must be batch, dataset or a list of numbers"]
+
 
 @pytest.mark.parametrize("algorithm", [None, {}, {"durian": None}, {"durian": {}}, OmegaConf.create({"gamma": 1.0})])
 def test_absent_options_are_the_defaults(algorithm):
@@ -31,12 +33,19 @@ def test_verls_command_line_sets_them():
         "+algorithm.durian.reasoning.num_groups=16",
         "+algorithm.durian.reasoning.confidence=sum",
         "+algorithm.durian.perceptual.quantiles=[0.5]",
+        "+algorithm.durian.perceptual.thresholds=[1,2.5]",
         "+algorithm.durian.weights.perceptual=0",
     )
     options = DurianConfig.from_algorithm(config.algorithm)
     assert options.reasoning.num_groups == 16 and options.reasoning.confidence == "sum"
-    assert options.perceptual.quantiles == [0.5]
+    assert options.perceptual.quantiles == [0.5] and options.perceptual.thresholds == [1, 2.5]
     assert (options.weights.original, options.weights.perceptual, options.weights.reasoning) == (0.1, 0.0, 0.7)
+
+
+@pytest.mark.parametrize("thresholds", ["batch", "dataset", [], [2], [-1, 0, 2.5]])
+def test_thresholds_are_a_word_or_numbers(thresholds):
+    algorithm = OmegaConf.create({"durian": {"perceptual": {"thresholds": thresholds}}})
+    assert DurianConfig.from_algorithm(algorithm).perceptual.thresholds == thresholds
 
 
 @pytest.mark.parametrize(
@@ -58,6 +67,14 @@ def test_verls_command_line_sets_them():
         ({"perceptual": {"quantiles": [float("nan")]}}, ["(0, 1)"]),
         ({"perceptual": {"quantiles": [0.7, 0.2]}}, ["quantiles=[0.7, 0.2]", "ascend"]),
         ({"perceptual": {"quantiles": [0.5, 0.5]}}, ["ascend"]),
+        ({"perceptual": {"thresholds": "datset"}}, ["algorithm.durian.perceptual.thresholds='datset'", *THRESHOLDS]),
+        ({"perceptual": {"thresholds": 1.5}}, ["algorithm.durian.perceptual.thresholds=1.5", *THRESHOLDS]),
+        ({"perceptual": {"thresholds": None}}, ["algorithm.durian.perceptual.thresholds=None", *THRESHOLDS]),
+        ({"perceptual": {"thresholds": ["low", 2]}}, ["perceptual.thresholds=['low', 2]", *THRESHOLDS]),
+        ({"perceptual": {"thresholds": [True]}}, ["perceptual.thresholds=[True]", *THRESHOLDS]),
+        ({"perceptual": {"thresholds": [1, float("inf")]}}, ["perceptual.thresholds=[1, inf]", "finite"]),
+        ({"perceptual": {"thresholds": [float("nan")]}}, ["perceptual.thresholds=[nan]", "finite"]),
+        ({"perceptual": {"thresholds": [2.0, 1.0]}}, ["perceptual.thresholds=[2.0, 1.0]", "ascend"]),
         ({"perceptual": {"key": ""}}, ["algorithm.durian.perceptual.key"]),
         ({"weights": {"original": -0.1}}, ["algorithm.durian.weights.original=-0.1", ">= 0"]),
         ({"weights": {"reasoning": float("inf")}}, ["algorithm.durian.weights.reasoning", "finite"]),

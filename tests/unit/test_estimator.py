@@ -20,23 +20,23 @@ import numpy as np
 import pytest
 import torch
 from durian_reference import durian as reference
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from verl_durian.config import DurianConfig
 from verl_durian.estimator import compute_durian_outcome_advantage, durian_advantages
-from verl_durian.normalization import perceptual_groups, reasoning_groups
+from verl_durian.normalization import perceptual_groups, perceptual_thresholds, reasoning_groups
 
 PAPER = (0.1, 0.2, 0.7)
 
 
-def options(weights=PAPER, quantiles=(0.25, 0.75), num_groups=12, confidence="mean"):
+def options(weights=PAPER, quantiles=(0.25, 0.75), num_groups=12, confidence="mean", thresholds="batch"):
     names = ("original", "perceptual", "reasoning")
     return {
         "durian": {
             "weights": dict(zip(names, weights, strict=True)),
-            "perceptual": {"quantiles": list(quantiles)},
+            "perceptual": {"quantiles": list(quantiles), "thresholds": thresholds},
             "reasoning": {"num_groups": num_groups, "confidence": confidence},
         }
     }
@@ -75,7 +75,7 @@ class Batch:
         advantages = self.advantages(**kwargs)
         return advantages.gather(1, self.mask.argmax(dim=1, keepdim=True)).squeeze(1).tolist()
 
-    def reference(self, weights=PAPER, quantiles=(0.25, 0.75), num_groups=12, confidence="mean"):
+    def reference(self, weights=PAPER, quantiles=(0.25, 0.75), num_groups=12, confidence="mean", thresholds="batch"):
         return reference(
             self.rewards.numpy().astype(np.float64),
             self.mask.numpy(),
@@ -86,6 +86,7 @@ class Batch:
             quantiles,
             num_groups,
             confidence,
+            thresholds,
         )
 
     def grpo(self):
@@ -102,6 +103,30 @@ def test_hand_computed_perceptual_axis():
     assert s2 == pytest.approx(0.57735, abs=1e-5)
     expected = [0.5 / s1, -0.5 / s1, 0, 0, 0, 0, 0.5 / s1, -0.5 / s1]
     assert batch.rows(weights=(0, 1, 0)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_hand_computed_thresholds_part_other_groups_than_the_batchs_quantiles():
+    # The batch above, parted at 2 and 3.5 instead: S1 = {a, b}, S2 = {c}, S3 = {d}.
+    batch = Batch([1, 0, 1, 1, 0, 0, 1, 0], list("aabbccdd"), entropy=np.repeat([1.0, 2.0, 3.0, 4.0], 2))
+    s1 = math.sqrt((3 * 0.0625 + 0.5625) / 3)  # rewards 1, 0, 1, 1: std 0.5
+    s3 = math.sqrt(2 * 0.25)  # rewards 1, 0, as all of S1 are by the batch's quantiles
+    expected = [0.5 / s1, -0.5 / s1, 0, 0, 0, 0, 0.5 / s3, -0.5 / s3]
+    assert batch.rows(weights=(0, 1, 0), thresholds=[2.0, 3.5]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_prompts_beyond_the_last_threshold_are_one_group():
+    batch = Batch([1, 0, 1, 1, 0, 0, 1, 0], list("aabbccdd"), entropy=np.repeat([1.0, 2.0, 3.0, 4.0], 2))
+    beyond = batch.rows(weights=(0, 1, 0), thresholds=[0.1, 0.2, 0.3])
+    assert beyond == batch.rows(weights=(0, 1, 0), thresholds=[])
+    std = math.sqrt(8 * 0.25 / 7)  # all rewards, four 1 and four 0
+    assert beyond == pytest.approx([0.5 / std, -0.5 / std, 0, 0, 0, 0, 0.5 / std, -0.5 / std], abs=1e-5)
+
+
+def test_thresholds_of_the_training_set_must_have_become_numbers():
+    batch = Batch([1, 0, 0, 1], list("aabb"))
+    with pytest.raises(ValueError, match="thresholds=dataset.*before the first step.*verl-durian doctor"):
+        batch.advantages(thresholds="dataset")
+    assert batch.advantages(weights=(1, 0, 1), thresholds="dataset").any()  # there the word plays no role
 
 
 def test_hand_computed_shared_std_differs_from_own():
@@ -140,9 +165,10 @@ def test_hand_computed_reasoning_axis_and_combination():
     ],
 )
 def test_perceptual_groups(entropy, quantiles, expected):
-    group, thresholds = perceptual_groups(torch.tensor(entropy, dtype=torch.float64), quantiles)
-    assert group.tolist() == expected
+    of_prompt = torch.tensor(entropy, dtype=torch.float64)
+    thresholds = perceptual_thresholds(of_prompt, quantiles)
     assert len(thresholds) == len(quantiles)
+    assert perceptual_groups(of_prompt, thresholds).tolist() == expected
 
 
 @pytest.mark.parametrize(
@@ -194,15 +220,29 @@ def batches(draw, alone=True, padding=True, text=True, shuffle=True):
 
 weights = st.sampled_from([PAPER, (0.6, 0.2, 0.2), (0, 1, 0), (0, 0, 1), (1, 0, 0), (0, 0.5, 2)])
 quantiles = st.sampled_from([(0.25, 0.75), (), (0.5,), (0.2, 0.4, 0.6, 0.8)])
+thresholds = st.sampled_from(["batch", "batch", [], [1], [0.5, 2.0], [-1.0, 0.7, 1.0], [0.0, 0.6, 9.0]])
 settings.register_profile("durian", deadline=None, max_examples=200, derandomize="CI" in os.environ)
 settings.load_profile("durian")
 
 
-@given(batches(), weights, quantiles, st.integers(1, 12), st.sampled_from(["mean", "sum"]))
-def test_equals_loops(batch, weights, quantiles, num_groups, confidence):
-    kwargs = dict(weights=weights, quantiles=quantiles, num_groups=num_groups, confidence=confidence)
+@given(batches(), weights, quantiles, thresholds, st.integers(1, 12), st.sampled_from(["mean", "sum"]))
+def test_equals_loops(batch, weights, quantiles, thresholds, num_groups, confidence):
+    kwargs = dict(
+        weights=weights, quantiles=quantiles, thresholds=thresholds, num_groups=num_groups, confidence=confidence
+    )
     # eps = 1e-6 below a std of 0.05 or more: float32 results agree to a few 1e-6.
     assert batch.rows(**kwargs) == pytest.approx(batch.reference(**kwargs), rel=2e-6, abs=2e-6)
+
+
+@given(batches(padding=False), quantiles)
+def test_the_batchs_own_quantiles_as_thresholds_change_nothing(batch, quantiles):
+    batch.entropy /= 3  # a threshold that is rounded anywhere leaves the prompt it meets
+    of_prompt = {uid: entropy for uid, entropy in zip(batch.uids, batch.entropy, strict=True) if entropy == entropy}
+    assume(of_prompt)
+    own = perceptual_thresholds(torch.tensor(list(of_prompt.values()), dtype=torch.float64), quantiles).tolist()
+    assume(len(set(own)) == len(own))
+    fixed = batch.advantages(quantiles=(0.1, 0.9), thresholds=own)
+    assert torch.equal(fixed, batch.advantages(quantiles=quantiles))
 
 
 @given(batches(padding=False))
@@ -344,7 +384,8 @@ def test_inputs_are_left_alone():
 def test_defaults_are_the_papers():
     config = DurianConfig.from_algorithm({})
     assert (config.weights.original, config.weights.perceptual, config.weights.reasoning) == PAPER
-    assert config.perceptual.quantiles == [0.25, 0.75] and config.perceptual.key == "visual_entropy"
+    assert config.perceptual.quantiles == [0.25, 0.75] and config.perceptual.thresholds == "batch"
+    assert config.perceptual.key == "visual_entropy"
     assert config.reasoning.num_groups == 12 and config.reasoning.confidence == "mean" and config.epsilon == 1e-6
 
 

@@ -19,14 +19,20 @@ import sys
 from pathlib import Path
 
 import advantage_step
+import datasets
 import numpy as np
 import pytest
 import ray
 import torch
 from durian_reference import durian as reference
 from scipy.stats import spearmanr
+from transformers import AutoProcessor
+
+from verl_durian.config import DurianConfig
 
 DURIAN = ("algorithm.adv_estimator=durian", "+algorithm.durian.reasoning.num_groups=3")
+OF_THE_TRAINING_SET = "+algorithm.durian.perceptual.thresholds=dataset"
+ENTROPIES = [5.0, 3.0, 6.0, 2.0, 4.0, None]  # quartiles 3 and 5, which part the rollouts below unlike their own
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +43,7 @@ def config():
     ray.shutdown()
 
 
-def expected(rows: list[dict]) -> torch.Tensor:
+def expected(rows: list[dict], thresholds: str | list[float] = "batch") -> torch.Tensor:
     """What loops over float64 numbers give for the rows, (bs,)."""
     mask = advantage_step.padded(rows, "response_mask").numpy()
     return torch.tensor(
@@ -50,6 +56,7 @@ def expected(rows: list[dict]) -> torch.Tensor:
             weights=(0.1, 0.2, 0.7),
             quantiles=(0.25, 0.75),
             num_groups=3,
+            thresholds=thresholds,
         ),
         dtype=torch.float32,
     )
@@ -65,6 +72,72 @@ def of_accuracy(rows: list[dict]) -> float:
     difficulty = [-mean([row["old_log_probs"].mean().item() for row in rows if row["uid"] == uid]) for uid in uids]
     acc = [mean([row["extra_fields"]["reward_extra_info"]["acc"] for row in rows if row["uid"] == uid]) for uid in uids]
     return spearmanr(difficulty, acc).statistic
+
+
+def with_training_set(trainer: str, model: Path, folder: Path, entropies: list[float | None], *overrides: str):
+    """verl's config, after the real trainer has loaded a training set of these visual entropies."""
+    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
+    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
+
+    images = [[] if entropy is None else [{"bytes": b"not looked at"}] for entropy in entropies]
+    prompts = [[{"role": "user", "content": "<image>" * len(of_row) + "What is it?"}] for of_row in images]
+    columns = {"prompt": prompts, "images": images, "visual_entropy": entropies}
+    datasets.Dataset.from_dict(columns).to_parquet(folder / "train.parquet")
+    config = advantage_step.compose(
+        *DURIAN,
+        f"actor_rollout_ref.model.path={model}",
+        "actor_rollout_ref.rollout.name=vllm",
+        "actor_rollout_ref.rollout.load_format=auto",
+        f"data.train_files={folder / 'train.parquet'}",
+        f"data.val_files={folder / 'train.parquet'}",
+        "data.train_batch_size=2",
+        f"+data.cache_dir={folder / 'data'}",
+        *overrides,
+    )
+    loading = object.__new__(PPOTrainerSync if trainer == "v1" else RayPPOTrainer)
+    loading.config, loading.processor = config, AutoProcessor.from_pretrained(model)
+    loading.tokenizer = loading.processor.tokenizer
+    if trainer == "v1":
+        loading.trainer_mode, loading.parameter_sync_step = "sync", 1
+        loading._init_dataloader()
+    else:
+        loading._create_dataloader(None, None, None, None)
+    return config
+
+
+@pytest.mark.parametrize("trainer", ["v1", "older"])
+def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tiny_qwen25vl, tmp_path, caplog):
+    config = with_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, OF_THE_TRAINING_SET)
+    assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == [3.0, 5.0]
+    assert "thresholds of visual entropy of the training set, nats: [3.0000, 5.0000]" in caplog.text
+
+    rows = advantage_step.make_rows()
+    if trainer == "v1":
+        advantages, mask, metrics = advantage_step.run_v1(rows, config)
+        assert metrics["durian/perceptual/threshold_1"] == 3.0 and metrics["durian/perceptual/threshold_2"] == 5.0
+    else:
+        data = advantage_step.run_v0(rows, config)
+        advantages, mask = data.batch["advantages"], data.batch["response_mask"]
+    torch.testing.assert_close(advantages, expected(rows, [3.0, 5.0]).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(expected(rows), expected(rows, [3.0, 5.0]))
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (),
+        ("+algorithm.durian.perceptual.thresholds=[1.5]",),
+        (OF_THE_TRAINING_SET, "+algorithm.durian.weights.perceptual=0"),
+    ],
+)
+def test_other_thresholds_stay_as_they_are(overrides, tiny_qwen25vl, tmp_path):
+    config = with_training_set("v1", tiny_qwen25vl, tmp_path, ENTROPIES, *overrides)
+    assert config.algorithm == advantage_step.compose(*DURIAN, *overrides).algorithm
+
+
+def test_thresholds_of_the_training_set_may_coincide(tiny_qwen25vl, tmp_path):
+    config = with_training_set("v1", tiny_qwen25vl, tmp_path, [3.0] * 5 + [4.0], OF_THE_TRAINING_SET)
+    assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == [3.0, 3.0]
 
 
 def test_v1_gives_the_estimator_all_it_needs(config):

@@ -66,6 +66,15 @@ def test_perceptual_groups():
     assert only_perceptual["durian/perceptual/S1/mean_abs_advantage"] == pytest.approx(0.75, abs=1e-5)
 
 
+def test_given_thresholds_are_told_whatever_the_batch_holds():
+    text = {uid: (rewards, math.nan, level) for uid, (rewards, _, level) in PROMPTS.items()}
+    for prompts, sizes in ((PROMPTS, [0, 0, 4]), (text, [0, 0, 0])):
+        metrics = metrics_of(prompts, perceptual={"thresholds": [0.25, 0.5]})
+        assert metrics["durian/perceptual/threshold_1"] == 0.25 and metrics["durian/perceptual/threshold_2"] == 0.5
+        assert [metrics[f"durian/perceptual/S{k}/size"] for k in (1, 2, 3)] == sizes
+        assert "durian/perceptual/S1/std" not in metrics and "durian/perceptual/threshold_3" not in metrics
+
+
 def test_reasoning_groups():
     metrics = metrics_of(PROMPTS, reasoning={"num_groups": 5})  # one prompt each
     stds = sorted([0.5, math.sqrt(1 / 3), 0.0, 0.5, 0.0])
