@@ -39,11 +39,6 @@ def visual_entropy(features: torch.Tensor) -> torch.Tensor:
 
         H = - sum_k p_k log p_k,    p_k = lambda_k / sum_j lambda_j,    0 log 0 = 0.
 
-    The P x P matrix of the paper and the d x d covariance have the same non-zero eigenvalues, so the smaller of the
-    two is decomposed. The factor 1 / (P - 1) cancels in p_k.
-
-    Patches whose spread is at most `ROUNDING` of their size are equal patches: H = 0.
-
     Args:
         features (torch.Tensor): Patch features F of one image, any floating dtype, any device with float64.
             shape is (P, d)
@@ -51,6 +46,24 @@ def visual_entropy(features: torch.Tensor) -> torch.Tensor:
     Returns:
         torch.Tensor: H in nats, float64, on the device of `features`; exactly 0 for equal patches and for P = 1.
             shape is ()
+
+    Raises:
+        ValueError: `features` is not a floating (P, d) tensor with P, d >= 1, or holds NaN or inf.
+    """
+    return spectral_entropy(scatter_matrix(features))
+
+
+def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
+    """(P - 1) C of Eq. 6, or the d x d matrix of the same non-zero eigenvalues where that is smaller.
+
+    The factor P - 1 cancels in H. Patches whose spread is at most `ROUNDING` of their size are equal patches: zeros.
+
+    Args:
+        features (torch.Tensor): Patch features F of one image, any floating dtype, any device with float64.
+            shape is (P, d)
+
+    Returns:
+        torch.Tensor: float64, on the device of `features`. shape is (min(P, d), min(P, d))
 
     Raises:
         ValueError: `features` is not a floating (P, d) tensor with P, d >= 1, or holds NaN or inf.
@@ -67,16 +80,27 @@ def visual_entropy(features: torch.Tensor) -> torch.Tensor:
     features = features.detach().double()
     centred = features - features.mean(dim=0)
     # Frobenius norms: sqrt(P d) times the root mean squares.
-    spread = torch.linalg.matrix_norm(centred)
-    if spread <= ROUNDING * torch.linalg.matrix_norm(features):
-        return torch.zeros_like(spread)
-
+    if torch.linalg.matrix_norm(centred) <= ROUNDING * torch.linalg.matrix_norm(features):
+        centred = torch.zeros_like(centred)
     patches, dim = centred.shape
-    gram = centred @ centred.T if patches <= dim else centred.T @ centred
+    return centred @ centred.T if patches <= dim else centred.T @ centred
+
+
+def spectral_entropy(matrix: torch.Tensor) -> torch.Tensor:
+    """H of the normalised eigenvalues of a `scatter_matrix` (Eq. 7 to 9).
+
+    Args:
+        matrix (torch.Tensor): symmetric, positive semi-definite, float64. shape is (n, n)
+
+    Returns:
+        torch.Tensor: H in nats, 0 for the zero matrix. shape is ()
+    """
     # Rounding makes zero eigenvalues slightly negative.
-    eigenvalues = torch.linalg.eigvalsh(gram).clamp(min=0)
-    p = eigenvalues / eigenvalues.sum()
-    return torch.special.entr(p).sum()  # entr(p) = -p log p, entr(0) = 0
+    eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)
+    total = eigenvalues.sum()
+    if total == 0:
+        return total
+    return torch.special.entr(eigenvalues / total).sum()  # entr(p) = -p log p, entr(0) = 0
 
 
 def visual_entropies(images: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -12,26 +12,57 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 import json
+import pickle
 import shutil
+import subprocess
+import sys
+import warnings
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
+import transformers
 from PIL import Image
+from qwen_vl_utils import fetch_video, vision_process
 from safetensors.torch import load_file, save_file
 from skimage import data
-from tiny_model import make_tiny_qwen25vl
-from transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+from tiny_model import make_tiny_qwen2vl, make_tiny_qwen3vl, make_tiny_qwen25vl
+from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLImageProcessor
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 
 from verl_durian import vision_tower
-from verl_durian.vision_tower import load_vision_tower
+from verl_durian.vision_families import FAMILIES
+from verl_durian.vision_tower import TowerSettings, VisionTower, load_vision_tower, read_tower
 
 PICTURES = [
     Image.fromarray(data.astronaut()),
     Image.fromarray(data.chelsea()).resize((90, 60)),
     Image.fromarray(data.coffee()).resize((60, 140)),
+    Image.fromarray(data.rocket()).resize((90, 60)),
 ]
+ORDERS = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3], [3, 1]]
+
+MAKERS = {
+    "qwen2_vl": make_tiny_qwen2vl,
+    "qwen2_5_vl": make_tiny_qwen25vl,
+    "qwen3_vl": make_tiny_qwen3vl,
+    "qwen3_vl_moe": partial(make_tiny_qwen3vl, experts=True),
+}
+
+every_layer = pytest.mark.parametrize("layer", ["merger", "blocks"])
+every_precision = pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+
+
+@pytest.fixture(scope="module", params=MAKERS)
+def folder(request, tmp_path_factory) -> Path:
+    """The tiny checkpoint of each family."""
+    return MAKERS[request.param](tmp_path_factory.mktemp(request.param))
 
 
 @pytest.fixture
@@ -46,10 +77,29 @@ def sharded(tmp_path_factory) -> Path:
     return make_tiny_qwen25vl(tmp_path_factory.mktemp("sharded"), max_shard_size="60KB")
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the workers of a scoring run have it."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def rewrite(checkpoint: Path, change) -> None:
     """Replaces the tensors of a single-file checkpoint."""
     file = checkpoint / "model.safetensors"
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
+
+
+def edit(file: Path, *keys: str, value: Any) -> None:
+    """Sets one value of a JSON file."""
+    content = json.loads(file.read_text())
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    inner[keys[-1]] = value
+    file.write_text(json.dumps(content))
 
 
 def language_files(sharded: Path) -> list[str]:
@@ -66,43 +116,146 @@ def merger_features(folder: Path) -> list[torch.Tensor]:
 def assert_same(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
     assert len(left) == len(right)
     for one, other in zip(left, right, strict=True):
-        torch.testing.assert_close(one, other, rtol=0, atol=0)
+        assert torch.equal(one, other)
 
 
-def test_features_are_those_of_the_full_model(tiny_qwen25vl):
-    inputs = AutoProcessor.from_pretrained(tiny_qwen25vl)(
-        text=["<|image_pad|>" * len(PICTURES)], images=PICTURES, return_tensors="pt"
+def read_video(folder: Path, picture: Image.Image, frames: int = 5) -> tuple[torch.Tensor, dict[str, Any]]:
+    """A picture that turns, as verl reads it from a list of frames; an odd number of them is made even."""
+    video = [picture.resize((112, 84)).rotate(10 * frame) for frame in range(frames)]
+    patch_size = read_tower(str(folder))[0].image_processor.patch_size
+    return fetch_video(
+        {"video": video, "min_pixels": 56 * 56, "max_pixels": 112 * 112},
+        image_patch_size=patch_size,
+        return_video_metadata=True,
     )
-    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(tiny_qwen25vl).eval()
-    with torch.no_grad():
-        output = model.model.visual(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
 
-    tower = load_vision_tower(str(tiny_qwen25vl))
+
+class FullModel:
+    """The checkpoint as transformers loads it, with its language model."""
+
+    def __init__(self, folder: Path, precision: str):
+        self.processor = AutoProcessor.from_pretrained(folder)
+        self.visual = AutoModelForImageTextToText.from_pretrained(folder, dtype=getattr(torch, precision)).model.visual
+
+    @torch.no_grad()
+    def features(self, layer: str, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
+        """What the tower gives to the language model, or what goes into its last merger."""
+        entered = []
+        hook = self.visual.merger.register_forward_pre_hook(lambda module, inputs: entered.append(inputs[0]))
+        output = self.visual.eval()(pixel_values, grid_thw=grid_thw)
+        hook.remove()
+        return (output.pooler_output if layer == "merger" else entered[0]).float()
+
+
+@every_layer
+@every_precision
+def test_features_are_those_of_the_full_model(folder, layer, precision):
+    full = FullModel(folder, precision)
+    inputs = full.processor(text=["<|image_pad|>" * len(PICTURES)], images=PICTURES, return_tensors="pt")
+
+    tower = load_vision_tower(str(folder), feature_layer=layer, precision=precision)
     pixel_values, grid_thw = tower.preprocess(PICTURES)
-    torch.testing.assert_close(pixel_values, inputs["pixel_values"], rtol=0, atol=0)
+    assert torch.equal(pixel_values, inputs["pixel_values"])
+    assert torch.equal(grid_thw, inputs["image_grid_thw"])
+
     features = tower.features(pixel_values, grid_thw)
-    torch.testing.assert_close(torch.cat(features), output.pooler_output, rtol=0, atol=0)
-    assert [tuple(image.shape) for image in features] == [(25, 128), (6, 128), (10, 128)]
+    patches = grid_thw.prod(dim=-1)
+    for picture, values, grid in zip(features, pixel_values.split(patches.tolist()), grid_thw, strict=True):
+        assert torch.equal(picture, full.features(layer, values, grid[None]))
+    assert [len(picture) for picture in features] == (patches if layer == "blocks" else patches // 4).tolist()
+    if precision == "float32":
+        torch.testing.assert_close(torch.cat(features), full.features(layer, pixel_values, grid_thw))
 
-    blocks = load_vision_tower(str(tiny_qwen25vl), feature_layer="blocks").features(pixel_values, grid_thw)
-    torch.testing.assert_close(torch.cat(blocks), output.last_hidden_state, rtol=0, atol=0)
-    assert [tuple(image.shape) for image in blocks] == [(100, 128), (24, 128), (40, 128)]
+
+@every_layer
+@every_precision
+def test_features_of_a_video_are_those_of_the_full_model(folder, layer, precision):
+    full = FullModel(folder, precision)
+    video = read_video(folder, PICTURES[0])
+    inputs = build_multimodal_processor_inputs(
+        full.processor,
+        text=["<|image_pad|><|vision_start|><|video_pad|><|vision_end|>"],
+        images=PICTURES[:1],
+        videos=[video],
+    )
+
+    tower = load_vision_tower(str(folder), feature_layer=layer, precision=precision)
+    pixel_values, grid_thw = tower.preprocess(PICTURES[:1], [video])
+    assert torch.equal(pixel_values, torch.cat([inputs["pixel_values"], inputs["pixel_values_videos"]]))
+    assert torch.equal(grid_thw, torch.cat([inputs["image_grid_thw"], inputs["video_grid_thw"]]))
+    assert grid_thw[:, 0].tolist() == [1, 3]
+
+    of_image, of_video = tower.features(pixel_values, grid_thw)
+    assert torch.equal(of_image, full.features(layer, inputs["pixel_values"], inputs["image_grid_thw"]))
+    assert torch.equal(of_video, full.features(layer, inputs["pixel_values_videos"], inputs["video_grid_thw"]))
 
 
-@pytest.mark.parametrize("layer", ["merger", "blocks"])
-def test_images_do_not_see_each_other(tiny_qwen25vl, layer):
-    tower = load_vision_tower(str(tiny_qwen25vl), feature_layer=layer)
-    together = tower.features(*tower.preprocess(PICTURES))
-    for picture, features in zip(PICTURES, together, strict=True):
-        torch.testing.assert_close(tower.features(*tower.preprocess([picture]))[0], features)
+@every_layer
+@every_precision
+def test_features_do_not_depend_on_the_neighbours(folder, layer, precision):
+    tower = load_vision_tower(str(folder), feature_layer=layer, precision=precision)
+    alone = [tower.features(*tower.preprocess([picture]))[0] for picture in PICTURES]
+    for order in ORDERS:
+        assert_same(tower.features(*tower.preprocess([PICTURES[i] for i in order])), [alone[i] for i in order])
+
+    videos = [read_video(folder, picture) for picture in PICTURES[:2]]
+    moving = [tower.features(*tower.preprocess([], [video]))[0] for video in videos]
+    assert_same(tower.features(*tower.preprocess(PICTURES, videos)), alone + moving)
+    assert_same(tower.features(*tower.preprocess(PICTURES[2:], videos[::-1])), alone[2:] + moving[::-1])
+
+
+@every_layer
+@every_precision
+def test_features_of_a_wide_tower_do_not_depend_on_the_neighbours(layer, precision):
+    config = Qwen2_5_VisionTransformerPretrainedModel.config_class(
+        depth=2, fullatt_block_indexes=[1], hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=3584
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        state = Qwen2_5_VisionTransformerPretrainedModel(config).to(getattr(torch, precision)).state_dict()
+    tower = VisionTower(
+        TowerSettings("wide", "qwen2_5_vl", config, Qwen2VLImageProcessor(), None, layer, precision, "", None), state
+    )
+    pictures = [Image.fromarray(data.rocket()).resize(size) for size in [(84, 84), (140, 196), (336, 364)]]
+    alone = [tower.features(*tower.preprocess([picture]))[0] for picture in pictures]
+    for order in [[0, 1, 2], [2, 0, 1]]:
+        assert_same(tower.features(*tower.preprocess([pictures[i] for i in order])), [alone[i] for i in order])
+
+
+@every_layer
+def test_all_together_as_on_a_gpu_are_the_same_to_rounding(folder, layer):
+    tower = load_vision_tower(str(folder), feature_layer=layer)
+    inputs = tower.preprocess(PICTURES, [read_video(folder, PICTURES[0])])
+    together, alone = tower._together(*inputs), tower.features(*inputs)
+    assert [of_one.shape for of_one in together] == [of_one.shape for of_one in alone]
+    torch.testing.assert_close(torch.cat(together), torch.cat(alone))
+
+
+def test_a_video_without_settings_is_refused(checkpoint):
+    processors = json.loads((checkpoint / "processor_config.json").read_text())
+    video = read_video(checkpoint, PICTURES[0])
+    del processors["video_processor"]
+    (checkpoint / "processor_config.json").write_text(json.dumps(processors))
+
+    tower = load_vision_tower(str(checkpoint))
+    assert len(tower.features(*tower.preprocess(PICTURES))) == len(PICTURES)
+    with pytest.raises(ValueError, match=r"checkpoint has no settings for videos: add .*video_preprocessor_config"):
+        tower.preprocess(PICTURES, [video])
+
+
+def test_settings_of_videos_may_have_a_file_of_their_own(checkpoint, tiny_qwen25vl):
+    processors = json.loads((checkpoint / "processor_config.json").read_text())
+    (checkpoint / "processor_config.json").unlink()
+    (checkpoint / "preprocessor_config.json").write_text(json.dumps(processors["image_processor"]))
+    (checkpoint / "video_preprocessor_config.json").write_text(json.dumps(processors["video_processor"]))
+    assert fingerprint(checkpoint) == fingerprint(tiny_qwen25vl)
 
 
 def test_shards_and_both_names_give_the_same_tower(tiny_qwen25vl, sharded, checkpoint):
     rewrite(checkpoint, lambda tensors: {f"model.{name}": tensor for name, tensor in tensors.items()})
     assert_same(merger_features(sharded), merger_features(tiny_qwen25vl))
     assert_same(merger_features(checkpoint), merger_features(tiny_qwen25vl))
-    fingerprints = {load_vision_tower(str(folder)).fingerprint for folder in (tiny_qwen25vl, sharded, checkpoint)}
-    assert len(fingerprints) == 1
+    assert len({fingerprint(folder) for folder in (tiny_qwen25vl, sharded, checkpoint)}) == 1
 
 
 def test_files_of_the_language_model_are_not_needed(tiny_qwen25vl, sharded, tmp_path):
@@ -114,7 +267,7 @@ def test_files_of_the_language_model_are_not_needed(tiny_qwen25vl, sharded, tmp_
     assert_same(merger_features(folder), merger_features(tiny_qwen25vl))
 
 
-def test_only_vision_tensors_are_read(tiny_qwen25vl, monkeypatch):
+def test_only_vision_tensors_are_read(folder, monkeypatch):
     read = []
 
     class Spy:
@@ -137,15 +290,47 @@ def test_only_vision_tensors_are_read(tiny_qwen25vl, monkeypatch):
 
     safe_open = vision_tower.safe_open
     monkeypatch.setattr(vision_tower, "safe_open", Spy)
-    load_vision_tower(str(tiny_qwen25vl))
-    assert read and all(name.startswith("visual.") for name in read)
+    load_vision_tower(str(folder))
+    assert read and all(name.removeprefix("model.").startswith("visual.") for name in read)
 
 
-def test_the_tower_runs_in_float32(checkpoint):
-    rewrite(checkpoint, lambda tensors: {name: tensor.bfloat16() for name, tensor in tensors.items()})
-    tower = load_vision_tower(str(checkpoint))
-    assert {parameter.dtype for parameter in tower.model.parameters()} == {torch.float32}
+@every_precision
+@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
+def test_the_tower_runs_in_the_precision_asked_for(checkpoint, precision, stored):
+    rewrite(checkpoint, lambda tensors: {name: tensor.to(getattr(torch, stored)) for name, tensor in tensors.items()})
+    tower = load_vision_tower(str(checkpoint), precision=precision)
+    assert {parameter.dtype for parameter in tower.model.parameters()} == {getattr(torch, precision)}
     assert tower.features(*tower.preprocess(PICTURES))[0].dtype == torch.float32
+
+
+@every_precision
+def test_the_tower_uses_read_only_memory_in_place(folder, precision, tmp_path):
+    settings, state = read_tower(str(folder), precision=precision)
+    mapped = {}
+    for number, (name, tensor) in enumerate(state.items()):
+        file = tmp_path / str(number)
+        file.write_bytes(tensor.contiguous().view(torch.uint8).numpy().tobytes())
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # a write would end the process
+            pages = torch.from_numpy(np.memmap(file, mode="r"))
+        mapped[name] = pages.view(tensor.dtype).view(tensor.shape)
+
+    tower = VisionTower(settings, mapped)
+    parameters = dict(tower.model.named_parameters())
+    assert parameters.keys() == mapped.keys()
+    assert all(parameters[name].data_ptr() == tensor.data_ptr() for name, tensor in mapped.items())
+    inputs = tower.preprocess(PICTURES)
+    assert_same(tower.features(*inputs), VisionTower(settings, state).features(*inputs))
+
+
+def test_settings_travel_to_another_process(folder):
+    settings, state = read_tower(str(folder))
+    pickled = pickle.dumps(settings)
+    assert len(pickled) < 10_000
+    sent = pickle.loads(pickled)
+    assert sent.fingerprint("cpu") == settings.fingerprint("cpu")
+    tower = VisionTower(sent, state)
+    assert_same(tower.features(*tower.preprocess(PICTURES)), merger_features(folder))
 
 
 def test_a_picture_of_one_colour_has_equal_patches(tiny_qwen25vl):
@@ -154,27 +339,79 @@ def test_a_picture_of_one_colour_has_equal_patches(tiny_qwen25vl):
     torch.testing.assert_close(features, features[:1].expand_as(features))
 
 
-def test_the_fingerprint_follows_weights_processor_and_layer(tiny_qwen25vl, checkpoint):
-    fingerprints = [load_vision_tower(str(tiny_qwen25vl)).fingerprint]
-    fingerprints.append(load_vision_tower(str(tiny_qwen25vl), feature_layer="blocks").fingerprint)
-    assert load_vision_tower(str(checkpoint)).fingerprint == fingerprints[0]
+def fingerprint(folder: Path, device_type: str = "cpu", **options: str) -> str:
+    return read_tower(str(folder), **options)[0].fingerprint(device_type)
 
-    processor = json.loads((checkpoint / "processor_config.json").read_text())
-    processor["image_processor"]["size"]["longest_edge"] = 280 * 280
-    (checkpoint / "processor_config.json").write_text(json.dumps(processor))
-    fingerprints.append(load_vision_tower(str(checkpoint)).fingerprint)
 
-    config = json.loads((checkpoint / "config.json").read_text())
-    config["vision_config"]["fullatt_block_indexes"] = [0, 1]
-    (checkpoint / "config.json").write_text(json.dumps(config))
-    fingerprints.append(load_vision_tower(str(checkpoint)).fingerprint)
-
-    rewrite(checkpoint, lambda tensors: tensors | {"visual.merger.ln_q.weight": torch.full((128,), 2.0)})
-    fingerprints.append(load_vision_tower(str(checkpoint)).fingerprint)
+def test_the_fingerprint_follows_layer_precision_and_device(tiny_qwen25vl):
+    fingerprints = [
+        fingerprint(tiny_qwen25vl),
+        fingerprint(tiny_qwen25vl, feature_layer="blocks"),
+        fingerprint(tiny_qwen25vl, precision="bfloat16"),
+        fingerprint(tiny_qwen25vl, "cuda"),
+    ]
     assert len(set(fingerprints)) == len(fingerprints)
 
+
+@pytest.mark.parametrize(
+    "file, keys, value",
+    [
+        ("processor_config.json", ("image_processor", "size", "longest_edge"), 280 * 280),
+        ("processor_config.json", ("image_processor", "image_mean"), [0.5, 0.5, 0.5]),
+        ("processor_config.json", ("video_processor", "size", "longest_edge"), 280 * 280),
+        ("config.json", ("vision_config", "fullatt_block_indexes"), [0, 1]),
+        ("config.json", ("vision_config", "window_size"), 112),
+    ],
+)
+def test_the_fingerprint_follows_the_settings_of_the_checkpoint(checkpoint, file, keys, value):
+    before = fingerprint(checkpoint)
+    edit(checkpoint / file, *keys, value=value)
+    assert fingerprint(checkpoint) != before
+
+
+def test_the_fingerprint_follows_the_weights_of_the_tower_alone(checkpoint):
+    before = fingerprint(checkpoint)
     rewrite(checkpoint, lambda tensors: tensors | {"lm_head.weight": tensors["lm_head.weight"] + 1})
-    assert load_vision_tower(str(checkpoint)).fingerprint == fingerprints[-1]
+    assert fingerprint(checkpoint) == before
+    nearly_one = torch.ones(128)
+    nearly_one[-1] += 1e-6
+    rewrite(checkpoint, lambda tensors: tensors | {"visual.merger.ln_q.weight": nearly_one})
+    assert fingerprint(checkpoint) != before
+
+
+@pytest.mark.parametrize("package", ["torch", "torchvision", "transformers", "pillow", "qwen-vl-utils"])
+def test_the_fingerprint_follows_the_installed_packages(tiny_qwen25vl, monkeypatch, package):
+    before, version = fingerprint(tiny_qwen25vl), vision_tower.version
+    monkeypatch.setattr(vision_tower, "version", lambda name: "0" if name == package else version(name))
+    assert fingerprint(tiny_qwen25vl) != before
+
+
+@pytest.mark.parametrize("name, value", [("MODEL_SEQ_LEN", 4096), ("FORCE_QWENVL_VIDEO_READER", "decord")])
+def test_the_fingerprint_follows_the_environment_of_qwen_vl_utils(tiny_qwen25vl, monkeypatch, name, value):
+    before = fingerprint(tiny_qwen25vl)
+    monkeypatch.setattr(vision_process, name, value)
+    assert fingerprint(tiny_qwen25vl) != before
+
+
+def test_the_fingerprint_follows_the_attention(tiny_qwen25vl, monkeypatch, tmp_path):
+    def fingerprints() -> list[str]:
+        asked = [("cuda", "bfloat16"), ("cuda", "float32"), ("cpu", "bfloat16")]
+        return [fingerprint(tiny_qwen25vl, device_type, precision=precision) for device_type, precision in asked]
+
+    before = fingerprints()
+    (tmp_path / "flash_attn.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    after = fingerprints()
+    assert after[0] != before[0] and after[1:] == before[1:]
+
+
+def test_the_fingerprint_does_not_follow_the_release_that_wrote_the_checkpoint(checkpoint):
+    before = fingerprint(checkpoint)
+    edit(checkpoint / "config.json", "transformers_version", value="5.0.0")
+    edit(checkpoint / "config.json", "vision_config", "transformers_version", value="5.0.0")
+    edit(checkpoint / "processor_config.json", "image_processor", "transformers_version", value="5.0.0")
+    edit(checkpoint / "processor_config.json", "video_processor", "transformers_version", value="5.0.0")
+    assert fingerprint(checkpoint) == before
 
 
 def test_missing_and_unexpected_tensors_are_named(checkpoint):
@@ -197,13 +434,36 @@ def test_a_checkpoint_without_safetensors_is_refused(checkpoint):
         load_vision_tower(str(checkpoint))
 
 
-def test_unknown_models_and_layers_are_refused(tiny_qwen25vl, checkpoint):
-    config = json.loads((checkpoint / "config.json").read_text())
-    (checkpoint / "config.json").write_text(json.dumps(config | {"model_type": "llava"}))
-    with pytest.raises(ValueError, match="'llava'.*qwen2_5_vl"):
+def test_unknown_models_layers_and_precisions_are_refused(tiny_qwen25vl, checkpoint):
+    edit(checkpoint / "config.json", "model_type", value="llava")
+    with pytest.raises(ValueError, match="'llava'.*qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_vl_moe"):
         load_vision_tower(str(checkpoint))
     with pytest.raises(ValueError, match="'pixels'.*merger, blocks"):
         load_vision_tower(str(tiny_qwen25vl), feature_layer="pixels")
+    with pytest.raises(ValueError, match="'float16'.*float32, bfloat16"):
+        load_vision_tower(str(tiny_qwen25vl), precision="float16")
+
+
+def test_every_family_is_tested():
+    assert {family.model_type for family in FAMILIES} == MAKERS.keys()
+
+
+def test_a_transformers_without_a_family_serves_the_others(tiny_qwen25vl, tmp_path):
+    lacking = tmp_path / "qwen3_vl"
+    lacking.mkdir()
+    for name, content in {"config.json": {"model_type": "qwen3_vl"}, "model.safetensors": {}}.items():
+        (lacking / name).write_text(json.dumps(content))
+    script = f"""
+import sys
+sys.modules["transformers.models.qwen3_vl.modeling_qwen3_vl"] = None  # an import of it fails
+from verl_durian.vision_tower import load_vision_tower
+load_vision_tower({str(tiny_qwen25vl)!r})
+load_vision_tower({str(lacking)!r})
+"""
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert result.returncode == 1
+    assert f"ImportError: transformers {transformers.__version__} lacks" in result.stderr
+    assert "Qwen3VLVisionModel, the vision tower of qwen3_vl" in result.stderr
 
 
 @pytest.fixture
@@ -220,8 +480,10 @@ def hub_cache(sharded, tmp_path, monkeypatch) -> Path:
 def test_a_hub_model_is_found_offline(hub_cache, tiny_qwen25vl):
     for file in language_files(hub_cache):
         (hub_cache / file).unlink()
-    tower = load_vision_tower("someone/tiny")
-    assert tower.fingerprint == load_vision_tower(str(tiny_qwen25vl)).fingerprint
+    found, local = read_tower("someone/tiny")[0], read_tower(str(tiny_qwen25vl))[0]
+    assert found.fingerprint("cpu") == local.fingerprint("cpu")
+    assert found.revision == "0" * 40
+    assert local.revision is None
 
 
 def test_only_settings_and_vision_files_are_downloaded(hub_cache, monkeypatch):
@@ -236,3 +498,4 @@ def test_only_settings_and_vision_files_are_downloaded(hub_cache, monkeypatch):
     weights = {name for name in asked if name.endswith(".safetensors")}
     assert weights and weights.isdisjoint(language_files(hub_cache))
     assert not any("*" in name for name in asked)
+    assert "video_preprocessor_config.json" in asked
