@@ -13,6 +13,10 @@
 # limitations under the License.
 """The command ``verl-durian``."""
 
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
 import typer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Durian for verl.")
@@ -29,6 +33,52 @@ def doctor() -> None:
     from verl_durian.doctor import examine
 
     raise typer.Exit(code=0 if examine() else 1)
+
+
+@app.command()
+def score(
+    model: Annotated[str, typer.Option(help="Checkpoint with the vision tower: a folder, or an id on the hub.")],
+    data: Annotated[list[str], typer.Option(metavar="FILES...", help="verl's data files: .parquet, .json, .jsonl.")],
+    output: Annotated[Path, typer.Option(help="Folder for the same rows with their visual entropy.")],
+    more_data: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    feature_layer: Annotated[
+        Literal["merger", "blocks"], typer.Option(help="Features after the patch merger, or after the last block.")
+    ] = "merger",
+    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="What the tower computes in.")] = "float32",
+    on_error: Annotated[
+        Literal["fail", "null"],
+        typer.Option(help="Rows that cannot be scored get null; fail: and the exit status is 1."),
+    ] = "fail",
+    max_patches: Annotated[int | None, typer.Option(min=1, help="Patches encoded at once: bounds the memory.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of one a GPU or one a core.")] = None,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, such as auto.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Where scores are kept, instead of ~/.cache/verl_durian.")] = None,
+    image_key: Annotated[str, typer.Option(help="Column of images; verl's data.image_key.")] = "images",
+    video_key: Annotated[str, typer.Option(help="Column of videos; verl's data.video_key.")] = "videos",
+) -> None:
+    """Compute the visual entropy of every row of verl's data files, once, before training."""
+    from verl_durian.scoring.entropy_cache import default_cache_dir
+    from verl_durian.scoring.parts import Columns
+    from verl_durian.scoring.score_files import Request, score_files
+
+    request = Request(
+        model=model,
+        data=[*data, *(more_data or [])],
+        output=output,
+        cache_dir=cache or default_cache_dir(),
+        columns=Columns(image_key, video_key),
+        feature_layer=feature_layer,
+        precision=precision,
+        address=address,
+        workers=workers,
+        max_patches=max_patches,
+    )
+    try:
+        problems = score_files(request)
+    except (ValueError, OSError) as error:
+        print(f"verl-durian score: {error}", file=sys.stderr)
+        raise typer.Exit(code=2) from error
+    raise typer.Exit(code=1 if problems and on_error == "fail" else 0)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from typing import Any
 
 import datasets
 import numpy as np
-import ray
+import torch
 
 from verl_durian.config import DurianConfig
+from verl_durian.normalization import perceptual_thresholds
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
@@ -54,7 +55,7 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
             )
         return
     if key not in rows.column_names:
-        if dataset.image_key in rows.column_names:
+        if {dataset.image_key, dataset.video_key} & set(rows.column_names):
             entropy = _score(dataset, config)
         else:
             entropy = np.full(len(rows), np.nan)
@@ -62,11 +63,44 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
     _check(rows, key, dataset.image_key)
 
 
+def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
+    """The quantiles of the training set's visual entropies in nats, each row with an image once.
+
+    Args:
+        dataset: verl's training set, after ``add_visual_entropy``.
+        options: tells the quantiles, and the column with the visual entropies.
+
+    Raises:
+        ValueError: a custom data set that does not show all its rows, or one without any image.
+    """
+    rows = getattr(dataset, "dataframe", None)
+    where = "algorithm.durian.perceptual.thresholds=dataset"
+    if not isinstance(rows, datasets.Dataset):
+        raise ValueError(
+            f"{where}: {type(dataset).__name__} (data.custom_cls) holds no `dataframe` whose quantiles could be taken: "
+            "give the thresholds in nats as a list of numbers"
+        )
+    values = _values(rows, options.perceptual.key)
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        raise ValueError(f"{where}: no row of the training set has an image")
+    return perceptual_thresholds(torch.from_numpy(values), options.perceptual.quantiles).tolist()
+
+
+def _values(rows: datasets.Dataset, key: str) -> np.ndarray:
+    """Visual entropy of each row in nats, NaN where it is null."""
+    return np.array(rows.with_format("arrow")[key].to_pylist(), dtype=np.float64)
+
+
 def _score(dataset: Any, config: Any) -> np.ndarray:
-    """Scores where the policy's weights will be: on a GPU before the workers take them, or here if there is none."""
+    """Scores on the GPUs that the trainer will take afterwards, of all machines; or on the CPUs where it trains on
+    none."""
     from verl.utils.fs import copy_to_local
 
-    from verl_durian.scoring import score_dataset
+    from verl_durian.scoring.entropy_cache import EntropyCache, default_cache_dir
+    from verl_durian.scoring.parts import Columns, dataset_parts
+    from verl_durian.scoring.pipeline import Placement, score_parts
+    from verl_durian.vision_tower import read_tower
 
     patch_size = getattr(getattr(dataset.processor, "image_processor", None), "patch_size", None)
     for setting, known in (("mm_processor_kwargs", None), ("image_patch_size", patch_size)):
@@ -76,19 +110,29 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
                 f"data.{setting}={value} changes the images, and scoring does not know it: remove it, or bring the "
                 f"visual entropy in nats as a column {DurianConfig.from_algorithm(config.algorithm).perceptual.key!r}"
             )
-    model_path = copy_to_local(config.actor_rollout_ref.model.path)
-    rows, image_key, device = dataset.dataframe, dataset.image_key, config.trainer.device
-    logger.info("durian: scoring the images of %d rows with the vision tower of %s", len(rows), model_path)
-    if device == "cuda":  # the trainer's own process has no GPU
-        return ray.get(ray.remote(num_gpus=1)(score_dataset).remote(rows, image_key, model_path, device="cuda"))
-    if device != "cpu":
+    device = config.trainer.device
+    if device not in ("cpu", "cuda"):
         logger.warning("durian: the images are scored on the CPU, as nothing else than cuda is known (%s)", device)
-    return score_dataset(rows, image_key, model_path)
+        device = "cpu"
+    model_path = copy_to_local(config.actor_rollout_ref.model.path)
+    rows = dataset.dataframe
+    logger.info("durian: scoring the images of %d rows with the vision tower of %s", len(rows), model_path)
+    parts = dataset_parts("the training set", rows, Columns(dataset.image_key, dataset.video_key))
+    settings, state = read_tower(model_path)
+    cache = EntropyCache(default_cache_dir() / settings.fingerprint(device))
+    scores = score_parts(parts, settings, state, cache, Placement(device))
+    if scores.problems:
+        problem = scores.problems[0]
+        raise ValueError(
+            f"training row {problem.row}: {problem.reason}; and {len(scores.problems) - 1} more rows whose images "
+            "cannot be scored. `verl-durian score` names them all: remove them from the training set"
+        )
+    return scores.entropies
 
 
 def _check(rows: datasets.Dataset, key: str, image_key: str) -> None:
     """Tells of rows without image, and refuses a column that cannot be right."""
-    values = np.array(rows.with_format("arrow")[key].to_pylist(), dtype=np.float64)
+    values = _values(rows, key)
     if np.isinf(values).any():
         raise ValueError(f"training row {int(np.isinf(values).argmax())}: {key} is infinite")
     without = np.flatnonzero(np.isnan(values))

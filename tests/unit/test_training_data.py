@@ -26,8 +26,8 @@ from skimage import data as pictures
 from transformers import AutoProcessor
 from verl.trainer.ppo.utils import create_rl_dataset
 
-from verl_durian import scoring
-from verl_durian.training_data import add_visual_entropy
+from verl_durian.config import DurianConfig
+from verl_durian.training_data import add_visual_entropy, dataset_thresholds
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_a_column_that_cannot_be_right_is_refused(config, tmp_path, value, probl
         add_visual_entropy(rows, config)
 
 
-def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, caplog):
+def test_images_are_scored_once_and_found_again(config, tmp_path, caplog):
     images = [[picture_bytes("astronaut", tmp_path)], [], [picture_bytes("grass", tmp_path)]]
     rows = training_set(config, tmp_path, {"images": images})
     add_visual_entropy(rows, config)
@@ -79,13 +79,38 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, c
     assert np.isnan(entropy[1]) and 0 < entropy[0] < entropy[2]
     assert "1 of 3 training rows have no image" in caplog.text
 
-    def never(*args):
-        raise AssertionError("an image was decoded again")
-
-    monkeypatch.setattr(scoring, "decode", never)
+    kept = {file: file.read_bytes() for file in (tmp_path / "cache").glob("*/*.jsonl")}
+    assert sum(len(lines.splitlines()) for lines in kept.values()) == 2
     again = training_set(config, tmp_path, {"images": images})
     add_visual_entropy(again, config)
     np.testing.assert_array_equal(again.dataframe["visual_entropy"][:], entropy)
+    assert {file: file.read_bytes() for file in (tmp_path / "cache").glob("*/*.jsonl")} == kept
+
+
+def test_an_image_that_cannot_be_scored_is_named(config, tmp_path):
+    config.data.filter_overlong_prompts = False  # verl leaves such rows out where it measures prompts
+    images = [[picture_bytes("astronaut", tmp_path)], [{"bytes": b"no picture"}], [{"bytes": b""}]]
+    rows = training_set(config, tmp_path, {"images": images})
+    with pytest.raises(ValueError, match="training row 1: image 0: not a picture.*and 1 more"):
+        add_visual_entropy(rows, config)
+
+
+def test_thresholds_are_the_quantiles_of_all_rows_with_an_image(config, tmp_path):
+    values = [4.0, None, 1.0, 2.0, 2.0, 3.0]
+    images = [[] if value is None else [{"bytes": b"x"}] for value in values]
+    rows = training_set(config, tmp_path, {"visual_entropy": values, "images": images})
+    assert dataset_thresholds(rows, DurianConfig()) == [2.0, 3.0]
+    OmegaConf.update(config, "algorithm.durian.perceptual.quantiles", [0.5, 0.6], force_add=True)
+    assert dataset_thresholds(rows, DurianConfig.from_algorithm(config.algorithm)) == [2.0, pytest.approx(2.4)]
+
+
+def test_thresholds_of_a_set_without_images_or_without_rows_to_see_are_refused(config, tmp_path):
+    rows = training_set(config, tmp_path, {"data_source": ["a", "b"]})
+    add_visual_entropy(rows, config)
+    with pytest.raises(ValueError, match="thresholds=dataset: no row of the training set has an image"):
+        dataset_thresholds(rows, DurianConfig())
+    with pytest.raises(ValueError, match=r"thresholds=dataset: list \(data.custom_cls\) holds no `dataframe`"):
+        dataset_thresholds([{"visual_entropy": 1.0}], DurianConfig())
 
 
 def test_a_set_without_images(config, tmp_path, caplog):

@@ -1,0 +1,230 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""`verl-durian score` as a person runs it: real Ray, real photographs, real kills."""
+
+import filecmp
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+import psutil
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from skimage import data
+
+ROWS = 600
+COMMAND = str(Path(sys.executable).with_name("verl-durian"))
+FILES = ["first.parquet", "second.parquet", "third.jsonl", "visual_entropy.png", "examples.png"]
+"""What must not depend on how it came about; scores.json tells the time too."""
+
+
+def crops(number: int) -> list[bytes]:
+    """JPEG files of different parts of photographs and textures."""
+    pictures = [getattr(data, name)() for name in ("astronaut", "coffee", "chelsea", "grass", "brick", "camera")]
+    rng, files = np.random.default_rng(0), []
+    for index in range(number):
+        picture = Image.fromarray(pictures[index % len(pictures)]).convert("RGB")
+        width, height = rng.integers(60, 200, 2)
+        left, top = rng.integers(0, picture.width - width), rng.integers(0, picture.height - height)
+        buffer = BytesIO()
+        picture.crop((left, top, left + width, top + height)).save(buffer, "JPEG")
+        files.append(buffer.getvalue())
+    return files
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, tiny_qwen25vl) -> Path:
+    """Data in three files: bytes, pictures of `datasets`, and paths; with doubles, several images and none."""
+    folder = tmp_path_factory.mktemp("score")
+    files = crops(ROWS)
+    files[40:50] = files[30:40]
+    rows = [[{"bytes": file}] for file in files]
+    rows[3], rows[4], rows[7] = [], None, rows[0] + rows[1]
+    prompts = [[{"role": "user", "content": "<image>" * len(row or []) + "What is it?"}] for row in rows]
+    third = ROWS // 3
+    first = datasets.Dataset.from_dict({"images": rows[:third], "prompt": prompts[:third]})
+    first.to_parquet(folder / "first.parquet", batch_size=64)
+    features = datasets.Features({"images": datasets.List(datasets.Image()), "number": datasets.Value("int64")})
+    second = {"images": rows[third : 2 * third], "number": list(range(third))}
+    datasets.Dataset.from_dict(second, features).to_parquet(folder / "second.parquet", batch_size=64)
+    (folder / "pictures").mkdir()
+    with (folder / "third.jsonl").open("w") as lines:
+        for number, file in enumerate(files[2 * third :]):
+            path = Path("pictures", f"{number}.jpg")
+            (folder / path).write_bytes(file)
+            lines.write(json.dumps({"images": [str(path)], "number": number}) + "\n")
+    return folder
+
+
+def command(model: Path, name: str, *options: str) -> list[str]:
+    """Scores the data of the working directory; `name` is that of output and cache."""
+    command = [COMMAND, "score", "--model", str(model), "--data", *FILES[:3]]
+    return [*command, "--output", name, "--cache", f"{name}.cache", *options]
+
+
+def run(arguments: list[str], folder: Path) -> str:
+    finished = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return finished.stdout
+
+
+@pytest.fixture(scope="module")
+def undisturbed(folder, tiny_qwen25vl) -> tuple[Path, float]:
+    """The output of a run to the end, and the seconds it took."""
+    start = time.monotonic()
+    told = run(command(tiny_qwen25vl, "undisturbed"), folder)
+    assert f"{ROWS} rows, 2 without image, 0 with problems" in " ".join(told.split())
+    return folder / "undisturbed", time.monotonic() - start
+
+
+def assert_same(folder: Path, expected: Path) -> None:
+    assert sorted(file.name for file in folder.iterdir()) == sorted([*FILES, "scores.json"])
+    assert filecmp.cmpfiles(folder, expected, FILES, shallow=False) == (FILES, [], [])
+    told = [json.loads((each / "scores.json").read_text()) for each in (folder, expected)]
+    for each in told:
+        assert each["finished"]
+        for name in ("seconds", "images_encoded", "images_per_second"):
+            del each[name]
+    assert told[0] == told[1]
+
+
+def test_every_row_is_scored_and_summed_up(undisturbed, folder):
+    output, _ = undisturbed
+    table = pq.read_table(output / "first.parquet").to_pydict()
+    entropies, patches = table["visual_entropy"], table["visual_patches"]
+    assert entropies[3] is entropies[4] is patches[3] is patches[4] is None
+    assert entropies[40:50] == entropies[30:40]
+    assert patches[7] == patches[0] + patches[1]
+    assert all(0 < h < np.log(p) for h, p in zip(entropies, patches, strict=True) if h is not None)
+    assert pq.read_table(output / "first.parquet", columns=["images", "prompt"]).equals(
+        pq.read_table(folder / "first.parquet")
+    )
+
+    summary = json.loads((output / "scores.json").read_text())
+    everything = [
+        *entropies,
+        *pq.read_table(output / "second.parquet")["visual_entropy"].to_pylist(),
+        *(json.loads(line)["visual_entropy"] for line in (output / "third.jsonl").read_text().splitlines()),
+    ]
+    known = [h for h in everything if h is not None]
+    assert len(everything) == summary["rows"] == ROWS and len(known) == ROWS - 2
+    assert list(summary["thresholds"].values()) == pytest.approx(np.quantile(known, [0.25, 0.75]).tolist())
+    assert summary["images"] == ROWS - 1
+    assert summary["images_encoded"] == ROWS - 11
+
+
+def test_what_is_scored_is_not_scored_again(undisturbed, folder, tiny_qwen25vl):
+    output, _ = undisturbed
+    times = {file.name: file.stat().st_mtime_ns for file in output.iterdir()}
+    run(command(tiny_qwen25vl, "undisturbed"), folder)
+    again = {file.name: file.stat().st_mtime_ns for file in output.iterdir()}
+    assert all(again[name] == times[name] for name in FILES[:3])
+    assert json.loads((output / "scores.json").read_text())["images_encoded"] == 0
+
+
+def test_workers_and_batches_change_nothing(undisturbed, folder, tiny_qwen25vl):
+    run(command(tiny_qwen25vl, "alone", "--workers", "1", "--max-patches", "64"), folder)
+    assert_same(folder / "alone", undisturbed[0])
+
+
+def kill_tree(process: subprocess.Popen) -> None:
+    """As if the machine stopped: the command and all of Ray at once."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for member in family:
+        if member.is_running():
+            member.send_signal(signal.SIGSTOP)
+    for member in family:
+        if member.is_running():
+            member.kill()
+
+
+def kill_driver(process: subprocess.Popen) -> None:
+    process.kill()
+
+
+@pytest.mark.parametrize("kill", [kill_driver, kill_tree])
+def test_a_killed_run_is_finished_by_the_same_command(undisturbed, folder, tiny_qwen25vl, kill):
+    expected, seconds = undisturbed
+    arguments = command(tiny_qwen25vl, kill.__name__)
+    chance = random.Random(kill.__name__)
+    for _ in range(3):
+        with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(chance.uniform(0.3, 1.0) * seconds)
+            if process.poll() is None:
+                kill(process)
+    run(arguments, folder)
+    assert_same(folder / kill.__name__, expected)
+
+
+def test_a_killed_worker_is_replaced(undisturbed, folder, tiny_qwen25vl):
+    expected, _ = undisturbed
+    cache = folder / "worker.cache"
+    with subprocess.Popen(
+        command(tiny_qwen25vl, "worker"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        while not any(cache.glob("*/*.jsonl")):
+            assert process.poll() is None
+            time.sleep(0.05)
+        children = psutil.Process(process.pid).children(recursive=True)
+        workers = [child for child in children if "MapWorker(MapBatches(_Worker))" in " ".join(child.cmdline())]
+        assert workers
+        os.kill(workers[0].pid, signal.SIGKILL)
+        told, _ = process.communicate()
+    assert process.returncode == 0, told
+    assert_same(folder / "worker", expected)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+def nodes_of(address: str) -> int:
+    """How many nodes of a Ray cluster are alive."""
+    count = (
+        f"import ray; ray.init({address!r}, log_to_driver=False); print(len([n for n in ray.nodes() if n['Alive']]))"
+    )
+    told = subprocess.run([sys.executable, "-c", count], capture_output=True, text=True).stdout.split()
+    return int(told[-1]) if told else 0
+
+
+def test_two_nodes_give_the_same_files_as_one(undisturbed, folder, tiny_qwen25vl, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else the nodes need a token, which they look for at home
+    address = f"127.0.0.1:{free_port()}"
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    head = [*start, "--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
+    nodes = []
+    try:
+        for number, node in enumerate([head, [*start, f"--address={address}"]], start=1):
+            nodes.append(subprocess.Popen(node, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+            while nodes_of(address) < number:
+                assert nodes[-1].poll() is None
+        # Three workers take more than the one CPU of either node.
+        run(command(tiny_qwen25vl, "two_nodes", "--address", address, "--workers", "3"), folder)
+    finally:
+        for node in nodes:
+            kill_tree(node)
+            node.wait()
+    assert_same(folder / "two_nodes", undisturbed[0])

@@ -1,0 +1,91 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import logging
+import math
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from verl_durian.scoring.entropy_cache import EntropyCache, Entry, default_cache_dir
+
+ONE = Entry("1" * 32, 1.25, 16)
+TWO = Entry("2" * 32, 0.0, 1)
+
+
+def test_entries_come_back_as_they_were(tmp_path):
+    entry = Entry("a" * 32, math.nextafter(2.0, 3.0), 9)
+    EntropyCache(tmp_path / "new" / "folder").add([ONE, TWO, entry])
+    assert list(EntropyCache(tmp_path / "new" / "folder").entries()) == [ONE, TWO, entry]
+
+
+def test_an_empty_cache(tmp_path):
+    assert list(EntropyCache(tmp_path / "none").entries()) == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"key": "3333',
+        b"",
+        b"\xff\xfe\x00",
+        b"[]",
+        b"12",
+        b'{"key": "33333333333333333333333333333333", "entropy": 1.0}',
+        b'{"key": "33333333333333333333333333333333", "entropy": 1.0, "patches": 16, "more": 1}',
+        b'{"key": "33333333333333333333333333333333", "entropy": NaN, "patches": 16}',
+        b'{"key": "33333333333333333333333333333333", "entropy": -1.0, "patches": 16}',
+        b'{"key": "33333333333333333333333333333333", "entropy": 3.5, "patches": 16}',  # more than log 15
+        b'{"key": "33333333333333333333333333333333", "entropy": "1.0", "patches": 16}',
+        b'{"key": "33333333333333333333333333333333", "entropy": 1.0, "patches": 16.0}',
+        b'{"key": "33333333333333333333333333333333", "entropy": true, "patches": 16}',
+        b'{"key": "33333333333333333333333333333333", "entropy": 1.0, "patches": 0}',
+        b'{"key": "3333", "entropy": 1.0, "patches": 16}',
+        b'{"key": "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz", "entropy": 1.0, "patches": 16}',
+        b'{"key": 33, "entropy": 1.0, "patches": 16}',
+    ],
+)
+def test_a_damaged_line_is_named_and_does_not_spoil_the_rest(tmp_path, caplog, line):
+    cache = EntropyCache(tmp_path)
+    cache.add([ONE])
+    (file,) = tmp_path.glob("*.jsonl")
+    file.write_bytes(file.read_bytes() + line + b"\n" + file.read_bytes().replace(b"1" * 32, b"4" * 32))
+    with caplog.at_level(logging.WARNING):
+        assert list(cache.entries()) == [ONE, ONE._replace(key="4" * 32)]
+    assert f"{file} line 2 is damaged" in caplog.text
+
+
+def _add(folder: Path, writer: int) -> None:
+    cache = EntropyCache(folder)
+    for number in range(200):
+        cache.add([Entry(f"{writer:016x}{number:016x}", 1.0, 16)])
+
+
+def test_several_writers_do_not_disturb_each_other(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    writers = [context.Process(target=_add, args=(tmp_path, number)) for number in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    keys = {entry.key for entry in EntropyCache(tmp_path).entries()}
+    assert keys == {f"{writer:016x}{number:016x}" for writer in range(3) for number in range(200)}
+
+
+def test_the_folder_follows_the_environment(tmp_path, monkeypatch):
+    monkeypatch.setenv("VERL_DURIAN_CACHE", str(tmp_path))
+    assert default_cache_dir() == tmp_path
+    monkeypatch.delenv("VERL_DURIAN_CACHE")
+    assert default_cache_dir() == Path.home() / ".cache" / "verl_durian"

@@ -1,0 +1,86 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Visual entropies on disk, shared by everything that scores."""
+
+import json
+import logging
+import math
+import os
+import uuid
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+logger = logging.getLogger(__name__)
+
+
+class Entry(NamedTuple):
+    """The score of one row's images and videos."""
+
+    key: str
+    """`Media.key`: 32 hexadecimal digits."""
+    entropy: float
+    """Visual entropy H in nats (Eq. 9)."""
+    patches: int
+    """Patches P, the rows of F (Eq. 5)."""
+
+
+def default_cache_dir() -> Path:
+    """VERL_DURIAN_CACHE, or ~/.cache/verl_durian."""
+    return Path(os.environ.get("VERL_DURIAN_CACHE", "~/.cache/verl_durian")).expanduser()
+
+
+class EntropyCache:
+    """Entropies by content, for one vision tower: the folder is named by the tower's fingerprint.
+
+    Each process that scores appends to a file of its own, `<folder>/<random>.jsonl`, one line an entry:
+
+        {"key": "<32 hexadecimal digits>", "entropy": <nats>, "patches": <number>}
+
+    So writers never wait for each other, on a network file system neither, and a killed one leaves at worst an
+    unfinished last line. Lines that are not of this form, or whose entropy is more than that number of patches can
+    have, are passed over, and their images scored again. Files may be concatenated or deleted at will.
+    """
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self._file = folder / f"{uuid.uuid4().hex}.jsonl"
+
+    def entries(self) -> Iterator[Entry]:
+        """All sound entries; of two with one key the later one holds."""
+        for file in sorted(self.folder.glob("*.jsonl")):
+            with file.open("rb") as lines:
+                for number, line in enumerate(lines, start=1):
+                    entry = _entry(line)
+                    if entry is None:
+                        logger.warning("%s line %d is damaged and is passed over", file, number)
+                    else:
+                        yield entry
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Appends entries; they survive a kill of this process as soon as this returns."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._file.open("a") as file:
+            file.writelines(f"{json.dumps(entry._asdict())}\n" for entry in entries)
+
+
+def _entry(line: bytes) -> Entry | None:
+    try:
+        entry = Entry(**json.loads(line))
+        bytes.fromhex(entry.key)
+        # H <= log(P - 1); the rest is rounding.
+        sound = len(entry.key) == 32 and -1e-9 <= entry.entropy <= math.log(max(entry.patches - 1, 1)) + 1e-9
+    except (ValueError, TypeError):
+        return None
+    return entry if sound and type(entry.entropy) is float and type(entry.patches) is int else None

@@ -1,0 +1,251 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The images and videos of a training row: collected as they are stored, decoded as verl's training does.
+
+`collect` -> `Media`, which can go to another machine -> `decode`.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any, TypeVar
+
+import datasets  # type: ignore[import-untyped]
+import torch
+import torchvision
+from PIL import Image, UnidentifiedImageError
+from qwen_vl_utils import fetch_image, fetch_video  # type: ignore[import-untyped]
+from qwen_vl_utils.vision_process import get_video_reader_backend, to_rgb  # type: ignore[import-untyped]
+
+Picture = bytes | str | Image.Image
+"""The content of an image file, the URL of one, or a decoded RGB picture."""
+
+_SOURCES = ("bytes", "image", "image_url", "path", "video")
+"""The fields of a stored image or video that say where it is; the others are settings."""
+_CHUNK = 1 << 20
+"""Bytes of a video file that are hashed at a time."""
+_LONGEST_REASON = 500
+"""Characters; some errors quote their whole input."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class MediaError(ValueError):
+    """An image or video that cannot be read or decoded; the message names its position in the row."""
+
+
+@dataclass(frozen=True)
+class Media:
+    """The images and videos of one row, not decoded. It can be pickled, and needs no image file.
+
+    Each is a dict as qwen_vl_utils takes it: the settings, and under its own name the `Picture`, or the video: the
+    path of a file, its URL, or a tuple with the `Picture` of each frame. Its length is the number of both.
+    """
+
+    images: tuple[dict[str, Any], ...]
+    videos: tuple[dict[str, Any], ...]
+    by_datasets: bool
+    """Whether `datasets` decodes the images, as verl has it do where they are stored with a `datasets.Image` feature:
+    it turns a picture by its EXIF tag, and verl then drops the alpha channel instead of laying the picture on white."""
+    key: str
+    """32 hexadecimal digits: equal keys, equal pictures."""
+
+    def __len__(self) -> int:
+        return len(self.images) + len(self.videos)
+
+
+def collect(images: Any, videos: Any, by_datasets: bool = False) -> Media | None:
+    """Gathers what decides the pictures of a row. Image files are read; a video file and a URL remain what they are.
+
+    Args:
+        images: The row's list of images, or None. An image is a path, a URL, a PIL image, or a dict with `bytes`, or a
+            path or URL as `image`, `image_url` or `path`, and settings of qwen_vl_utils (`max_pixels`, ...).
+        videos: The row's list of videos, or None. A video is the path or URL of a file, a list of frames, or a dict
+            with one of these as `video` and settings of qwen_vl_utils (`fps`, ...). A frame is given like an image;
+            its dict has no settings.
+        by_datasets (bool): See `Media.by_datasets`.
+
+    Returns:
+        Media | None: None for a row with neither images nor videos.
+
+    Raises:
+        MediaError: a cell that holds no list; an image or video of another form, or without a file that can be read.
+    """
+    read_images = _each("image", _listed("image", images), _image)
+    read_videos = _each("video", _listed("video", videos), _video)
+    if not read_images and not read_videos:
+        return None
+    contents = (_each("image", read_images, _content), _each("video", read_videos, _content))
+    key = _sha256(json.dumps([by_datasets, *contents]).encode())[:32]
+    return Media(tuple(read_images), tuple(read_videos), by_datasets, key)
+
+
+def decode(media: Media, patch_size: int) -> tuple[list[Image.Image], list[tuple[torch.Tensor, dict[str, Any]]]]:
+    """The pictures and videos that verl's RLHFDataset makes of a row, resized by qwen_vl_utils.
+
+    Args:
+        media (Media): What `collect` made of the row. A video file must be at its path.
+        patch_size (int): Side of a patch in pixels; the sides of pictures and videos become multiples of twice that.
+
+    Returns:
+        tuple[list[Image.Image], list[tuple[torch.Tensor, dict]]]: The RGB pictures, and of each video its frames,
+            float32 from 0 to 255, shape is (frames, 3, height, width), with the metadata of qwen_vl_utils.
+
+    Raises:
+        MediaError: an image or video that cannot be decoded, or a URL that cannot be fetched.
+    """
+    images = _each("image", media.images, partial(_decode_image, patch_size, media.by_datasets))
+    videos = _each("video", media.videos, partial(_decode_video, patch_size))
+    return images, videos
+
+
+def _listed(kind: str, cell: Any) -> list[Any]:
+    if cell is None:
+        return []
+    if not isinstance(cell, list):
+        raise MediaError(f"verl expects a list of {kind}s in a row, not {type(cell).__name__}")
+    return cell
+
+
+def _each(kind: str, items: Iterable[_Item], function: Callable[[_Item], _Result]) -> list[_Result]:
+    """Applies a function to each item; whatever it raises becomes a `MediaError` with the item's position."""
+    results = []
+    for position, item in enumerate(items):
+        try:
+            results.append(function(item))
+        except MemoryError:
+            raise
+        except Exception as error:  # PIL's plugins and the readers of videos raise many types for a broken file
+            raise MediaError(f"{kind} {position}: {_reason(error)}") from error
+    return results
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MediaError):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):  # its message has nothing but an address in memory
+        return "not a picture in any format that PIL reads"
+    return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
+
+
+def _image(stored: Any) -> dict[str, Any]:
+    if isinstance(stored, Image.Image):  # verl drops its alpha channel before qwen_vl_utils would lay it on white
+        return {"image": stored.convert("RGB")}
+    return {**_settings(stored), "image": _picture(stored)}
+
+
+def _video(stored: Any) -> dict[str, Any]:
+    source = stored.get("video") if isinstance(stored, dict) else stored
+    if isinstance(source, list):
+        return {**_settings(stored), "video": tuple(_each("frame", source, _picture))}
+    if isinstance(source, str | os.PathLike):
+        path = _local(source)
+        return {**_settings(stored), "video": os.fspath(source) if path is None else os.path.abspath(path)}
+    raise MediaError(f"a video is a path, a list of frames or a dict with one as `video`, not {_kind(stored)}")
+
+
+def _settings(stored: Any) -> dict[str, Any]:
+    """What stands beside a picture or video in its dict. In a column of structs, a setting that a row lacks is None."""
+    if not isinstance(stored, dict):
+        return {}
+    return {name: value for name, value in stored.items() if value is not None and name not in _SOURCES}
+
+
+def _picture(stored: Any) -> Picture:
+    """The picture of an image or of a frame, whose file is read."""
+    source = stored
+    if isinstance(stored, dict):
+        if isinstance(stored.get("bytes"), bytes):
+            return stored["bytes"]
+        source = next((stored[name] for name in ("image", "image_url", "path") if stored.get(name) is not None), None)
+    if isinstance(source, Image.Image):
+        return to_rgb(source)
+    if isinstance(source, str | os.PathLike):
+        path = _local(source)
+        return os.fspath(source) if path is None else path.read_bytes()
+    raise MediaError(f"an image is a path, a PIL image or a dict with `bytes` or a path, not {_kind(stored)}")
+
+
+def _kind(stored: Any) -> str:
+    fields = [f"{name} ({type(value).__name__})" for name, value in stored.items()] if isinstance(stored, dict) else []
+    return f"a dict with the fields {', '.join(fields)}" if fields else type(stored).__name__
+
+
+def _local(source: str | os.PathLike[str]) -> Path | None:
+    """The path of a file of this machine; None for a URL."""
+    path = os.fspath(source).removeprefix("file://")
+    return None if "://" in path or path.startswith("data:image") else Path(path)
+
+
+def _content(element: dict[str, Any]) -> str:
+    """An image or video of a `Media` as JSON, with hashes in place of pixels and of files."""
+    hashed = dict(element)
+    for name in element.keys() & {"image", "video"}:
+        source = element[name]
+        hashed[name] = [_hash(frame) for frame in source] if isinstance(source, tuple) else _hash(source)
+    return json.dumps(hashed, sort_keys=True, default=str)
+
+
+def _hash(source: Picture) -> str:
+    if isinstance(source, bytes):
+        return _sha256(source)
+    if isinstance(source, Image.Image):
+        return f"{source.size} {_sha256(source.tobytes())}"
+    path = _local(source)
+    if path is None:
+        return source
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _decode_image(patch_size: int, by_datasets: bool, image: dict[str, Any]) -> Image.Image:
+    return fetch_image({**image, "image": _open(image["image"], by_datasets)}, image_patch_size=patch_size)
+
+
+def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    source = video["video"]
+    if isinstance(source, tuple):
+        source = _each("frame", source, _open)
+    elif get_video_reader_backend() == "torchvision" and not hasattr(torchvision.io, "read_video"):
+        raise MediaError("no package reads video files here: pip install decord, or torchcodec next to FFmpeg")
+    try:
+        return fetch_video({**video, "video": source}, image_patch_size=patch_size, return_video_metadata=True)
+    except AttributeError as error:
+        # After any failure qwen_vl_utils tries torchvision, whose reader is gone: the failure is the reason.
+        if error.name == "read_video" and error.__context__ is not None:
+            raise error.__context__ from None
+        raise
+
+
+def _open(picture: Picture, by_datasets: bool = False) -> str | Image.Image:
+    """What qwen_vl_utils takes for a picture."""
+    if isinstance(picture, Image.Image):
+        return picture
+    if by_datasets:
+        stored = {"bytes": picture, "path": None} if isinstance(picture, bytes) else {"bytes": None, "path": picture}
+        return datasets.Image().decode_example(stored).convert("RGB")
+    return Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture

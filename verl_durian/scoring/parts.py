@@ -1,0 +1,141 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Where rows come from: parts of parquet files, of JSON files and of data sets in memory.
+
+A part can be read on its own, in any process that reaches the data.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import datasets  # type: ignore[import-untyped]
+import fsspec  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
+
+PART_ROWS = 1024
+"""Rows of a part of a data set. A part of a parquet file is a row group."""
+_READ_ROWS = 64
+"""Rows read at once: a few with images of some megabytes each."""
+
+
+class Cells(NamedTuple):
+    """The images and videos of one row, as they are stored."""
+
+    row: int
+    """In its file or data set, from 0."""
+    images: Any
+    videos: Any
+    by_datasets: bool
+    """Whether `datasets` decodes the images: stored with a `datasets.Image` feature."""
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns with the images and videos of a row; verl's `data.image_key` and `data.video_key`."""
+
+    images: str = "images"
+    videos: str = "videos"
+
+    def of(self, names: Sequence[str]) -> list[str]:
+        """Those that are among `names`."""
+        return [name for name in (self.images, self.videos) if name in names]
+
+
+@dataclass(frozen=True)
+class ParquetPart:
+    """A row group of a parquet file."""
+
+    file: str
+    group: int
+    first: int
+    rows: int
+    columns: Columns
+
+    def cells(self) -> Iterator[Cells]:
+        """Reads the images and videos of each row."""
+        with open_parquet(self.file) as parquet:
+            present = self.columns.of(parquet.schema_arrow.names)
+            by_datasets = _decoded_by_datasets(datasets.Features.from_arrow_schema(parquet.schema_arrow), self.columns)
+            row = self.first
+            for batch in parquet.iter_batches(_READ_ROWS, row_groups=[self.group], columns=present):
+                yield from _cells(batch.to_pydict(), batch.num_rows, row, self.columns, by_datasets)
+                row += batch.num_rows
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """Consecutive rows of a data set."""
+
+    file: str
+    """The file it was read from, or what else names it to a person."""
+    dataset: datasets.Dataset
+    first: int
+    rows: int
+    columns: Columns
+
+    def cells(self) -> Iterator[Cells]:
+        """Reads the images and videos of each row."""
+        present = self.columns.of(self.dataset.column_names)
+        by_datasets = _decoded_by_datasets(self.dataset.features, self.columns)
+        stored = self.dataset.select_columns(present).with_format("arrow")
+        for start in range(self.first, self.first + self.rows, _READ_ROWS):
+            stop = min(start + _READ_ROWS, self.first + self.rows)
+            yield from _cells(stored[start:stop].to_pydict(), stop - start, start, self.columns, by_datasets)
+
+
+Part = ParquetPart | DatasetPart
+
+
+def parquet_parts(file: str, columns: Columns) -> list[ParquetPart]:
+    """The row groups of a parquet file; none if it has no column of images or videos.
+
+    Raises:
+        OSError, pa.ArrowInvalid: no such file, or none that is parquet.
+    """
+    with open_parquet(file) as parquet:
+        if not columns.of(parquet.schema_arrow.names):
+            return []
+        sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+    return [ParquetPart(file, group, sum(sizes[:group]), rows, columns) for group, rows in enumerate(sizes)]
+
+
+def dataset_parts(name: str, dataset: datasets.Dataset, columns: Columns) -> list[DatasetPart]:
+    """A data set in parts of `PART_ROWS` rows; none if it has no column of images or videos."""
+    if not columns.of(dataset.column_names):
+        return []
+    return [
+        DatasetPart(name, dataset, first, min(PART_ROWS, len(dataset) - first), columns)
+        for first in range(0, len(dataset), PART_ROWS)
+    ]
+
+
+@contextmanager
+def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
+    """Opens a parquet file, local or at an fsspec URL; column by column, so that large row groups stay on disk."""
+    with fsspec.open(file, "rb") as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as parquet:
+        yield parquet
+
+
+def _decoded_by_datasets(features: datasets.Features, columns: Columns) -> bool:
+    pictures = getattr(features.get(columns.images), "feature", None)
+    return isinstance(pictures, datasets.Image) and pictures.decode
+
+
+def _cells(stored: dict[str, list[Any]], rows: int, first: int, columns: Columns, by_datasets: bool) -> Iterator[Cells]:
+    nothing = [None] * rows
+    images, videos = stored.get(columns.images, nothing), stored.get(columns.videos, nothing)
+    for offset in range(rows):
+        yield Cells(first + offset, images[offset], videos[offset], by_datasets)

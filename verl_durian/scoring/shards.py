@@ -1,0 +1,198 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""verl's data files: read in parts, and written again with the scores of their rows."""
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import datasets  # type: ignore[import-untyped]
+import fsspec  # type: ignore[import-untyped]
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from verl_durian.scoring.parts import Columns, Part, dataset_parts, open_parquet, parquet_parts
+
+ENTROPY = "visual_entropy"
+"""Column with H in nats, float64, null where a row has no image or its images cannot be scored."""
+PATCHES = "visual_patches"
+"""Column with the number of patches P, int32, null where H is."""
+_GROUP_BYTES = 128 << 20
+"""Row groups are written of this size at most, as they are held in memory."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One data file, and the one that is written for it."""
+
+    source: str
+    """Absolute path, or fsspec URL."""
+    target: Path
+    rows: int
+    parts: list[Part]
+    """None of them where the file has no column of images or videos."""
+
+
+def find_files(patterns: Sequence[str]) -> list[str]:
+    """Absolute paths or fsspec URLs of data files, from paths, URLs and patterns with `*`.
+
+    Raises:
+        ValueError: nothing is found, or a file's name ends in something else than verl reads.
+    """
+    files = []
+    for pattern in patterns:
+        filesystem, path = fsspec.core.url_to_fs(pattern)
+        found = sorted(filesystem.glob(path)) if "*" in pattern else [path] if filesystem.exists(path) else []
+        if not found:
+            raise ValueError(f"--data {pattern}: there is no such file")
+        local = "file" in filesystem.protocol
+        files += found if local else [filesystem.unstrip_protocol(name) for name in found]
+    for file in files:
+        if not file.endswith((".parquet", ".json", ".jsonl")):
+            raise ValueError(f"--data {file}: verl reads files whose names end in .parquet, .json or .jsonl")
+    return list(dict.fromkeys(files))
+
+
+def is_local(file: str) -> bool:
+    """Whether a file of `find_files` is one of this machine."""
+    return "://" not in file
+
+
+def open_shards(files: Sequence[str], output: Path, columns: Columns) -> list[Shard]:
+    """Takes stock of data files. Files of several folders keep their places in relation to each other.
+
+    Raises:
+        ValueError: a file that cannot be read, that is scored already, or none with a column of images or videos.
+    """
+    folders = [os.path.dirname(file) for file in files]
+    common = os.path.commonpath(folders) if all(map(is_local, files)) else os.path.commonprefix(folders)
+    shards, seen = [], set()
+    for file in files:
+        try:
+            if file.endswith(".parquet"):
+                with open_parquet(file) as parquet:
+                    names, rows = parquet.schema_arrow.names, parquet.metadata.num_rows
+                parts: list[Any] = parquet_parts(file, columns)
+            else:
+                dataset = datasets.load_dataset("json", data_files=file, split="train")
+                names, rows = dataset.column_names, len(dataset)
+                parts = dataset_parts(file, dataset, columns)
+        except (OSError, pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
+            raise ValueError(f"--data {file}: cannot be read: {error}") from error
+        scored = [name for name in (ENTROPY, PATCHES) if name in names]
+        if scored:
+            raise ValueError(f"--data {file}: has a column {scored[0]!r} already: score the file without it")
+        seen.update(names)
+        shards.append(Shard(file, output / file[len(common) :].lstrip("/"), rows, parts))
+    if not columns.of(list(seen)):
+        raise ValueError(
+            f"no column {columns.images!r} (--image-key) or {columns.videos!r} (--video-key) in the data, "
+            f"only: {', '.join(sorted(seen))}"
+        )
+    return shards
+
+
+def source_id(file: str) -> str:
+    """What changes when a file does: its size, time of change, ...; a hash."""
+    filesystem, path = fsspec.core.url_to_fs(file)
+    return filesystem.ukey(path)
+
+
+def size(file: str) -> int:
+    """Bytes of a file."""
+    filesystem, path = fsspec.core.url_to_fs(file)
+    return filesystem.size(path)
+
+
+def write_shard(shard: Shard, entropies: np.ndarray, patches: np.ndarray) -> None:
+    """Writes a shard's rows with their scores, whole or not at all.
+
+    Args:
+        shard (Shard): Which.
+        entropies (np.ndarray): H in nats of each row, NaN where there is none. shape is (shard.rows,)
+        patches (np.ndarray): P of each row. shape is (shard.rows,)
+    """
+    with whole_file(shard.target) as file:
+        if shard.source.endswith(".parquet"):
+            _write_parquet(shard.source, file, entropies, patches)
+        else:
+            _write_json(shard.source, file, entropies, patches)
+
+
+@contextmanager
+def whole_file(target: Path) -> Iterator[IO[bytes]]:
+    """Opens a file that appears under its name once it is written and on the disk, and never in part."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    part = target.with_name(f".{target.name}.part")
+    try:
+        with part.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(target)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _write_parquet(source: str, file: IO[bytes], entropies: np.ndarray, patches: np.ndarray) -> None:
+    with open_parquet(source) as parquet:
+        groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
+        codec = groups[0].column(0).compression if groups else "SNAPPY"
+        schema = _with_scores(parquet.schema_arrow)
+        with pq.ParquetWriter(file, schema, compression="NONE" if codec == "UNCOMPRESSED" else codec) as writer:
+            row = 0
+            for number, group in enumerate(groups):
+                at_once = max(1, group.num_rows * _GROUP_BYTES // max(group.total_byte_size, _GROUP_BYTES))
+                for batch in parquet.iter_batches(at_once, row_groups=[number]):
+                    h, p = entropies[row : row + batch.num_rows], patches[row : row + batch.num_rows]
+                    scores = [
+                        pa.array(h, pa.float64(), mask=np.isnan(h)),
+                        pa.array(p, pa.int32(), mask=np.isnan(h)),
+                    ]
+                    writer.write_table(pa.Table.from_arrays([*batch.columns, *scores], schema=schema))
+                    row += batch.num_rows
+
+
+def _with_scores(schema: pa.Schema) -> pa.Schema:
+    """The schema with the two columns, in the features that `datasets` keeps in its metadata too."""
+    extended = schema.append(pa.field(ENTROPY, pa.float64())).append(pa.field(PATCHES, pa.int32()))
+    metadata = dict(schema.metadata or {})
+    if b"huggingface" in metadata:
+        kept = json.loads(metadata[b"huggingface"])
+        features = kept.get("info", {}).get("features")
+        if features is not None:
+            features[ENTROPY] = {"dtype": "float64", "_type": "Value"}
+            features[PATCHES] = {"dtype": "int32", "_type": "Value"}
+        metadata[b"huggingface"] = json.dumps(kept).encode()
+    return extended.with_metadata(metadata)
+
+
+def _write_json(source: str, file: IO[bytes], entropies: np.ndarray, patches: np.ndarray) -> None:
+    """As the source: one list of rows, or one row a line."""
+    with fsspec.open(source, "rt", encoding="utf-8") as lines:
+        listed = lines.read(1024).lstrip().startswith("[")
+        lines.seek(0)
+        rows = json.load(lines) if listed else (json.loads(line) for line in lines if line.strip())
+        scores = zip(entropies.tolist(), patches.tolist(), strict=True)
+        for number, (row, (h, p)) in enumerate(zip(rows, scores, strict=True)):
+            known = h == h  # not NaN
+            text = json.dumps({**row, ENTROPY: h if known else None, PATCHES: p if known else None}, ensure_ascii=False)
+            separator = ("[\n" if number == 0 else ",\n") if listed else "" if number == 0 else "\n"
+            file.write(f"{separator}{text}".encode())
+        file.write(b"\n]\n" if listed else b"\n")
