@@ -75,7 +75,7 @@ def score(
     )
     try:
         problems = score_files(request)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"verl-durian score: {error}", file=sys.stderr)
         raise typer.Exit(code=2) from error
     raise typer.Exit(code=1 if problems and on_error == "fail" else 0)

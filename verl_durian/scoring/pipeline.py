@@ -112,6 +112,9 @@ def score_parts(
         state (Mapping[str, torch.Tensor]): Its tensors.
         cache (EntropyCache): What is known already, and where to keep what is found out.
         placement (Placement): Where the work is done.
+
+    Raises:
+        RuntimeError: a process of Ray failed for another reason than an image.
     """
     with _ray_data():
         rows = _read_rows(parts, placement)
@@ -163,7 +166,7 @@ def _read_rows(parts: Sequence[Part], placement: Placement) -> _Rows:
     parts_ref = ray.put(list(parts))
     names = _read(range(len(parts)), partial(_name, parts_ref=parts_ref, folder=_folder(placement)), placement)
     with tqdm(total=len(rows.keys), desc="reading", unit=" rows") as progress:
-        for batch in names.iter_batches(batch_size=None, batch_format="numpy"):
+        for batch in _batches(names):
             numbers = rows.first[batch["part"]] + batch["offset"]
             rows.keys[numbers], rows.images[numbers] = batch["key"].astype("S32"), batch["images"]
             failed = batch["error"] != ""
@@ -223,9 +226,30 @@ def _score_rows(
         num_gpus=1 if gpus else 0,
         max_task_retries=_TRIES,
     )
-    for batch in scored.iter_batches(batch_size=None, batch_format="numpy"):
+    for batch in _batches(scored):
         columns = [batch[field.name].tolist() for field in fields(Score)]
         yield [Score(*values) for values in zip(*columns, strict=True)]
+    _wait_for_gpus(gpus)
+
+
+def _batches(dataset: Dataset) -> Iterator[dict[str, np.ndarray]]:
+    try:
+        yield from dataset.iter_batches(batch_size=None, batch_format="numpy")
+    except ray.exceptions.RayError as error:
+        told = [line for line in str(error).splitlines() if line.strip()]
+        raise RuntimeError(
+            f"a process of Ray failed: {told[-1] if told else error!r}. What was scored is kept. Where processes died "
+            f"over the same rows {_TRIES + 1} times, memory is the likeliest cause: try fewer --workers, and on a GPU a "
+            "smaller --max-patches"
+        ) from error
+
+
+def _wait_for_gpus(gpus: int) -> None:
+    """Waits until so many are free: Ray lends them until a worker's process has ended, and verl counts them next."""
+    for _ in range(600):
+        if ray.available_resources().get("GPU", 0) >= gpus:
+            return
+        time.sleep(0.1)
 
 
 class _Worker(Scorer):

@@ -1,0 +1,146 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+
+import os
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import ray
+from PIL import Image
+from skimage import data
+
+from verl_durian.scoring import pipeline
+from verl_durian.scoring.entropy_cache import EntropyCache
+from verl_durian.scoring.media import collect
+from verl_durian.scoring.parts import Columns, dataset_parts
+from verl_durian.scoring.pipeline import Placement, Problem, Scores, score_parts
+from verl_durian.scoring.scorer import Scorer, to_arrays
+from verl_durian.vision_tower import read_tower
+
+
+@pytest.fixture(scope="module", autouse=True)
+def joined():
+    """A Ray of this process alone."""
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+    yield
+    ray.shutdown()
+
+
+def jpeg(name: str, width: int = 112, height: int = 84) -> dict[str, bytes]:
+    buffer = BytesIO()
+    Image.fromarray(getattr(data, name)()).convert("RGB").resize((width, height)).save(buffer, "JPEG")
+    return {"bytes": buffer.getvalue()}
+
+
+CAT, GRASS, COFFEE = jpeg("chelsea"), jpeg("grass", 140, 56), jpeg("coffee", 70, 120)
+BROKEN = {"bytes": b"no picture"}
+
+
+def score(folder: Path, cache: Path, *sets: list, workers: int | None = 1) -> Scores:
+    """Scores data sets with these rows of images."""
+    parts = []
+    for number, rows in enumerate(sets):
+        parts += dataset_parts(f"set {number}", datasets.Dataset.from_dict({"images": rows}), Columns())
+    settings, state = read_tower(str(folder))
+    return score_parts(parts, settings, state, EntropyCache(cache), Placement("cpu", workers=workers))
+
+
+def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen25vl, tmp_path):
+    first = [[CAT], None, [GRASS, COFFEE], [], [CAT]]
+    second = [[COFFEE], [CAT], [COFFEE, GRASS]]
+    scores = score(tiny_qwen25vl, tmp_path, first, second)
+
+    settings, state = read_tower(str(tiny_qwen25vl))
+    media = [collect(images, None) for images in first + second]
+    told = Scorer(settings, to_arrays(state), "cpu", 2048, 1).score([each for each in media if each is not None])
+    alone = {each.key: each for each in told}
+    for row, each in enumerate(media):
+        if each is None:
+            assert np.isnan(scores.entropies[row]) and scores.patches[row] == 0 and scores.keys[row] == b""
+        else:
+            expected = alone[each.key]
+            assert (scores.entropies[row], scores.patches[row]) == (expected.entropy, expected.patches)
+            assert scores.keys[row] == each.key.encode()
+    assert scores.images == 8
+    assert scores.encoded == 6  # the cat, the coffee, and both orders of grass and coffee
+    assert scores.problems == []
+    assert len(list(EntropyCache(tmp_path).entries())) == 4
+
+
+def test_what_the_cache_knows_is_not_encoded(tiny_qwen25vl, tmp_path):
+    before = score(tiny_qwen25vl, tmp_path, [[CAT], [GRASS]])
+    after = score(tiny_qwen25vl, tmp_path, [[GRASS], [COFFEE], [CAT]])
+    assert after.encoded == 1
+    assert after.entropies[[2, 0]].tolist() == before.entropies.tolist()
+    (file, _) = tmp_path.glob("*.jsonl")
+    again = score(tiny_qwen25vl, tmp_path, [[GRASS], [COFFEE], [CAT]])
+    assert again.encoded == 0
+    file.write_bytes(file.read_bytes()[1:])  # one damaged line
+    mended = score(tiny_qwen25vl, tmp_path, [[GRASS], [COFFEE], [CAT]])
+    assert mended.encoded == 1
+    assert mended.entropies.tolist() == again.entropies.tolist() == after.entropies.tolist()
+
+
+def test_problems_name_file_and_row_and_are_tried_again(tiny_qwen25vl, tmp_path):
+    sets = [[CAT], [GRASS, BROKEN]], [[BROKEN, CAT], [COFFEE], [{"path": "/absent.png"}], [GRASS, BROKEN]]
+    scores = score(tiny_qwen25vl, tmp_path / "cache", *sets)
+    reason = "not a picture in any format that PIL reads"
+    assert [(problem.file, problem.row) for problem in scores.problems] == [
+        ("set 0", 1), ("set 1", 0), ("set 1", 2), ("set 1", 3),
+    ]  # fmt: skip
+    assert scores.problems[0] == Problem("set 0", 1, f"image 1: {reason}")
+    assert scores.problems[1].reason == f"image 0: {reason}"
+    assert "/absent.png" in scores.problems[2].reason
+    assert np.isfinite(scores.entropies).tolist() == [True, False, False, True, False, False]
+    assert score(tiny_qwen25vl, tmp_path / "cache", *sets).encoded == 4  # the two broken sets of two images
+
+
+@pytest.mark.parametrize("sets", [[], [[None, []]]])
+def test_nothing_to_score(tiny_qwen25vl, tmp_path, sets):
+    scores = score(tiny_qwen25vl, tmp_path, *sets)
+    assert len(scores.entropies) == sum(map(len, sets))
+    assert np.isnan(scores.entropies).all()
+    assert (scores.images, scores.encoded) == (0, 0)
+
+
+def test_more_workers_than_rows(tiny_qwen25vl, tmp_path):
+    assert np.isfinite(score(tiny_qwen25vl, tmp_path, [[CAT], [GRASS]], workers=8).entropies).all()
+
+
+class Dying:
+    """A worker that every row kills, as one without memory."""
+
+    def __init__(self, **arguments):
+        pass
+
+    def __call__(self, batch):
+        os._exit(1)
+
+
+def test_rows_that_kill_every_worker_end_the_run(tiny_qwen25vl, tmp_path, monkeypatch):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(pipeline, "_Worker", Dying)
+    with pytest.raises(RuntimeError, match="--max-patches"):
+        score(tiny_qwen25vl, tmp_path, [[CAT]])
+
+
+def test_waiting_for_gpus_ends_when_they_are_free(monkeypatch):
+    free = iter([{}, {"GPU": 1.0}, {"GPU": 2.0}, {"GPU": 3.0}])
+    monkeypatch.setattr(ray, "available_resources", lambda: next(free))
+    pipeline._wait_for_gpus(2)
+    assert next(free) == {"GPU": 3.0}
