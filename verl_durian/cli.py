@@ -51,6 +51,9 @@ def score(
     ] = "fail",
     max_patches: Annotated[int | None, typer.Option(min=1, help="Patches encoded at once: bounds the memory.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of one a GPU or one a core.")] = None,
+    device: Annotated[
+        Literal["cpu", "cuda"] | None, typer.Option(help="Instead of GPUs where there are, CPUs else.")
+    ] = None,
     address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, such as auto.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Where scores are kept, instead of ~/.cache/verl_durian.")] = None,
     image_key: Annotated[str, typer.Option(help="Column of images; verl's data.image_key.")] = "images",
@@ -70,6 +73,7 @@ def score(
         feature_layer=feature_layer,
         precision=precision,
         address=address,
+        device=device,
         workers=workers,
         max_patches=max_patches,
     )

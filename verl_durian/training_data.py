@@ -60,7 +60,7 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
         else:
             entropy = np.full(len(rows), np.nan)
         dataset.dataframe = rows = rows.add_column(key, entropy)
-    _check(rows, key, dataset.image_key)
+    _check(rows, key, [name for name in (dataset.image_key, dataset.video_key) if name in rows.column_names])
 
 
 def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
@@ -99,7 +99,8 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
 
     from verl_durian.scoring.entropy_cache import EntropyCache, default_cache_dir
     from verl_durian.scoring.parts import Columns, dataset_parts
-    from verl_durian.scoring.pipeline import Placement, score_parts
+    from verl_durian.scoring.pipeline import score_parts
+    from verl_durian.scoring.workers import given_back, place
     from verl_durian.vision_tower import read_tower
 
     patch_size = getattr(getattr(dataset.processor, "image_processor", None), "patch_size", None)
@@ -120,7 +121,8 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
     parts = dataset_parts("the training set", rows, Columns(dataset.image_key, dataset.video_key))
     settings, state = read_tower(model_path)
     cache = EntropyCache(default_cache_dir() / settings.fingerprint(device))
-    scores = score_parts(parts, settings, state, cache, Placement(device))
+    with given_back():
+        scores = score_parts(parts, settings, state, cache, place(device))
     if scores.problems:
         problem = scores.problems[0]
         raise ValueError(
@@ -130,18 +132,21 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
     return scores.entropies
 
 
-def _check(rows: datasets.Dataset, key: str, image_key: str) -> None:
+def _check(rows: datasets.Dataset, key: str, media_keys: list[str]) -> None:
     """Tells of rows without image, and refuses a column that cannot be right."""
     values = _values(rows, key)
     if np.isinf(values).any():
         raise ValueError(f"training row {int(np.isinf(values).argmax())}: {key} is infinite")
     without = np.flatnonzero(np.isnan(values))
-    if image_key in rows.column_names:
-        images = rows.select(without).select_columns([image_key]).with_format("arrow")
-        for batch, start in zip(images.iter(batch_size=64), range(0, len(without), 64), strict=True):
-            for offset, row_images in enumerate(batch[image_key].to_pylist()):
-                if row_images:
-                    raise ValueError(f"training row {without[start + offset]} has an image, and no {key}")
+    if media_keys:
+        media = rows.select(without).select_columns(media_keys).with_format("arrow")
+        for batch, start in zip(media.iter(batch_size=64), range(0, len(without), 64), strict=True):
+            for offset, row in enumerate(batch.to_pylist()):
+                if any(row.values()):
+                    raise ValueError(
+                        f"training row {without[start + offset]} has an image or a video, and no {key}: take rows that "
+                        "cannot be scored out of the data"
+                    )
     if len(without) > 0:
         logger.warning(
             "durian: %d of %d training rows have no image; they take their own GRPO advantage for the perceptual one "

@@ -56,7 +56,8 @@ _SETTINGS = [
     _INDEX,
 ]
 _PREFIXES = ("visual.", "model.visual.")  # as published, and as the module is called in memory
-_PACKAGES = ("torch", "torchvision", "transformers", "pillow", "qwen-vl-utils")  # from the file to the features
+_PACKAGES = ("datasets", "pillow", "qwen-vl-utils", "torch", "torchvision", "transformers")  # from file to features
+_OPTIONAL = ("decord", "flash-attn", "torchcodec")  # which of them are there decides who reads videos, who attends
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,7 @@ class TowerSettings:
             device_type,
             self.attention(device_type),
             {package: version(package) for package in _PACKAGES},
+            {package: version(package) for package in _OPTIONAL if find_spec(package.replace("-", "_"))},
             limits,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -221,7 +223,9 @@ class VisionTower:
     def _encode(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         device = self.model.device
         patches = pixel_values.to(device, self.model.dtype)
-        return self._family.encode(self.model, patches, grid_thw.to(device), self.settings.feature_layer).float()
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else float32 means 10 bits in convolutions
+            features = self._family.encode(self.model, patches, grid_thw.to(device), self.settings.feature_layer)
+        return features.float()
 
 
 def read_tower(

@@ -24,19 +24,21 @@ import ray
 from PIL import Image
 from skimage import data
 
-from verl_durian.scoring import pipeline
+from verl_durian.scoring import workers
 from verl_durian.scoring.entropy_cache import EntropyCache
 from verl_durian.scoring.media import collect
 from verl_durian.scoring.parts import Columns, dataset_parts
-from verl_durian.scoring.pipeline import Placement, Problem, Scores, score_parts
+from verl_durian.scoring.pipeline import Problem, Scores, score_parts
 from verl_durian.scoring.scorer import Scorer, to_arrays
+from verl_durian.scoring.workers import Placement, given_back, place
 from verl_durian.vision_tower import read_tower
 
 
 @pytest.fixture(scope="module", autouse=True)
 def joined():
     """A Ray of this process alone."""
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+    ray.shutdown()  # what other tests left
+    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 
@@ -51,13 +53,14 @@ CAT, GRASS, COFFEE = jpeg("chelsea"), jpeg("grass", 140, 56), jpeg("coffee", 70,
 BROKEN = {"bytes": b"no picture"}
 
 
-def score(folder: Path, cache: Path, *sets: list, workers: int | None = 1) -> Scores:
+def score(folder: Path, cache: Path, *sets: list, number_of_workers: int | None = 1) -> Scores:
     """Scores data sets with these rows of images."""
     parts = []
     for number, rows in enumerate(sets):
         parts += dataset_parts(f"set {number}", datasets.Dataset.from_dict({"images": rows}), Columns())
     settings, state = read_tower(str(folder))
-    return score_parts(parts, settings, state, EntropyCache(cache), Placement("cpu", workers=workers))
+    with given_back():
+        return score_parts(parts, settings, state, EntropyCache(cache), place("cpu", number_of_workers))
 
 
 def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen25vl, tmp_path):
@@ -119,11 +122,47 @@ def test_nothing_to_score(tiny_qwen25vl, tmp_path, sets):
 
 
 def test_more_workers_than_rows(tiny_qwen25vl, tmp_path):
-    assert np.isfinite(score(tiny_qwen25vl, tmp_path, [[CAT], [GRASS]], workers=8).entropies).all()
+    assert np.isfinite(score(tiny_qwen25vl, tmp_path, [[CAT], [GRASS]], number_of_workers=2).entropies).all()
+
+
+@ray.remote(num_gpus=1)
+class OfAGpu:
+    def ready(self):
+        return True
+
+
+def test_gpus_are_free_again_after_scoring():
+    """With two that Ray only believes in."""
+    with given_back():
+        actor = OfAGpu.remote()
+        ray.get(actor.ready.remote())
+        ray.kill(actor)
+    assert ray.available_resources()["GPU"] == 2
+
+
+def test_one_worker_a_free_gpu_or_core(monkeypatch):
+    assert place() == Placement("cuda", 2, 16384)
+    assert place("cpu") == Placement("cpu", 2, 2048)
+    assert place("cpu", 1, 99) == Placement("cpu", 1, 99)
+    with pytest.raises(ValueError, match="3 workers need a GPU of Ray's each, and 2 are free.*--workers"):
+        place(workers=3)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)  # Ray was told of more than there are
+    assert place("cpu").workers == 1
+    with given_back():
+        actor = OfAGpu.remote()
+        ray.get(actor.ready.remote())
+        assert place("cuda").workers == 1
+        ray.kill(actor)
+
+
+def test_another_environment_of_a_worker_is_an_error(tiny_qwen25vl):
+    settings, state = read_tower(str(tiny_qwen25vl))
+    with pytest.raises(RuntimeError, match="would score otherwise"):
+        workers.Worker(ray.put(to_arrays(state)), settings, "cpu", 2048, "of another environment")
 
 
 class Dying:
-    """A worker that every row kills, as one without memory."""
+    """A worker whom every row kills, as for want of memory."""
 
     def __init__(self, **arguments):
         pass
@@ -134,13 +173,6 @@ class Dying:
 
 def test_rows_that_kill_every_worker_end_the_run(tiny_qwen25vl, tmp_path, monkeypatch):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(pipeline, "_Worker", Dying)
+    monkeypatch.setattr(workers, "Worker", Dying)
     with pytest.raises(RuntimeError, match="--max-patches"):
         score(tiny_qwen25vl, tmp_path, [[CAT]])
-
-
-def test_waiting_for_gpus_ends_when_they_are_free(monkeypatch):
-    free = iter([{}, {"GPU": 1.0}, {"GPU": 2.0}, {"GPU": 3.0}])
-    monkeypatch.setattr(ray, "available_resources", lambda: next(free))
-    pipeline._wait_for_gpus(2)
-    assert next(free) == {"GPU": 3.0}

@@ -141,10 +141,21 @@ def test_nothing_to_score(tiny_qwen25vl):
 
 def test_a_batch_of_ray_data(tiny_qwen25vl):
     rows = [media(CAT), media(GRASS)]
-    told = scorer(tiny_qwen25vl)({"media": np.array([pickle.dumps(row) for row in rows], dtype=object)})
-    assert told["key"] == [row.key for row in rows]
-    assert told["error"] == ["", ""] and told["images"] == [1, 1]
-    assert all(entropy > 0 for entropy in told["entropy"])
+    columns = {
+        "key": [*(row.key for row in rows), "unread"],
+        "media": [*(pickle.dumps(row) for row in rows), b""],
+        "error": ["", "", "gone"],
+    }
+    told = scorer(tiny_qwen25vl)({name: np.array(column, dtype=object) for name, column in columns.items()})
+    assert told["key"] == ["unread", *(row.key for row in rows)]
+    assert told["error"] == ["gone", "", ""] and told["images"] == [0, 1, 1]
+    assert all(entropy > 0 for entropy in told["entropy"][1:])
+
+
+def test_what_the_processor_refuses_is_an_error_of_the_row(tiny_qwen25vl):
+    """Rounded to whole patches, the sides are in a ratio above the 200 that qwen_vl_utils checks before."""
+    (score,) = scorer(tiny_qwen25vl).score([media(Image.new("RGB", (5990, 30)))])
+    assert "absolute aspect ratio" in score.error
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -26,8 +26,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from verl_durian.scoring import parts as parts_module
 from verl_durian.scoring import shards as shards_module
-from verl_durian.scoring.parts import PART_ROWS, Columns
+from verl_durian.scoring.parts import Columns
 from verl_durian.scoring.shards import find_files, is_local, open_shards, size, source_id, whole_file, write_shard
 
 ENTROPIES = np.array([1.5, np.nan, 0.0])
@@ -114,17 +115,20 @@ def test_files_of_several_folders_keep_their_places(tmp_path):
     assert [shard.target for shard in shards] == [Path("out/a/train.parquet"), Path("out/b/c/train.parquet")]
 
 
-def test_parts_cover_every_row_once(tmp_path):
-    pq.write_table(pa.table({"images": [[b""]] * 10}), tmp_path / "a.parquet", row_group_size=4)
-    assert [(part.first, part.rows) for part in open_one(tmp_path / "a.parquet", tmp_path).parts] == [
-        (0, 4),
-        (4, 4),
-        (8, 2),
+def test_parts_cover_every_row_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(parts_module, "PART_ROWS", 5)
+    pq.write_table(pa.table({"images": [[b""]] * 18}), tmp_path / "a.parquet", row_group_size=4)
+    parts = open_one(tmp_path / "a.parquet", tmp_path).parts
+    assert [(part.groups, part.first, part.rows) for part in parts] == [
+        (range(0, 2), 0, 8),
+        (range(2, 4), 8, 8),
+        (range(4, 5), 16, 2),
     ]
-    (tmp_path / "a.jsonl").write_text('{"images": ["x"]}\n' * (PART_ROWS + 1))
+    assert [cells.row for part in parts for cells in part.cells()] == list(range(18))
+    (tmp_path / "a.jsonl").write_text('{"images": ["x"]}\n' * 6)
     parts = open_one(tmp_path / "a.jsonl", tmp_path).parts
-    assert [(part.first, part.rows) for part in parts] == [(0, PART_ROWS), (PART_ROWS, 1)]
-    assert [cells.row for part in parts for cells in part.cells()] == list(range(PART_ROWS + 1))
+    assert [(part.first, part.rows) for part in parts] == [(0, 5), (5, 1)]
+    assert [cells.row for part in parts for cells in part.cells()] == list(range(6))
 
 
 def test_a_file_at_a_url(tmp_path):
@@ -168,9 +172,10 @@ def test_columns_that_are_missing_or_there_already(tmp_path, columns, problem):
         open_one(tmp_path / "train.parquet", tmp_path / "out")
 
 
-@pytest.mark.parametrize("name", ["train.parquet", "train.jsonl"])
-def test_a_file_of_something_else_is_named(tmp_path, name):
-    (tmp_path / name).write_bytes(b"no data")
+@pytest.mark.parametrize("content", [b"no data", b""])
+@pytest.mark.parametrize("name", ["train.parquet", "train.jsonl", "train.json"])
+def test_a_file_of_something_else_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: cannot be read"):
         open_one(tmp_path / name, tmp_path / "out")
 
@@ -223,3 +228,9 @@ def test_large_row_groups_are_written_in_pieces(tmp_path, monkeypatch):
     with pq.ParquetFile(tmp_path / "out" / "t.parquet") as file:
         assert file.num_row_groups == 3
         assert file.read(["images"]).equals(table)
+
+
+def test_names_of_results_are_not_for_data(tmp_path):
+    (tmp_path / "scores.json").write_text(json.dumps(ROWS))
+    with pytest.raises(ValueError, match="scores.json.*the name of another file"):
+        open_one(tmp_path / "scores.json", tmp_path / "out")

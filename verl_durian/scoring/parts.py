@@ -26,7 +26,7 @@ import fsspec  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 
 PART_ROWS = 1024
-"""Rows of a part of a data set. A part of a parquet file is a row group."""
+"""Rows of a part, at least; a part of a data set in memory has so many."""
 _READ_ROWS = 64
 """Rows read at once: a few with images of some megabytes each."""
 
@@ -56,10 +56,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class ParquetPart:
-    """A row group of a parquet file."""
+    """Consecutive row groups of a parquet file."""
 
     file: str
-    group: int
+    groups: range
     first: int
     rows: int
     columns: Columns
@@ -70,7 +70,7 @@ class ParquetPart:
             present = self.columns.of(parquet.schema_arrow.names)
             by_datasets = _decoded_by_datasets(datasets.Features.from_arrow_schema(parquet.schema_arrow), self.columns)
             row = self.first
-            for batch in parquet.iter_batches(_READ_ROWS, row_groups=[self.group], columns=present):
+            for batch in parquet.iter_batches(_READ_ROWS, row_groups=self.groups, columns=present):
                 yield from _cells(batch.to_pydict(), batch.num_rows, row, self.columns, by_datasets)
                 row += batch.num_rows
 
@@ -100,7 +100,7 @@ Part = ParquetPart | DatasetPart
 
 
 def parquet_parts(file: str, columns: Columns) -> list[ParquetPart]:
-    """The row groups of a parquet file; none if it has no column of images or videos.
+    """A parquet file in parts of whole row groups, `PART_ROWS` rows or more; none without a column of media.
 
     Raises:
         OSError, pa.ArrowInvalid: no such file, or none that is parquet.
@@ -109,7 +109,13 @@ def parquet_parts(file: str, columns: Columns) -> list[ParquetPart]:
         if not columns.of(parquet.schema_arrow.names):
             return []
         sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
-    return [ParquetPart(file, group, sum(sizes[:group]), rows, columns) for group, rows in enumerate(sizes)]
+    parts, start, first, rows = [], 0, 0, 0
+    for group, size in enumerate(sizes):
+        rows += size
+        if rows >= PART_ROWS or group == len(sizes) - 1:
+            parts.append(ParquetPart(file, range(start, group + 1), first, rows, columns))
+            start, first, rows = group + 1, first + rows, 0
+    return [part for part in parts if part.rows > 0]
 
 
 def dataset_parts(name: str, dataset: datasets.Dataset, columns: Columns) -> list[DatasetPart]:

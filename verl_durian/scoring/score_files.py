@@ -16,14 +16,16 @@
 check the folder -> score the rows -> write a file for each data file -> problems.jsonl, pictures, scores.json
 """
 
+import fcntl
 import hashlib
 import json
+import logging
+import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -37,28 +39,30 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from verl_durian.normalization import perceptual_groups, perceptual_thresholds
 from verl_durian.scoring.entropy_cache import EntropyCache
 from verl_durian.scoring.media import collect, decode
-from verl_durian.scoring.parts import Columns, Part
+from verl_durian.scoring.parts import Cells, Columns, Part
 from verl_durian.scoring.pictures import draw_contact_sheet, draw_histogram
-from verl_durian.scoring.pipeline import Placement, Scores, score_parts
+from verl_durian.scoring.pipeline import Scores, score_parts
 from verl_durian.scoring.shards import (
+    RESERVED,
     Shard,
     find_files,
-    is_local,
     open_shards,
+    part_of,
     size,
     source_id,
     whole_file,
     write_shard,
 )
+from verl_durian.scoring.workers import place
 from verl_durian.vision_tower import FeatureLayer, Precision, TowerSettings, read_tower
 
-SUMMARY = "scores.json"
-PROBLEMS = "problems.jsonl"
+SUMMARY, PROBLEMS = RESERVED
 HISTOGRAM = "visual_entropy.png"
 EXAMPLES = "examples.png"
 _QUARTILES = [0.25, 0.75]  # the paper's
 _GROUPS = ("low", "medium", "high")
 _EXAMPLES_OF_A_GROUP = 4
+_PROBLEMS_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,12 @@ class Request:
     """What the tower computes in."""
     address: str | None = None
     """Of a running Ray cluster. None: Ray is started on this machine, for this request."""
+    device: str | None = None
+    """`cpu` or `cuda`. None: see `workers.place`, as for what follows."""
     workers: int | None = None
-    """Processes with a tower each. None: one a GPU, or one a core."""
+    """Processes with a tower each."""
     max_patches: int | None = None
-    """Patches encoded in one pass. None: `pipeline.MAX_PATCHES`."""
+    """Patches of a pass."""
 
 
 @dataclass(frozen=True)
@@ -123,29 +129,28 @@ def score_files(request: Request) -> int:
     shards = open_shards(files, request.output, request.columns)
     settings, state = read_tower(request.model, request.feature_layer, request.precision)
     with _ray(request.address):
-        device = "cuda" if ray.cluster_resources().get("GPU") else "cpu"
-        asked = _asked(settings, device, files, request.columns)
-        digests = _digests_of_written_files(request.output, asked)
-        cache = EntropyCache(request.cache_dir / asked["fingerprint"])
-        placement = Placement(device, request.workers, request.max_patches, any(map(is_local, files)))
-        scores = score_parts([part for shard in shards for part in shard.parts], settings, state, cache, placement)
-
-    digests = _write_shards(request.output, asked, list(_by_shard(shards, scores)), digests)
-    _write_problems(request.output, scores)
-    thresholds = _draw(request.output, shards, scores, settings.image_processor.patch_size)
-    with_images = int((scores.keys != b"").sum())
-    rows = sum(shard.rows for shard in shards)
-    results = {
-        "rows": rows,
-        "rows_without_image": rows - with_images,
-        "rows_with_problems": len(scores.problems),
-        "images": scores.images,
-        "thresholds": thresholds,
-        "seconds": round(time.monotonic() - start, 3),
-        "images_encoded": scores.encoded,
-        "images_per_second": round(scores.encoded / scores.seconds, 3) if scores.encoded else None,
-    }
-    _write_summary(request.output, {"finished": True, "settings": asked, **results, "files": digests})
+        placement = place(request.device, request.workers, request.max_patches)
+        asked = _asked(settings, placement.device, files, request.columns)
+        with _output_folder(request.output):
+            digests = _digests_of_written_files(request.output, asked)
+            _check_space(request.output, shards, digests)
+            cache = EntropyCache(request.cache_dir / asked["fingerprint"])
+            scores = score_parts([part for shard in shards for part in shard.parts], settings, state, cache, placement)
+            digests = _write_shards(request.output, asked, list(_by_shard(shards, scores)), digests)
+            _write_problems(request.output, scores)
+            thresholds = _draw(request.output, shards, scores, settings.image_processor.patch_size)
+            rows = sum(shard.rows for shard in shards)
+            results = {
+                "rows": rows,
+                "rows_without_image": rows - int(np.isfinite(scores.entropies).sum()) - len(scores.problems),
+                "rows_with_problems": len(scores.problems),
+                "images": scores.images,
+                "thresholds": thresholds,
+                "seconds": round(time.monotonic() - start, 3),
+                "images_encoded": scores.encoded,
+                "images_per_second": round(scores.encoded / scores.seconds, 3) if scores.encoded else None,
+            }
+            _write_summary(request.output, {"finished": True, "settings": asked, **results, "files": digests})
     _tell(request.output, results, scores)
     return len(scores.problems)
 
@@ -154,9 +159,11 @@ def score_files(request: Request) -> int:
 def _ray(address: str | None) -> Iterator[None]:
     """A Ray cluster that runs already, or one of this machine alone."""
     if address is None:
-        ray.init("local", include_dashboard=False, log_to_driver=False)
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+    elif address.startswith("ray://"):
+        raise ValueError(f"--address {address}: the command must run on a machine of the cluster, see `ray start`")
     else:
-        ray.init(address, log_to_driver=False)
+        ray.init(address, log_to_driver=False, logging_level=logging.WARNING)
     try:
         yield
     finally:
@@ -181,27 +188,45 @@ def _asked(settings: TowerSettings, device: str, files: Sequence[str], columns: 
     return json.loads(json.dumps(asked, default=str))
 
 
+@contextmanager
+def _output_folder(output: Path) -> Iterator[None]:
+    """Makes the folder, and keeps other runs out of it."""
+    output.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(f"--output {output}: another run writes to this folder: wait for it") from error
+    finally:
+        os.close(folder)
+
+
 def _digests_of_written_files(output: Path, asked: dict[str, Any]) -> dict[str, str]:
     """The files that an earlier run has written, with their digests; none in a new folder.
 
     Raises:
         ValueError: the folder holds something else than results of the same request.
     """
-    if not output.exists() or not any(output.iterdir()):
+    if all(file.name == part_of(output / SUMMARY).name for file in output.iterdir()):  # new, or killed right away
         return {}
-    if not (output / SUMMARY).exists():
-        raise ValueError(f"--output {output}: the folder is not empty, and holds no results of this command")
-    earlier = json.loads((output / SUMMARY).read_text())
+    try:
+        earlier = json.loads((output / SUMMARY).read_text())
+        settings, files = dict(earlier["settings"]), dict(earlier["files"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(
+            f"--output {output}: the folder holds something else than results of this command: name a new one"
+        ) from error
     changes = [
-        f"{name} was {earlier['settings'].get(name)}, is now {value}"
+        f"{name} was {settings.get(name)}, is now {value}"
         for name, value in asked.items()
-        if earlier["settings"].get(name) != value
+        if settings.get(name) != value
     ]
     if changes:
         raise ValueError(
             f"--output {output}: the folder holds results of other settings ({'; '.join(changes)}): name another folder"
         )
-    return {name: digest for name, digest in earlier["files"].items() if (output / name).exists()}
+    return {name: digest for name, digest in files.items() if (output / name).exists()}
 
 
 def _by_shard(shards: Sequence[Shard], scores: Scores) -> Iterator[_ScoredShard]:
@@ -222,7 +247,6 @@ def _write_shards(
     """Writes the files that are not there, or whose source or scores have changed. Returns the digest of each."""
     names = {str(each.shard.target.relative_to(output)): each for each in shards}
     stale = {name: each for name, each in names.items() if digests.get(name) != each.digest}
-    _check_space(output, [each.shard for each in stale.values()])
     for name, each in tqdm(stale.items(), desc="writing", unit=" files", disable=not stale):
         # First of all the folder tells what it belongs to; and that this file is not what it was.
         digests = {written: digest for written, digest in digests.items() if written != name}
@@ -232,14 +256,14 @@ def _write_shards(
     return {name: digests[name] for name in names}
 
 
-def _check_space(output: Path, shards: Sequence[Shard]) -> None:
-    needed = sum(size(shard.source) for shard in shards)
-    output.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(output).free
+def _check_space(output: Path, shards: Sequence[Shard], digests: Mapping[str, str]) -> None:
+    """Raises ValueError where the files that are still to be written will not find room."""
+    missing = [shard for shard in shards if str(shard.target.relative_to(output)) not in digests]
+    needed, free = sum(size(shard.source) for shard in missing), shutil.disk_usage(output).free
     if needed > free:
         raise ValueError(
             f"--output {output}: the files to be written take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
-            "free: make room and run the same command again, what was scored is kept"
+            "free: make room, or name a folder elsewhere"
         )
 
 
@@ -259,9 +283,11 @@ def _write_problems(output: Path, scores: Scores) -> None:
 
 
 def _draw(output: Path, shards: Sequence[Shard], scores: Scores, patch_size: int) -> dict[str, float]:
-    """Draws the pictures of the scores; returns their quartiles in nats."""
+    """Draws the pictures of the scores; returns their quartiles in nats, none where no row has a score."""
     rows = np.flatnonzero(np.isfinite(scores.entropies))
     if len(rows) == 0:
+        for name in (HISTOGRAM, EXAMPLES):
+            (output / name).unlink(missing_ok=True)
         return {}
     entropies = torch.from_numpy(scores.entropies[rows])
     thresholds = perceptual_thresholds(entropies, _QUARTILES)
@@ -269,26 +295,36 @@ def _draw(output: Path, shards: Sequence[Shard], scores: Scores, patch_size: int
     low, high = thresholds.tolist()
     draw_histogram(entropies.numpy(), (low, high), output / HISTOGRAM)
 
-    # Of each group some that differ, spread over its entropies.
-    examples: dict[str, list[tuple[Image.Image, float]]] = {}
+    chosen: dict[str, list[int]] = {}  # of each group some that differ, spread over its entropies
     _, first = np.unique(scores.keys[rows], return_index=True)
-    parts = [part for shard in shards for part in shard.parts]
     for number, name in enumerate(_GROUPS):
         members = first[group[first] == number]
         members = members[np.argsort(scores.entropies[rows[members]], kind="stable")]
-        chosen = members[np.linspace(0, len(members) - 1, min(_EXAMPLES_OF_A_GROUP, len(members))).astype(int)]
-        examples[name] = [(_picture(parts, row, patch_size), scores.entropies[row]) for row in rows[chosen].tolist()]
+        spread = np.linspace(0, len(members) - 1, min(_EXAMPLES_OF_A_GROUP, len(members))).astype(int)
+        chosen[name] = rows[members[spread]].tolist()
+    pictures = _pictures([part for shard in shards for part in shard.parts], sum(chosen.values(), []), patch_size)
+    examples = {name: [(pictures[row], scores.entropies[row]) for row in of_group] for name, of_group in chosen.items()}
     draw_contact_sheet(examples, output / EXAMPLES)
     return {"Q25": low, "Q75": high}
 
 
-def _picture(parts: Sequence[Part], row: int, patch_size: int) -> Image.Image:
-    """The first image of a row, or the first frame of its first video; rows count through all parts."""
+def _pictures(parts: Sequence[Part], rows: Sequence[int], patch_size: int) -> dict[int, Image.Image]:
+    """The first image, or the first frame of the first video, of these rows, which count through all parts."""
+    pictures, first, left = {}, 0, set(rows)
     for part in parts:
-        if row < part.rows:
-            break
-        row -= part.rows
-    (cells,) = islice(part.cells(), row, row + 1)
+        wanted = {row - first + part.first: row for row in left if row < first + part.rows}
+        for cells in part.cells() if wanted else ():
+            if cells.row in wanted:
+                row = wanted.pop(cells.row)
+                left.remove(row)
+                pictures[row] = _picture(cells, patch_size)
+            if not wanted:
+                break
+        first += part.rows
+    return pictures
+
+
+def _picture(cells: Cells, patch_size: int) -> Image.Image:
     media = collect(cells.images, cells.videos, cells.by_datasets)
     assert media is not None
     images, videos = decode(media, patch_size)
@@ -299,18 +335,21 @@ def _picture(parts: Sequence[Part], row: int, patch_size: int) -> Image.Image:
 
 
 def _tell(output: Path, results: dict[str, Any], scores: Scores) -> None:
-    console = Console(highlight=False)
-    for problem in scores.problems[:10]:
+    console = Console(highlight=False, soft_wrap=True)
+    for problem in scores.problems[:_PROBLEMS_TOLD]:
         console.print(f"{problem.file} row {problem.row}: {problem.reason}", markup=False)
-    if len(scores.problems) > 10:
-        console.print(f"... and {len(scores.problems) - 10} more in {output / PROBLEMS}")
-    thresholds = results["thresholds"]
+    if len(scores.problems) > _PROBLEMS_TOLD:
+        console.print(f"... and {len(scores.problems) - _PROBLEMS_TOLD} more")
     console.print(
         f"{results['rows']} rows, {results['rows_without_image']} without image, "
         f"{results['rows_with_problems']} with problems"
     )
-    if thresholds:
+    written = ["the data with their scores", SUMMARY]
+    if scores.problems:
+        written.append(PROBLEMS)
+    if thresholds := results["thresholds"]:
         console.print(f"visual entropy in nats: Q25 {thresholds['Q25']:.4f}, Q75 {thresholds['Q75']:.4f}")
+        written += [HISTOGRAM, EXAMPLES]
     if scores.encoded:
         console.print(f"{scores.encoded} images encoded, {results['images_per_second']:.1f} a second")
-    console.print(f"{output}: the data with their scores, {SUMMARY}, {HISTOGRAM}, {EXAMPLES}")
+    console.print(f"in {output}: {', '.join(written)}", markup=False)

@@ -24,6 +24,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, fields
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -83,8 +84,10 @@ class Scorer:
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Scores a batch of Ray Data: from a column `media` of pickled `Media` to the fields of `Score`."""
-        scores = self.score([pickle.loads(media) for media in batch["media"]])
+        """Scores a batch of `readers.stored_rows`; returns the fields of `Score`."""
+        rows = list(zip(batch["key"].tolist(), batch["media"].tolist(), batch["error"].tolist(), strict=True))
+        scores = [Score(key, error=error) for key, _, error in rows if error]
+        scores += self.score([pickle.loads(media) for _, media, error in rows if not error])
         return {field.name: [getattr(score, field.name) for score in scores] for field in fields(Score)}
 
     def score(self, rows: Iterable[Media]) -> list[Score]:
@@ -125,21 +128,20 @@ class Scorer:
         ahead: deque[tuple[Media, Future[_Row]]] = deque()
         for media in rows:
             ahead.append((media, self._pool.submit(self._prepare, media)))
-            if len(ahead) > 2 * self.threads:
+            if len(ahead) > self.threads:
                 yield ahead.popleft()
         yield from ahead
 
     def _prepare(self, media: Media) -> _Row:
         images, videos = decode(media, self.tower.settings.image_processor.patch_size)
-        return _Row(media, *self.tower.preprocess(images, videos))
+        try:
+            return _Row(media, *self.tower.preprocess(images, videos))
+        except ValueError as error:  # such as sides in a ratio that the processor refuses, once it has resized them
+            raise MediaError(str(error)) from error
 
     def _encode(self, one_pass: list[_Row], failed: list[Score]) -> list[tuple[Score, "Future[float]"]]:
         """One pass of the tower. Returns each row's score with its entropy to come."""
-        features = iter(
-            self.tower.features(
-                torch.cat([row.pixel_values for row in one_pass]), torch.cat([row.grid_thw for row in one_pass])
-            )
-        )
+        features = chain.from_iterable(self._features(one_pass))
         encoded = []
         for row in one_pass:
             patches = torch.cat([next(features) for _ in row.grid_thw])  # of all images and videos, in one F
@@ -151,6 +153,17 @@ class Scorer:
                 score = Score(row.media.key, patches=len(patches), images=len(row.media))
                 encoded.append((score, self._pool.submit(_entropy, matrix)))
         return encoded
+
+    def _features(self, one_pass: list[_Row]) -> Iterator[list[torch.Tensor]]:
+        """F of each image and video, encoded `max_patches` at a time or one that has more."""
+        pixel_values = torch.cat([row.pixel_values for row in one_pass])
+        grids = torch.cat([row.grid_thw for row in one_pass])
+        ends = grids.prod(dim=-1).cumsum(dim=0).tolist()
+        start = first = 0
+        for number, end in enumerate(ends, start=1):
+            if number == len(ends) or ends[number] - start > self.max_patches:
+                yield self.tower.features(pixel_values[start:end], grids[first:number])
+                start, first = end, number
 
 
 def _entropy(matrix: torch.Tensor) -> float:

@@ -26,6 +26,7 @@ import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from verl_durian.scoring.parts import Columns, Part, dataset_parts, open_parquet, parquet_parts
 
@@ -33,6 +34,8 @@ ENTROPY = "visual_entropy"
 """Column with H in nats, float64, null where a row has no image or its images cannot be scored."""
 PATCHES = "visual_patches"
 """Column with the number of patches P, int32, null where H is."""
+RESERVED = ("scores.json", "problems.jsonl")
+"""Names in the folder of the results that are not for data files."""
 _GROUP_BYTES = 128 << 20
 """Row groups are written of this size at most, as they are held in memory."""
 
@@ -61,7 +64,7 @@ def find_files(patterns: Sequence[str]) -> list[str]:
         found = sorted(filesystem.glob(path)) if "*" in pattern else [path] if filesystem.exists(path) else []
         if not found:
             raise ValueError(f"--data {pattern}: there is no such file")
-        local = "file" in filesystem.protocol
+        local = isinstance(filesystem, LocalFileSystem)
         files += found if local else [filesystem.unstrip_protocol(name) for name in found]
     for file in files:
         if not file.endswith((".parquet", ".json", ".jsonl")):
@@ -82,7 +85,7 @@ def open_shards(files: Sequence[str], output: Path, columns: Columns) -> list[Sh
     """
     folders = [os.path.dirname(file) for file in files]
     common = os.path.commonpath(folders) if all(map(is_local, files)) else os.path.commonprefix(folders)
-    shards, seen = [], set()
+    shards, seen, taken = [], set(), {output / name for name in RESERVED}
     for file in files:
         try:
             if file.endswith(".parquet"):
@@ -93,13 +96,19 @@ def open_shards(files: Sequence[str], output: Path, columns: Columns) -> list[Sh
                 dataset = datasets.load_dataset("json", data_files=file, split="train")
                 names, rows = dataset.column_names, len(dataset)
                 parts = dataset_parts(file, dataset, columns)
-        except (OSError, pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError) as error:
-            raise ValueError(f"--data {file}: cannot be read: {error}") from error
+        except (OSError, pa.ArrowInvalid, datasets.exceptions.DatasetGenerationError, StopIteration) as error:
+            raise ValueError(f"--data {file}: cannot be read: {error or 'there is nothing in it'}") from error
         scored = [name for name in (ENTROPY, PATCHES) if name in names]
         if scored:
             raise ValueError(f"--data {file}: has a column {scored[0]!r} already: score the file without it")
         seen.update(names)
-        shards.append(Shard(file, output / file[len(common) :].lstrip("/"), rows, parts))
+        target = output / file[len(common) :].lstrip("/")
+        if target in taken:
+            raise ValueError(
+                f"--data {file}: would be written to {target}, which is the name of another file: rename it"
+            )
+        taken.add(target)
+        shards.append(Shard(file, target, rows, parts))
     if not columns.of(list(seen)):
         raise ValueError(
             f"no column {columns.images!r} (--image-key) or {columns.videos!r} (--video-key) in the data, "
@@ -135,11 +144,16 @@ def write_shard(shard: Shard, entropies: np.ndarray, patches: np.ndarray) -> Non
             _write_json(shard.source, file, entropies, patches)
 
 
+def part_of(target: Path) -> Path:
+    """The name that a file of `whole_file` has while it is written."""
+    return target.with_name(f".{target.name}.part")
+
+
 @contextmanager
 def whole_file(target: Path) -> Iterator[IO[bytes]]:
     """Opens a file that appears under its name once it is written and on the disk, and never in part."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.part")
+    part = part_of(target)
     try:
         with part.open("wb") as file:
             yield file
@@ -195,4 +209,4 @@ def _write_json(source: str, file: IO[bytes], entropies: np.ndarray, patches: np
             text = json.dumps({**row, ENTROPY: h if known else None, PATCHES: p if known else None}, ensure_ascii=False)
             separator = ("[\n" if number == 0 else ",\n") if listed else "" if number == 0 else "\n"
             file.write(f"{separator}{text}".encode())
-        file.write(b"\n]\n" if listed else b"\n")
+        file.write((b"\n]\n" if len(entropies) else b"[]\n") if listed else b"\n")

@@ -1,0 +1,157 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Reads rows with Ray Data: names them by content, and hands on the images of some.
+
+Readers of data that lie on the machine of the driver run there, and take nothing of its CPUs in Ray's count: workers or
+a trainer that have taken all of them cannot keep readers out.
+"""
+
+import os
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+from ray.data import Dataset
+from tqdm import tqdm  # type: ignore[import-untyped]
+
+from verl_durian.scoring.media import MediaError, collect
+from verl_durian.scoring.parts import Cells, DatasetPart, Part
+from verl_durian.scoring.shards import is_local
+
+_READERS = 4
+"""Parts of local data that are read at a time."""
+
+
+@dataclass
+class Rows:
+    """The rows of all parts, numbered through from 0."""
+
+    parts: Sequence[Part]
+    first: np.ndarray
+    """The number of each part's first row. shape is (parts,)"""
+    keys: np.ndarray
+    """`Media.key` of each row, empty for a row without images or with an error. dtype S32"""
+    images: np.ndarray
+    """Images and videos of each row. int32"""
+    errors: dict[int, str]
+    """Of rows whose images cannot be read."""
+
+    def place(self, row: int) -> tuple[str, int]:
+        """The file of a row, and its number there."""
+        number = int(np.searchsorted(self.first, row, side="right")) - 1
+        return self.parts[number].file, self.parts[number].first + row - int(self.first[number])
+
+
+def name_rows(parts: Sequence[Part]) -> Rows:
+    """Reads every row and names its images by their content."""
+    first = np.cumsum([0, *(part.rows for part in parts)])
+    rows = Rows(parts, first[:-1], np.zeros(first[-1], "S32"), np.zeros(first[-1], np.int32), {})
+    if len(parts) > 0:
+        with tqdm(total=len(rows.keys), desc="reading", unit=" rows") as progress:
+            named = _read(parts, range(len(parts)), _name)
+            for batch in named.iter_batches(batch_size=None, batch_format="numpy"):
+                numbers = rows.first[batch["part"]] + batch["offset"]
+                rows.keys[numbers], rows.images[numbers] = batch["key"].astype("S32"), batch["images"]
+                failed = batch["error"] != ""
+                rows.errors.update(zip(numbers[failed].tolist(), batch["error"][failed].tolist(), strict=True))
+                progress.update(len(numbers))
+    return rows
+
+
+def stored_rows(rows: Rows, wanted: np.ndarray) -> Dataset:
+    """The rows of these ascending numbers for workers: columns `key`, `media` (pickled `Media`), and `error`."""
+    numbers, starts = np.unique(np.searchsorted(rows.first, wanted, side="right") - 1, return_index=True)
+    split = np.split(wanted, starts[1:])
+    keys = {
+        number: dict(zip((of_part - rows.first[number]).tolist(), rows.keys[of_part].tolist(), strict=True))
+        for number, of_part in zip(numbers.tolist(), split, strict=True)
+    }
+    return _read(rows.parts, numbers.tolist(), partial(_take, keys_ref=ray.put(keys)))
+
+
+def _name(number: int, part: Part) -> Iterator[dict[str, list[Any]]]:
+    names: dict[str, list[Any]] = {"part": [], "offset": [], "key": [], "images": [], "error": []}
+    for cells in part.cells():
+        key, images, error = "", 0, ""
+        try:
+            media = collect(cells.images, cells.videos, cells.by_datasets)
+        except MediaError as problem:
+            error = str(problem)
+        else:
+            if media is not None:
+                key, images = media.key, len(media)
+        for column, value in zip(names.values(), (number, cells.row - part.first, key, images, error), strict=True):
+            column.append(value)
+    yield names
+
+
+def _take(number: int, part: Part, keys_ref: ray.ObjectRef) -> Iterator[dict[str, list[Any]]]:
+    keys = ray.get(keys_ref)[number]
+    wanted = (cells for cells in part.cells() if cells.row - part.first in keys)
+    while some := list(islice(wanted, 16)):
+        expected = [keys[cells.row - part.first].decode() for cells in some]
+        read = [_stored(cells, key) for cells, key in zip(some, expected, strict=True)]
+        media, errors = zip(*read, strict=True)
+        yield {"key": expected, "media": list(media), "error": list(errors)}
+
+
+def _stored(cells: Cells, key: str) -> tuple[bytes, str]:
+    """The pickled images of a row, or an error."""
+    try:
+        media = collect(cells.images, cells.videos, cells.by_datasets)
+    except MediaError as error:
+        return b"", str(error)
+    if media is None or media.key != key:
+        return b"", "its images changed while the data were scored"
+    return pickle.dumps(media), ""
+
+
+def _read(parts: Sequence[Part], numbers: Sequence[int], function: Callable[..., Any]) -> Dataset:
+    """Calls a function on the parts of these numbers, each in a task of its own."""
+    local = any(isinstance(part, DatasetPart) or is_local(part.file) for part in parts)
+    tasks = ray.data.from_items([{"part": number} for number in numbers], override_num_blocks=len(numbers))
+    task = partial(_call, function=function, parts_ref=ray.put(list(parts)), folder=os.getcwd() if local else os.curdir)
+    if not local:
+        return tasks.map_batches(task, batch_size=1)
+    here = {f"node:{ray.util.get_node_ip_address()}": 1e-3}
+    return tasks.map_batches(task, batch_size=1, num_cpus=0, resources=here, concurrency=min(_READERS, len(numbers)))
+
+
+def _call(
+    batch: Mapping[str, np.ndarray], function: Callable[..., Any], parts_ref: ray.ObjectRef, folder: str
+) -> Iterator[dict[str, list[Any]]]:
+    parts = ray.get(parts_ref)
+    for number in batch["part"].tolist():
+        try:
+            with _working_in(folder):  # paths of images may be relative to where the command was given
+                yield from function(number, parts[number])
+        except (OSError, pa.ArrowException) as error:
+            raise RuntimeError(f"{parts[number].file} cannot be read: {error}") from error
+
+
+@contextmanager
+def _working_in(folder: str) -> Iterator[None]:
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)

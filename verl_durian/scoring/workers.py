@@ -1,0 +1,150 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Workers of Ray Data that score rows: one a GPU, or one a core, on every machine of the cluster."""
+
+import logging
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+import ray
+import torch
+from ray.data import ActorPoolStrategy, Dataset
+
+from verl_durian.scoring.scorer import Score, Scorer, to_arrays
+from verl_durian.vision_tower import TowerSettings
+
+logger = logging.getLogger(__name__)
+
+MAX_PATCHES = {"cpu": 2048, "cuda": 16384}
+"""Patches (14 x 14 pixels) of a pass: of the 7B tower in float32 up to 0.3 GB and 2 GB of activations."""
+_BATCH_ROWS = {"cpu": 32, "cuda": 128}
+"""Rows that a worker scores at once."""
+_MOST_THREADS = 8
+"""Beside a GPU's tower: each holds a row."""
+_TRIES = 3
+"""How often the rows of a worker that died are given to another."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the towers are.
+
+    Attributes:
+        device (str): `cpu` or `cuda`.
+        workers (int): Processes with a tower each.
+        max_patches (int): Patches of a pass.
+    """
+
+    device: str
+    workers: int
+    max_patches: int
+
+
+def place(device: str | None = None, workers: int | None = None, max_patches: int | None = None) -> Placement:
+    """Chooses where to score in the Ray cluster that this process has joined.
+
+    Args:
+        device (str | None): None: `cuda` if the cluster has GPUs, else `cpu`.
+        workers (int | None): None: as many as GPUs are free, or CPUs, of which this machine has no more than cores.
+        max_patches (int | None): None: `MAX_PATCHES` of the device.
+
+    Raises:
+        ValueError: nothing is free to score on, or less than asked for.
+    """
+    device = device or ("cuda" if ray.cluster_resources().get("GPU") else "cpu")
+    what = "GPU" if device == "cuda" else "CPU"
+    free = int(ray.available_resources().get(what, 0))
+    if device == "cpu":
+        counted = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
+        beyond = counted[ray.get_runtime_context().get_node_id()] - (os.cpu_count() or 1)
+        free -= int(max(0, beyond))
+    if free < (workers or 1):
+        raise ValueError(
+            f"{workers or 1} workers need a {what} of Ray's each, and {max(free, 0)} are free: wait for the others, or "
+            "name fewer --workers or another --device"
+        )
+    return Placement(device, workers or free, max_patches or MAX_PATCHES[device])
+
+
+def scores(
+    stored: Dataset, rows: int, settings: TowerSettings, state: Mapping[str, torch.Tensor], placement: Placement
+) -> Iterator[list[Score]]:
+    """Scores rows, some at a time.
+
+    Args:
+        stored (Dataset): The rows, see `readers.stored_rows`.
+        rows (int): How many.
+        settings (TowerSettings): What the tower is.
+        state (Mapping[str, torch.Tensor]): Its tensors; the workers of a machine share one copy.
+        placement (Placement): Where the towers are.
+    """
+    workers = min(placement.workers, rows)
+    state_ref = ray.put(to_arrays(state))
+    scored = stored.map_batches(
+        Worker,
+        fn_constructor_kwargs={
+            "state_ref": state_ref,
+            "settings": settings,
+            "device": placement.device,
+            "max_patches": placement.max_patches,
+            "fingerprint": settings.fingerprint(placement.device),
+        },
+        batch_size=min(_BATCH_ROWS[placement.device], math.ceil(rows / workers)),
+        compute=ActorPoolStrategy(size=workers),
+        num_cpus=1 if placement.device == "cpu" else 0,
+        num_gpus=1 if placement.device == "cuda" else 0,
+        max_task_retries=_TRIES,
+    )
+    for batch in scored.iter_batches(batch_size=None, batch_format="numpy"):
+        columns = [batch[field.name].tolist() for field in fields(Score)]
+        yield [Score(*values) for values in zip(*columns, strict=True)]
+
+
+@contextmanager
+def given_back() -> Iterator[None]:
+    """Waits at its end until as many CPUs and GPUs are free as before: a trainer counts them right afterwards, and Ray
+    counts those of a worker as taken until its process has ended."""
+    before = ray.available_resources()
+    yield
+    for _ in range(600):
+        now = ray.available_resources()
+        if all(now.get(what, 0) >= before.get(what, 0) for what in ("CPU", "GPU")):
+            return
+        time.sleep(0.1)
+    logger.warning("durian: a minute after scoring fewer CPUs or GPUs are free than before: something else took them")
+
+
+class Worker(Scorer):
+    """A scorer with the weights that lie in the object store of its machine."""
+
+    def __init__(
+        self, state_ref: ray.ObjectRef, settings: TowerSettings, device: str, max_patches: int, fingerprint: str
+    ):
+        if settings.fingerprint(device) != fingerprint:
+            raise RuntimeError(
+                f"the machine {ray.util.get_node_ip_address()} would score otherwise than the one of the command: its "
+                "packages (torch, torchvision, transformers, ...) or the environment variables of qwen_vl_utils differ"
+            )
+        super().__init__(settings, ray.get(state_ref), device, max_patches, _threads() if device == "cuda" else 1)
+
+
+def _threads() -> int:
+    """Cores of this machine for each of its GPUs, but one."""
+    here = ray.get_runtime_context().get_node_id()
+    (gpus,) = (node["Resources"]["GPU"] for node in ray.nodes() if node["NodeID"] == here)
+    return max(1, min(_MOST_THREADS, int((os.cpu_count() or 1) / gpus) - 1))
