@@ -25,7 +25,7 @@ Towers, with random weights and the architecture of Qwen2.5-VL:
 
 The tower alone is the better of one process with all threads and passes of several images, and one process a core with
 one thread and one image at a time; on a GPU it is one process with passes of as many patches as in scoring. It is timed
-before and after scoring: the range of the two tells how quiet the machine is.
+before, between and after the two runs of scoring: its range tells how quiet the machine is.
 
 From end to end: `score_files` on parquet files of n and of 3 n different JPEG files, with a new cache. The rate is that
 of the 2 n by which they differ; the rest is the fixed cost: Ray's start, the imports of its processes, the building of
@@ -47,8 +47,9 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 import typer
 from PIL import Image
@@ -61,8 +62,8 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from verl_durian.quickstart.model import make_config, make_tokenizer
 from verl_durian.scoring.media import collect, decode
-from verl_durian.scoring.pipeline import MAX_PATCHES
 from verl_durian.scoring.score_files import SUMMARY, Request, score_files
+from verl_durian.scoring.workers import MAX_PATCHES
 from verl_durian.vision_tower import FeatureLayer, Precision, VisionTower, load_vision_tower
 from verl_durian.visual_entropy import scatter_matrix, spectral_entropy
 
@@ -71,7 +72,8 @@ PATCH = 14
 PATCHES = [256, 576, 1280]
 PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "rocket")
 ROW_GROUP = 32
-"""Rows: what a worker takes at once on a CPU."""
+BATCH_ROWS = 32
+"""What a worker takes at once on a CPU."""
 SECONDS = 5.0
 """How long the tower alone is timed at a time."""
 N_SECONDS = 10.0
@@ -140,10 +142,10 @@ def jpegs(number: int, shape: tuple[int, int], rng: np.random.Generator) -> list
 
 
 def write_rows(file: Path, images: Sequence[bytes]) -> None:
-    """Writes a parquet file as verl reads it, in row groups of `ROW_GROUP`."""
+    """Writes a parquet file as verl reads it."""
     prompt = [{"role": "user", "content": "<image>What is it?"}]
-    rows = {"images": [[{"bytes": image}] for image in images], "prompt": [prompt] * len(images)}
-    datasets.Dataset.from_dict(rows).to_parquet(file, batch_size=ROW_GROUP)
+    table = pa.table({"prompt": [prompt] * len(images), "images": [[{"bytes": image}] for image in images]})
+    pq.write_table(table, file, row_group_size=ROW_GROUP)
 
 
 def timed(work: Callable[[], Any]) -> float:
@@ -175,8 +177,8 @@ def encode_on_request(folder: Path, precision: Precision, shapes: Connection) ->
     torch.set_num_threads(1)
     model = load_vision_tower(str(folder), precision=precision).model
     shapes.send("ready")
-    while True:
-        shapes.send(images_per_second(model, shapes.recv(), 1))
+    for shape in iter(shapes.recv, None):
+        shapes.send(images_per_second(model, shape, 1))
 
 
 def start_processes(folder: Path, precision: Precision) -> list[Connection]:
@@ -256,7 +258,8 @@ def main(
     name = tower or ("7b" if device == "cuda" else "small")
     shapes = [shape_of(number) for number in patches]
     rng = np.random.default_rng(0)
-    rates = Table("patches", "tower alone, images/s", "as", "end to end, images/s", "ratio", "fixed cost, s", "n")
+    at_once = BATCH_ROWS * (CORES if device == "cpu" else 1)  # a multiple, so that all workers have the same to do
+    rates = Table("patches", "tower alone", "in", "end to end", "ratio", "fixed cost", "n")
     costs = Table("patches", "decode, resize", "preprocess", "encode", "scatter matrix", "eigenvalues")
     with tempfile.TemporaryDirectory() as temporary:
         folder, file = Path(temporary, "tower"), Path(temporary, "rows.parquet")
@@ -267,27 +270,29 @@ def main(
         end_to_end(folder, file, precision, feature_layer)  # the first run reads more from the disk than the others
 
         for shape in shapes:
-            before = tower_alone(loaded, processes, shape)
-            at_once = ROW_GROUP * max(1, len(processes))  # so that all workers have the same to do
-            n = images or at_once * math.ceil(max(before.values()) * N_SECONDS / at_once)
+            alone = [tower_alone(loaded, processes, shape)]
+            n = images or at_once * math.ceil(max(alone[0].values()) * N_SECONDS / at_once)
             files = jpegs(3 * n, shape, rng)
             seconds = []
             for number in (n, 3 * n):
                 write_rows(file, files[:number])
                 seconds.append(end_to_end(folder, file, precision, feature_layer))
-            after = tower_alone(loaded, processes, shape)
-            way = max(before, key=lambda way: before[way] + after[way])
-            low, high = sorted((before[way], after[way]))
-            alone, rate = (low + high) / 2, 2 * n / (seconds[1] - seconds[0])
+                alone.append(tower_alone(loaded, processes, shape))
+            means = {way: sum(each[way] for each in alone) / len(alone) for way in alone[0]}
+            way = max(means, key=means.__getitem__)
+            low, *_, high = sorted(each[way] for each in alone)
+            rate = 2 * n / (seconds[1] - seconds[0])
             rates.add_row(
                 str(math.prod(shape)),
-                f"{alone:.1f} ({low:.1f} to {high:.1f})",
+                f"{means[way]:.1f} ({low:.1f} to {high:.1f})",
                 way,
                 f"{rate:.1f}",
-                f"{rate / alone:.2f}",
-                f"{seconds[0] - n / rate:.1f}",
+                f"{rate / means[way]:.2f}",
+                f"{seconds[0] - n / rate:.0f} s",
                 str(n),
             )
+        for process in processes:
+            process.send(None)
 
         torch.set_num_threads(1)
         for shape in shapes:
@@ -296,7 +301,7 @@ def main(
     console = Console(highlight=False)
     console.print(f"{machine()}, torch {torch.__version__}")
     console.print(f"tower {name}, {parameters / 1e6:.1f} million parameters, {precision}, features of {feature_layer}")
-    console.print(rates)
+    console.print("images a second", rates)
     console.print("ms an image, in one thread", costs)
 
 

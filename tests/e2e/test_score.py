@@ -22,6 +22,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
 
@@ -151,44 +152,60 @@ def test_workers_and_batches_change_nothing(undisturbed, folder, tiny_qwen25vl):
 def kill_tree(process: subprocess.Popen) -> None:
     """As if the machine stopped: the command and all of Ray at once."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for member in family:
-        if member.is_running():
-            member.send_signal(signal.SIGSTOP)
-    for member in family:
-        if member.is_running():
-            member.kill()
+    for send in (psutil.Process.suspend, psutil.Process.kill):
+        for member in family:
+            with suppress(psutil.Error):  # it may be gone
+                send(member)
 
 
 def kill_driver(process: subprocess.Popen) -> None:
     process.kill()
 
 
+def scored(cache: Path) -> int:
+    """Scores that a run has kept so far."""
+    return sum(file.read_bytes().count(b"\n") for file in cache.glob("*/*.jsonl"))
+
+
 @pytest.mark.parametrize("kill", [kill_driver, kill_tree])
 def test_a_killed_run_is_finished_by_the_same_command(undisturbed, folder, tiny_qwen25vl, kill):
     expected, seconds = undisturbed
-    arguments = command(tiny_qwen25vl, kill.__name__)
-    chance = random.Random(kill.__name__)
-    for _ in range(3):
+    name, arguments = kill.__name__, command(tiny_qwen25vl, kill.__name__)
+    seed = random.SystemRandom().randrange(10**9)
+    chance, hits = random.Random(seed), []
+    # At a random moment of the start; when some rows are scored; when the first file is there; and a moment later.
+    moments = [
+        lambda start: time.monotonic() > start + chance.uniform(0, 0.5) * seconds,
+        lambda start: scored(folder / f"{name}.cache") > 0,
+        lambda start: (folder / name / "scores.json").exists(),
+        lambda start: time.monotonic() > start + chance.uniform(0.3, 0.6) * seconds,
+    ]
+    for moment in moments:
         with subprocess.Popen(arguments, cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(chance.uniform(0.3, 1.0) * seconds)
-            if process.poll() is None:
+            start = time.monotonic()
+            while process.poll() is None and not moment(start):
+                time.sleep(0.002)
+            hits.append(process.poll() is None)
+            if hits[-1]:
                 kill(process)
+    print(f"seed {seed}, killed {hits}")
+    assert hits[0] and hits[1], hits
     run(arguments, folder)
-    assert_same(folder / kill.__name__, expected)
+    assert_same(folder / name, expected)
 
 
 def test_a_killed_worker_is_replaced(undisturbed, folder, tiny_qwen25vl):
     expected, _ = undisturbed
-    cache = folder / "worker.cache"
     with subprocess.Popen(
         command(tiny_qwen25vl, "worker"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        while not any(cache.glob("*/*.jsonl")):
+        workers: list[psutil.Process] = []
+        while not workers:
             assert process.poll() is None
-            time.sleep(0.05)
-        children = psutil.Process(process.pid).children(recursive=True)
-        workers = [child for child in children if "MapWorker(MapBatches(_Worker))" in " ".join(child.cmdline())]
-        assert workers
+            for child in psutil.Process(process.pid).children(recursive=True):
+                with suppress(psutil.Error):  # it may be gone
+                    if "MapWorker(MapBatches(Worker))" in "".join(child.cmdline()):
+                        workers.append(child)
         os.kill(workers[0].pid, signal.SIGKILL)
         told, _ = process.communicate()
     assert process.returncode == 0, told
@@ -213,7 +230,7 @@ def nodes_of(address: str) -> int:
 def test_two_nodes_give_the_same_files_as_one(undisturbed, folder, tiny_qwen25vl, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else the nodes need a token, which they look for at home
     address = f"127.0.0.1:{free_port()}"
-    start = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=1", "--disable-usage-stats"]
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=2", "--disable-usage-stats"]
     head = [*start, "--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
     nodes = []
     try:
@@ -221,7 +238,7 @@ def test_two_nodes_give_the_same_files_as_one(undisturbed, folder, tiny_qwen25vl
             nodes.append(subprocess.Popen(node, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
             while nodes_of(address) < number:
                 assert nodes[-1].poll() is None
-        # Three workers take more than the one CPU of either node.
+        # Three workers need more CPUs than either node has.
         run(command(tiny_qwen25vl, "two_nodes", "--address", address, "--workers", "3"), folder)
     finally:
         for node in nodes:
