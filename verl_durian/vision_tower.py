@@ -31,9 +31,10 @@ from typing import Any, Literal, get_args
 
 import torch
 from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 from qwen_vl_utils import vision_process
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from transformers import AutoImageProcessor, AutoVideoProcessor
 
 from verl_durian.fixed_rows import FixedRows
@@ -295,7 +296,12 @@ def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
     What is missing of a model on the Hub is downloaded.
     """
     local = Path(model_path).expanduser().is_dir()
-    folder = Path(model_path if local else snapshot_download(model_path, allow_patterns=_SETTINGS)).expanduser()
+    try:
+        folder = Path(model_path if local else snapshot_download(model_path, allow_patterns=_SETTINGS)).expanduser()
+    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+        raise ValueError(
+            f"{model_path}: there is no such folder, and no model that the hub lets us read ({type(error).__name__})"
+        ) from error
 
     if (folder / _INDEX).exists():
         weight_map = json.loads((folder / _INDEX).read_text())["weight_map"]
@@ -319,10 +325,13 @@ def _read_tensors(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     """The tower's tensors under the names they have inside the tower. No other tensor is touched."""
     state = {}
     for file in files:
-        with safe_open(file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118, safe_open is no mapping
-                if name.startswith(_PREFIXES):
-                    state[name.split("visual.", 1)[1]] = tensors.get_tensor(name)
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118, safe_open is no mapping
+                    if name.startswith(_PREFIXES):
+                        state[name.split("visual.", 1)[1]] = tensors.get_tensor(name)
+        except SafetensorError as error:
+            raise ValueError(f"{file} is damaged ({error}): copy or download it again") from error
     return state
 
 
