@@ -74,7 +74,7 @@ PHOTOGRAPHS = ("astronaut", "camera", "chelsea", "coffee", "rocket")
 ROW_GROUP = 32
 BATCH_ROWS = 32
 """What a worker takes at once on a CPU."""
-SECONDS = 5.0
+SECONDS = 3.0
 """How long the tower alone is timed at a time."""
 N_SECONDS = 10.0
 """What n images take the tower alone, at least."""
