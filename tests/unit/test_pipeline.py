@@ -148,6 +148,9 @@ def test_one_worker_a_free_gpu_or_core(monkeypatch):
         place(workers=3)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)  # Ray was told of more than there are
     assert place("cpu").workers == 1
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0, "GPU": 2.0})  # and others took one
+    assert place("cpu").workers == 1
+    monkeypatch.undo()
     with given_back():
         actor = OfAGpu.remote()
         ray.get(actor.ready.remote())

@@ -71,8 +71,9 @@ def place(device: str | None = None, workers: int | None = None, max_patches: in
     free = int(ray.available_resources().get(what, 0))
     if device == "cpu":
         counted = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
-        beyond = counted[ray.get_runtime_context().get_node_id()] - (os.cpu_count() or 1)
-        free -= int(max(0, beyond))
+        here = ray.get_runtime_context().get_node_id()
+        counted[here] = min(counted[here], os.cpu_count() or 1)  # Ray may have been told of more than there are
+        free = min(free, int(sum(counted.values())))
     if free < (workers or 1):
         raise ValueError(
             f"{workers or 1} workers need a {what} of Ray's each, and {max(free, 0)} are free: wait for the others, or "
