@@ -24,7 +24,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -112,7 +112,7 @@ class TowerSettings:
             device_type,
             self.attention(device_type),
             {package: version(package) for package in _PACKAGES},
-            {package: version(package) for package in _OPTIONAL if find_spec(package.replace("-", "_"))},
+            {package: _version(package) for package in _OPTIONAL},
             limits,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -343,6 +343,13 @@ def _hash(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.flatten().view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import advantage_step
 import datasets
 import numpy as np
 import pytest
+import ray
 from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data as pictures
@@ -28,6 +29,15 @@ from verl.trainer.ppo.utils import create_rl_dataset
 
 from verl_durian.config import DurianConfig
 from verl_durian.training_data import add_visual_entropy, dataset_thresholds
+
+
+@pytest.fixture(scope="module", autouse=True)
+def joined():
+    """The Ray that a trainer has joined."""
+    ray.shutdown()  # what other tests left
+    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    yield
+    ray.shutdown()
 
 
 @pytest.fixture
