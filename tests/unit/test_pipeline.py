@@ -24,11 +24,12 @@ import ray
 from PIL import Image
 from skimage import data
 
-from verl_durian.scoring import workers
+from verl_durian.scoring import pipeline, readers, workers
 from verl_durian.scoring.entropy_cache import EntropyCache
 from verl_durian.scoring.media import collect
 from verl_durian.scoring.parts import Columns, dataset_parts
 from verl_durian.scoring.pipeline import Problem, Scores, score_parts
+from verl_durian.scoring.readers import name_rows
 from verl_durian.scoring.scorer import Scorer, to_arrays
 from verl_durian.scoring.workers import Placement, given_back, place
 from verl_durian.vision_tower import read_tower
@@ -113,12 +114,48 @@ def test_problems_name_file_and_row_and_are_tried_again(tiny_qwen25vl, tmp_path)
     assert score(tiny_qwen25vl, tmp_path / "cache", *sets).encoded == 4  # the two broken sets of two images
 
 
+def test_images_that_change_while_they_are_scored_get_no_score(tiny_qwen25vl, tmp_path, monkeypatch):
+    files = [tmp_path / "cat.jpg", tmp_path / "grass.jpg", tmp_path / "coffee.jpg"]
+    for file, picture in zip(files, (CAT, GRASS, COFFEE), strict=True):
+        file.write_bytes(picture["bytes"])
+
+    def name_and_change(parts):
+        rows = name_rows(parts)
+        files[1].write_bytes(CAT["bytes"])
+        files[2].unlink()
+        return rows
+
+    monkeypatch.setattr(pipeline, "name_rows", name_and_change)
+    scores = score(tiny_qwen25vl, tmp_path / "cache", [[{"path": str(file)}] for file in files])
+    assert np.isfinite(scores.entropies).tolist() == [True, False, False]
+    changed, gone = scores.problems
+    assert changed == Problem("set 0", 1, "its images changed while the data were scored")
+    assert gone.row == 2 and str(files[2]) in gone.reason
+    assert [entry.entropy for entry in EntropyCache(tmp_path / "cache").entries()] == [scores.entropies[0]]
+
+
 @pytest.mark.parametrize("sets", [[], [[None, []]]])
 def test_nothing_to_score(tiny_qwen25vl, tmp_path, sets):
     scores = score(tiny_qwen25vl, tmp_path, *sets)
     assert len(scores.entropies) == sum(map(len, sets))
     assert np.isnan(scores.entropies).all()
     assert (scores.images, scores.encoded) == (0, 0)
+
+
+def test_packets_are_bounded_by_rows_and_by_bytes(monkeypatch):
+    rows = [[CAT], [GRASS, COFFEE], [COFFEE], [CAT, CAT]]
+    parts = dataset_parts("set", datasets.Dataset.from_dict({"images": rows}), Columns())
+    names = [collect(images, None).key.encode() for images in rows]
+    keys = ray.put({0: dict(enumerate(names))})
+
+    def packets(packet_rows: int) -> list[list[int]]:
+        told = readers._take(0, parts[0], keys, packet_rows)
+        return [[names.index(row.key.encode()) for row in packet] for packet in told]
+
+    assert packets(9) == [[0, 1, 2, 3]]
+    assert packets(3) == [[0, 1, 2], [3]]
+    monkeypatch.setattr(readers, "_PACKET_BYTES", len(CAT["bytes"]) + 1)
+    assert packets(9) == [[0], [1], [2], [3]]
 
 
 def test_more_workers_than_rows(tiny_qwen25vl, tmp_path):

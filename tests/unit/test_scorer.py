@@ -13,7 +13,7 @@
 # limitations under the License.
 
 import math
-import pickle
+from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
 from pathlib import Path
 
@@ -139,17 +139,12 @@ def test_nothing_to_score(tiny_qwen25vl):
     assert scorer(tiny_qwen25vl).score([]) == []
 
 
-def test_a_batch_of_ray_data(tiny_qwen25vl):
-    rows = [media(CAT), media(GRASS)]
-    columns = {
-        "key": [*(row.key for row in rows), "unread"],
-        "media": [*(pickle.dumps(row) for row in rows), b""],
-        "error": ["", "", "gone"],
-    }
-    told = scorer(tiny_qwen25vl)({name: np.array(column, dtype=object) for name, column in columns.items()})
-    assert told["key"] == ["unread", *(row.key for row in rows)]
-    assert told["error"] == ["gone", "", ""] and told["images"] == [0, 1, 1]
-    assert all(entropy > 0 for entropy in told["entropy"][1:])
+def test_several_threads_may_score_at_once(tiny_qwen25vl):
+    sets = [[media(CAT), media(GRASS)], [media(CAT, GRASS)], [media(GRASS, CAT)]]
+    shared = scorer(tiny_qwen25vl, max_patches=64)
+    with ThreadPoolExecutor(len(sets)) as threads:
+        told = list(threads.map(shared.score, sets))
+    assert [by_key(scores) for scores in told] == [by_key(scorer(tiny_qwen25vl).score(rows)) for rows in sets]
 
 
 def test_what_the_processor_refuses_is_an_error_of_the_row(tiny_qwen25vl):

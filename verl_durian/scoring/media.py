@@ -70,6 +70,14 @@ class Media:
     def __len__(self) -> int:
         return len(self.images) + len(self.videos)
 
+    @property
+    def size(self) -> int:
+        """Bytes of the pictures that it holds."""
+        sources = [image["image"] for image in self.images]
+        for video in self.videos:
+            sources += video["video"] if isinstance(video["video"], tuple) else [video["video"]]
+        return sum(map(_size, sources))
+
 
 def collect(images: Any, videos: Any, by_datasets: bool = False) -> Media | None:
     """Gathers what decides the pictures of a row. Image files are read; a video file and a URL remain what they are.
@@ -216,6 +224,10 @@ def _hash(source: Picture) -> str:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _size(source: Picture) -> int:
+    return 3 * source.width * source.height if isinstance(source, Image.Image) else len(source)
 
 
 def _sha256(content: bytes) -> str:

@@ -31,13 +31,11 @@ from ray.data import DataContext
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from verl_durian.scoring.entropy_cache import EntropyCache, Entry
+from verl_durian.scoring.packets import BLOCK_BYTES
 from verl_durian.scoring.parts import Part
-from verl_durian.scoring.readers import Rows, name_rows, stored_rows
+from verl_durian.scoring.readers import Rows, name_rows
 from verl_durian.scoring.workers import Placement, scores
 from verl_durian.vision_tower import TowerSettings
-
-_BLOCK_BYTES = 2 << 20
-"""Of stored images, that are given to a worker together and are lost with it; or as many as make its batch."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +96,7 @@ def score_parts(
         encoded, start = int(rows.images[todo].sum()), time.monotonic()
         if len(todo) > 0:
             with tqdm(total=encoded, desc="visual entropy", unit=" images") as progress:
-                for some in scores(stored_rows(rows, todo), len(todo), settings, state, placement):
+                for some in scores(rows, todo, settings, state, placement):
                     good = [Entry(score.key, score.entropy, score.patches) for score in some if not score.error]
                     cache.add(good)
                     for entry in good:
@@ -153,7 +151,7 @@ def _ray_data() -> Iterator[None]:
     log = logging.getLogger("ray.data")
     level, context = log.level, DataContext.get_current().copy()
     context.enable_progress_bars = False
-    context.target_max_block_size = _BLOCK_BYTES
+    context.target_max_block_size = BLOCK_BYTES
     log.setLevel(logging.CRITICAL)
     try:
         with DataContext.current(context), warnings.catch_warnings():

@@ -18,13 +18,11 @@ a trainer that have taken all of them cannot keep readers out.
 """
 
 import os
-import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -32,12 +30,15 @@ import ray
 from ray.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from verl_durian.scoring.media import MediaError, collect
+from verl_durian.scoring.media import Media, MediaError, collect
+from verl_durian.scoring.packets import pack, unpacked
 from verl_durian.scoring.parts import Cells, DatasetPart, Part
 from verl_durian.scoring.shards import is_local
 
 _READERS = 4
 """Parts of local data that are read at a time."""
+_PACKET_BYTES = 8 << 20
+"""Stored images of a packet at most; a row with more is a packet of its own."""
 
 
 @dataclass
@@ -66,66 +67,89 @@ def name_rows(parts: Sequence[Part]) -> Rows:
     rows = Rows(parts, first[:-1], np.zeros(first[-1], "S32"), np.zeros(first[-1], np.int32), {})
     if len(parts) > 0:
         with tqdm(total=len(rows.keys), desc="reading", unit=" rows") as progress:
-            named = _read(parts, range(len(parts)), _name)
-            for batch in named.iter_batches(batch_size=None, batch_format="numpy"):
-                numbers = rows.first[batch["part"]] + batch["offset"]
-                rows.keys[numbers], rows.images[numbers] = batch["key"].astype("S32"), batch["images"]
-                failed = batch["error"] != ""
-                rows.errors.update(zip(numbers[failed].tolist(), batch["error"][failed].tolist(), strict=True))
-                progress.update(len(numbers))
+            for named in unpacked(_read(parts, range(len(parts)), _name)):
+                of_part = slice(rows.first[named.part], rows.first[named.part] + len(named.keys))
+                rows.keys[of_part], rows.images[of_part] = named.keys, named.images
+                rows.errors.update({int(of_part.start) + row: error for row, error in named.errors.items()})
+                progress.update(len(named.keys))
     return rows
 
 
-def stored_rows(rows: Rows, wanted: np.ndarray) -> Dataset:
-    """The rows of these ascending numbers for workers: columns `key`, `media` (pickled `Media`), and `error`."""
+def stored_rows(rows: Rows, wanted: np.ndarray, packet_rows: int) -> Dataset:
+    """Packets of `StoredRow`s, of these ascending numbers, up to `packet_rows` together."""
     numbers, starts = np.unique(np.searchsorted(rows.first, wanted, side="right") - 1, return_index=True)
     split = np.split(wanted, starts[1:])
     keys = {
         number: dict(zip((of_part - rows.first[number]).tolist(), rows.keys[of_part].tolist(), strict=True))
         for number, of_part in zip(numbers.tolist(), split, strict=True)
     }
-    return _read(rows.parts, numbers.tolist(), partial(_take, keys_ref=ray.put(keys)))
+    return _read(rows.parts, numbers.tolist(), partial(_take, keys_ref=ray.put(keys), packet_rows=packet_rows))
 
 
-def _name(number: int, part: Part) -> Iterator[dict[str, list[Any]]]:
-    names: dict[str, list[Any]] = {"part": [], "offset": [], "key": [], "images": [], "error": []}
+class StoredRow(NamedTuple):
+    """A row for a worker."""
+
+    key: str
+    """`Media.key`."""
+    media: Media | None
+    """None where there is an error."""
+    error: str
+
+
+class _Named(NamedTuple):
+    """The rows of a part, as `Rows` has them."""
+
+    part: int
+    keys: np.ndarray
+    images: np.ndarray
+    errors: dict[int, str]
+
+
+def _name(number: int, part: Part) -> Iterator[_Named]:
+    named = _Named(number, np.zeros(part.rows, "S32"), np.zeros(part.rows, np.int32), {})
     for cells in part.cells():
-        key, images, error = "", 0, ""
+        row = cells.row - part.first
         try:
             media = collect(cells.images, cells.videos, cells.by_datasets)
         except MediaError as problem:
-            error = str(problem)
+            named.errors[row] = str(problem)
         else:
             if media is not None:
-                key, images = media.key, len(media)
-        for column, value in zip(names.values(), (number, cells.row - part.first, key, images, error), strict=True):
-            column.append(value)
-    yield names
+                named.keys[row], named.images[row] = media.key.encode(), len(media)
+    yield named
 
 
-def _take(number: int, part: Part, keys_ref: ray.ObjectRef) -> Iterator[dict[str, list[Any]]]:
+def _take(number: int, part: Part, keys_ref: ray.ObjectRef, packet_rows: int) -> Iterator[list[StoredRow]]:
     keys = ray.get(keys_ref)[number]
-    wanted = (cells for cells in part.cells() if cells.row - part.first in keys)
-    while some := list(islice(wanted, 16)):
-        expected = [keys[cells.row - part.first].decode() for cells in some]
-        read = [_stored(cells, key) for cells, key in zip(some, expected, strict=True)]
-        media, errors = zip(*read, strict=True)
-        yield {"key": expected, "media": list(media), "error": list(errors)}
+    packet: list[StoredRow] = []
+    size = 0
+    for cells in part.cells():
+        key = keys.get(cells.row - part.first)
+        if key is None:
+            continue
+        row = _stored(cells, key.decode())
+        row_size = row.media.size if row.media else 0
+        if packet and (len(packet) == packet_rows or size + row_size > _PACKET_BYTES):
+            yield packet
+            packet, size = [], 0
+        packet.append(row)
+        size += row_size
+    if packet:
+        yield packet
 
 
-def _stored(cells: Cells, key: str) -> tuple[bytes, str]:
-    """The pickled images of a row, or an error."""
+def _stored(cells: Cells, key: str) -> StoredRow:
     try:
         media = collect(cells.images, cells.videos, cells.by_datasets)
     except MediaError as error:
-        return b"", str(error)
+        return StoredRow(key, None, str(error))
     if media is None or media.key != key:
-        return b"", "its images changed while the data were scored"
-    return pickle.dumps(media), ""
+        return StoredRow(key, None, "its images changed while the data were scored")
+    return StoredRow(key, media, "")
 
 
 def _read(parts: Sequence[Part], numbers: Sequence[int], function: Callable[..., Any]) -> Dataset:
-    """Calls a function on the parts of these numbers, each in a task of its own."""
+    """Packets of what a function makes of the parts of these numbers, each in a task of its own."""
     local = any(isinstance(part, DatasetPart) or is_local(part.file) for part in parts)
     tasks = ray.data.from_items([{"part": number} for number in numbers], override_num_blocks=len(numbers))
     task = partial(_call, function=function, parts_ref=ray.put(list(parts)), folder=os.getcwd() if local else os.curdir)
@@ -137,12 +161,12 @@ def _read(parts: Sequence[Part], numbers: Sequence[int], function: Callable[...,
 
 def _call(
     batch: Mapping[str, np.ndarray], function: Callable[..., Any], parts_ref: ray.ObjectRef, folder: str
-) -> Iterator[dict[str, list[Any]]]:
+) -> Iterator[dict[str, list[bytes]]]:
     parts = ray.get(parts_ref)
     for number in batch["part"].tolist():
         try:
             with _working_in(folder):  # paths of images may be relative to where the command was given
-                yield from function(number, parts[number])
+                yield from map(pack, function(number, parts[number]))
         except (OSError, pa.ArrowException) as error:
             raise RuntimeError(f"{parts[number].file} cannot be read: {error}") from error
 

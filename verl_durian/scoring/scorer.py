@@ -18,14 +18,13 @@ go of Python's lock.
 """
 
 import math
-import pickle
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any
+from threading import Lock
 
 import numpy as np
 import torch
@@ -77,22 +76,16 @@ class Scorer:
     def __init__(
         self, settings: TowerSettings, state: Mapping[str, np.ndarray], device: str, max_patches: int, threads: int
     ):
-        torch.set_num_threads(1)  # as many processes as cores; and the bits of a sum depend on the number of threads
         self.tower = VisionTower(settings, from_arrays(state), device)
         self.max_patches = max_patches
         self.threads = threads
         self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> dict[str, list[Any]]:
-        """Scores a batch of `readers.stored_rows`; returns the fields of `Score`."""
-        rows = list(zip(batch["key"].tolist(), batch["media"].tolist(), batch["error"].tolist(), strict=True))
-        scores = [Score(key, error=error) for key, _, error in rows if error]
-        scores += self.score([pickle.loads(media) for _, media, error in rows if not error])
-        return {field.name: [getattr(score, field.name) for score in scores] for field in fields(Score)}
+        self._encoding = Lock()
 
     def score(self, rows: Iterable[Media]) -> list[Score]:
         """Scores rows, in any order. While one pass is encoded, the next is made ready and the last one's eigenvalues
-        are found."""
+        are found. May be called in several threads: they take turns with the tower."""
+        torch.set_num_threads(1)  # as many processes as cores; and the bits of a sum depend on the number of threads
         scores: list[Score] = []
         entropies: list[tuple[Score, Future[float]]] = []
         passes = self._passes(rows, scores)
@@ -100,7 +93,8 @@ class Scorer:
             upcoming = assembler.submit(next, passes, None)
             while (one_pass := upcoming.result()) is not None:
                 upcoming = assembler.submit(next, passes, None)
-                encoded = self._encode(one_pass, scores)
+                with self._encoding:
+                    encoded = self._encode(one_pass, scores)
                 scores += _collect(entropies)
                 entropies = encoded
         return scores + _collect(entropies)

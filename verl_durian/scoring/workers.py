@@ -19,12 +19,15 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
+import numpy as np
 import ray
 import torch
-from ray.data import ActorPoolStrategy, Dataset
+from ray.data import ActorPoolStrategy
 
+from verl_durian.scoring.packets import pack, unpack, unpacked
+from verl_durian.scoring.readers import Rows, StoredRow, stored_rows
 from verl_durian.scoring.scorer import Score, Scorer, to_arrays
 from verl_durian.vision_tower import TowerSettings
 
@@ -32,8 +35,12 @@ logger = logging.getLogger(__name__)
 
 MAX_PATCHES = {"cpu": 2048, "cuda": 16384}
 """Patches (14 x 14 pixels) of a pass: of the 7B tower in float32 up to 0.3 GB and 2 GB of activations."""
-_BATCH_ROWS = {"cpu": 32, "cuda": 128}
-"""Rows that a worker scores at once."""
+_PACKET_ROWS = {"cpu": 32, "cuda": 512}
+"""Rows that a worker is given at once, at most."""
+_PACKETS_OF_A_WORKER = 4
+"""At least, where there are so many rows, so that all are done at about the same time."""
+_CALLS = 2
+"""Packets that a worker has at once: while the eigenvalues of one are found, images of the other are encoded."""
 _MOST_THREADS = 8
 """Beside a GPU's tower: each holds a row."""
 _TRIES = 3
@@ -83,37 +90,40 @@ def place(device: str | None = None, workers: int | None = None, max_patches: in
 
 
 def scores(
-    stored: Dataset, rows: int, settings: TowerSettings, state: Mapping[str, torch.Tensor], placement: Placement
+    rows: Rows,
+    wanted: np.ndarray,
+    settings: TowerSettings,
+    state: Mapping[str, torch.Tensor],
+    placement: Placement,
 ) -> Iterator[list[Score]]:
     """Scores rows, some at a time.
 
     Args:
-        stored (Dataset): The rows, see `readers.stored_rows`.
-        rows (int): How many.
+        rows (Rows): All rows.
+        wanted (np.ndarray): The numbers of those to score, ascending. shape is (rows to score,)
         settings (TowerSettings): What the tower is.
         state (Mapping[str, torch.Tensor]): Its tensors; the workers of a machine share one copy.
         placement (Placement): Where the towers are.
     """
-    workers = min(placement.workers, rows)
-    state_ref = ray.put(to_arrays(state))
-    scored = stored.map_batches(
+    workers = min(placement.workers, len(wanted))
+    packet_rows = min(_PACKET_ROWS[placement.device], math.ceil(len(wanted) / workers / _PACKETS_OF_A_WORKER))
+    scored = stored_rows(rows, wanted, packet_rows).map_batches(
         Worker,
         fn_constructor_kwargs={
-            "state_ref": state_ref,
+            "state_ref": ray.put(to_arrays(state)),
             "settings": settings,
             "device": placement.device,
             "max_patches": placement.max_patches,
             "fingerprint": settings.fingerprint(placement.device),
         },
-        batch_size=min(_BATCH_ROWS[placement.device], math.ceil(rows / workers)),
-        compute=ActorPoolStrategy(size=workers),
+        batch_size=None,
+        compute=ActorPoolStrategy(size=workers, enable_true_multi_threading=True),
         num_cpus=1 if placement.device == "cpu" else 0,
         num_gpus=1 if placement.device == "cuda" else 0,
+        max_concurrency=_CALLS,
         max_task_retries=_TRIES,
     )
-    for batch in scored.iter_batches(batch_size=None, batch_format="numpy"):
-        columns = [batch[field.name].tolist() for field in fields(Score)]
-        yield [Score(*values) for values in zip(*columns, strict=True)]
+    return unpacked(scored)
 
 
 @contextmanager
@@ -142,6 +152,12 @@ class Worker(Scorer):
                 "packages (torch, torchvision, transformers, ...) or the environment variables of qwen_vl_utils differ"
             )
         super().__init__(settings, ray.get(state_ref), device, max_patches, _threads() if device == "cuda" else 1)
+
+    def __call__(self, packet: Mapping[str, np.ndarray]) -> dict[str, list[bytes]]:
+        """Scores a packet of `StoredRow`s; returns one of `Score`s."""
+        rows: list[StoredRow] = unpack(packet)
+        failed = [Score(row.key, error=row.error) for row in rows if row.media is None]
+        return pack(failed + self.score([row.media for row in rows if row.media is not None]))
 
 
 def _threads() -> int:
