@@ -17,10 +17,12 @@ import filecmp
 import json
 import os
 import random
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from contextlib import suppress
 from io import BytesIO
@@ -230,7 +232,11 @@ def nodes_of(address: str) -> int:
 def test_two_nodes_give_the_same_files_as_one(undisturbed, folder, tiny_qwen25vl, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else the nodes need a token, which they look for at home
     address = f"127.0.0.1:{free_port()}"
-    start = [str(Path(sys.executable).with_name("ray")), "start", "--block", "--num-cpus=2", "--disable-usage-stats"]
+    # In a folder of their own, with a short name for Ray's sockets: else whoever joins no cluster by name joins this
+    # one, also when it is gone.
+    temporary = tempfile.mkdtemp(prefix="ray", dir="/tmp")
+    start = [str(Path(sys.executable).with_name("ray")), "start", "--block", f"--temp-dir={temporary}"]
+    start += ["--num-cpus=2", "--disable-usage-stats"]
     head = [*start, "--head", f"--port={address.split(':')[1]}", "--include-dashboard=false"]
     nodes = []
     try:
@@ -244,4 +250,5 @@ def test_two_nodes_give_the_same_files_as_one(undisturbed, folder, tiny_qwen25vl
         for node in nodes:
             kill_tree(node)
             node.wait()
+        shutil.rmtree(temporary)
     assert_same(folder / "two_nodes", undisturbed[0])

@@ -139,7 +139,7 @@ def start_transfer_queue(config) -> None:
     import transfer_queue as tq
     from omegaconf import OmegaConf
 
-    ray.init(num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
+    ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     config.transfer_queue.enable = True
     config.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1
     OmegaConf.resolve(config)
