@@ -194,7 +194,7 @@ def test_two_runs_do_not_write_to_one_folder(score):
 def test_a_disk_without_room_is_told_before_the_work(score, monkeypatch):
     write(score.folder / "data.parquet", [stored(CAT)])
     monkeypatch.setattr(command, "size", lambda file: 10**15)
-    assert "take about 1000000.0 GB" in score.refused()
+    assert "take about 1,000,000,000.0 MB" in score.refused()
     assert not (score.folder / "cache").exists()
 
 

@@ -29,7 +29,7 @@ from PIL import Image
 from verl_durian.scoring import parts as parts_module
 from verl_durian.scoring import shards as shards_module
 from verl_durian.scoring.parts import Columns
-from verl_durian.scoring.shards import find_files, is_local, open_shards, size, source_id, whole_file, write_shard
+from verl_durian.scoring.shards import find_files, is_local, open_shards, size, source_id, write_shard
 
 ENTROPIES = np.array([1.5, np.nan, 0.0])
 PATCHES = np.array([16, 0, 1], np.int32)
@@ -211,13 +211,6 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path, there):
         signal.signal(signal.SIGXFSZ, handler)
     assert [file.name for file in (tmp_path / "out").iterdir()] == (["t.parquet"] if there else [])
     assert not there or shard.target.read_bytes() == b"as it was"
-
-
-def test_a_whole_file_appears_only_when_it_is_written(tmp_path):
-    with whole_file(tmp_path / "a" / "b.txt") as file:
-        file.write(b"text")
-        assert not (tmp_path / "a" / "b.txt").exists()
-    assert (tmp_path / "a" / "b.txt").read_bytes() == b"text"
 
 
 def test_large_row_groups_are_written_in_pieces(tmp_path, monkeypatch):

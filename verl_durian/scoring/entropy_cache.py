@@ -22,6 +22,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from verl_durian.whole_files import room_for
+
 logger = logging.getLogger(__name__)
 
 
@@ -69,9 +71,13 @@ class EntropyCache:
                         yield entry
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Appends entries; they survive a kill of this process as soon as this returns."""
+        """Appends entries; they survive a kill of this process as soon as this returns.
+
+        Raises:
+            OSError: they cannot be written; the message names the file.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with self._file.open("a") as file:
+        with room_for(self._file), self._file.open("a") as file:
             file.writelines(f"{json.dumps(entry._asdict())}\n" for entry in entries)
 
 

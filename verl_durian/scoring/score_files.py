@@ -47,14 +47,13 @@ from verl_durian.scoring.shards import (
     Shard,
     find_files,
     open_shards,
-    part_of,
     size,
     source_id,
-    whole_file,
     write_shard,
 )
 from verl_durian.scoring.workers import place
 from verl_durian.vision_tower import FeatureLayer, Precision, TowerSettings, read_tower
+from verl_durian.whole_files import part_of, whole_file
 
 SUMMARY, PROBLEMS = RESERVED
 HISTOGRAM = "visual_entropy.png"
@@ -159,7 +158,8 @@ def score_files(request: Request) -> int:
 def _ray(address: str | None) -> Iterator[None]:
     """A Ray cluster that runs already, or one of this machine alone."""
     if address is None:
-        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.WARNING)
+        # ERROR: at each start Ray warns that it keeps others out of what it starts.
+        ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     elif address.startswith("ray://"):
         raise ValueError(f"--address {address}: the command must run on a machine of the cluster, see `ray start`")
     else:
@@ -262,8 +262,8 @@ def _check_space(output: Path, shards: Sequence[Shard], digests: Mapping[str, st
     needed, free = sum(size(shard.source) for shard in missing), shutil.disk_usage(output).free
     if needed > free:
         raise ValueError(
-            f"--output {output}: the files to be written take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are "
-            "free: make room, or name a folder elsewhere"
+            f"--output {output}: the files to be written take about {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB "
+            "are free: make room, or name a folder elsewhere"
         )
 
 

@@ -15,8 +15,7 @@
 
 import json
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -29,6 +28,7 @@ import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
 from verl_durian.scoring.parts import Columns, Part, dataset_parts, open_parquet, parquet_parts
+from verl_durian.whole_files import whole_file
 
 ENTROPY = "visual_entropy"
 """Column with H in nats, float64, null where a row has no image or its images cannot be scored."""
@@ -142,26 +142,6 @@ def write_shard(shard: Shard, entropies: np.ndarray, patches: np.ndarray) -> Non
             _write_parquet(shard.source, file, entropies, patches)
         else:
             _write_json(shard.source, file, entropies, patches)
-
-
-def part_of(target: Path) -> Path:
-    """The name that a file of `whole_file` has while it is written."""
-    return target.with_name(f".{target.name}.part")
-
-
-@contextmanager
-def whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """Opens a file that appears under its name once it is written and on the disk, and never in part."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    part = part_of(target)
-    try:
-        with part.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(target)
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def _write_parquet(source: str, file: IO[bytes], entropies: np.ndarray, patches: np.ndarray) -> None:

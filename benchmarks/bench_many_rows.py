@@ -1,0 +1,125 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The command `verl-durian score` on many rows: time, rate and memory, and again with all of them in the cache.
+
+    python benchmarks/bench_many_rows.py [--rows 5000 --rows 20000]
+
+The rows hold JPEG files of different parts of photographs and textures, of 60 x 60 to 200 x 200 pixels, in parquet
+files of 1,000 rows; the tower is the quickstart's (`bench_scoring.py`). Memory is that of the command and of all
+processes of its Ray, read off every half second: what each has to itself, and once what they share. Several sizes tell
+how memory grows.
+
+Needs easy-vqa and scikit-image, which come with the extra `cpu`.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import psutil
+import typer
+from bench_scoring import machine, write_rows, write_tower
+from PIL import Image
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+from skimage import data
+
+from verl_durian.scoring.score_files import SUMMARY
+
+PICTURES = ("astronaut", "camera", "chelsea", "coffee", "rocket", "grass", "gravel", "brick")
+ROWS = [5000, 20000]
+ROWS_OF_A_FILE = 1000
+SMALLEST, LARGEST = 60, 200
+POLL_SECONDS = 0.5
+
+
+def jpegs(number: int, rng: np.random.Generator) -> list[bytes]:
+    """JPEG files of random parts of pictures, of random sizes."""
+    files = []
+    for index in range(number):
+        picture = Image.fromarray(getattr(data, PICTURES[index % len(PICTURES)])()).convert("RGB")
+        width, height = rng.integers(SMALLEST, LARGEST, 2, endpoint=True).tolist()
+        left, top = rng.integers(picture.width - width), rng.integers(picture.height - height)
+        file = BytesIO()
+        picture.crop((left, top, left + width, top + height)).save(file, "JPEG")
+        files.append(file.getvalue())
+    return files
+
+
+def bytes_in_use(process: psutil.Process) -> tuple[int, int]:
+    """Memory of a process and its descendants, each shared page once; and of the process itself."""
+    of_all, of_itself = 0, 0
+    for member in (process, *process.children(recursive=True)):
+        with suppress(psutil.Error):  # it may be gone
+            share = member.memory_full_info().pss
+            of_all += share
+            of_itself += share if member == process else 0
+    return of_all, of_itself
+
+
+def run(arguments: list[str], log: Path) -> tuple[float, int, int]:
+    """Seconds of a command; the most memory of all its processes, and of itself."""
+    start, most, most_of_itself = time.monotonic(), 0, 0
+    with log.open("w") as told, subprocess.Popen(arguments, stdout=told, stderr=subprocess.STDOUT) as command:
+        while command.poll() is None:
+            with suppress(psutil.Error):
+                of_all, of_itself = bytes_in_use(psutil.Process(command.pid))
+                most, most_of_itself = max(most, of_all), max(most_of_itself, of_itself)
+            time.sleep(POLL_SECONDS)
+    if command.returncode != 0:
+        raise RuntimeError(log.read_text())
+    return time.monotonic() - start, most, most_of_itself
+
+
+def main(rows: Annotated[list[int], typer.Option(help="May be given several times.")] = ROWS) -> None:
+    table = Table("rows", "the command", "scoring", "memory of all", "of itself", "again: the command", "memory of all")
+    with tempfile.TemporaryDirectory() as temporary:
+        folder, rng = Path(temporary), np.random.default_rng(0)
+        write_tower(folder / "model", "quickstart")
+        for number in rows:
+            files = []
+            for first in track(range(0, number, ROWS_OF_A_FILE), f"writing {number} rows"):
+                files.append(folder / f"{first}_of_{number}.parquet")
+                write_rows(files[-1], jpegs(min(ROWS_OF_A_FILE, number - first), rng))
+            output, cache = folder / f"scored_{number}", folder / f"cache_{number}"
+            command = [str(Path(sys.executable).with_name("verl-durian")), "score", "--model", str(folder / "model")]
+            command += ["--data", *map(str, files), "--output", str(output), "--cache", str(cache)]
+            seconds, of_all, of_itself = run(command, folder / "log.txt")
+            rate = json.loads((output / SUMMARY).read_text())["images_per_second"]
+            again, of_all_again, _ = run(command, folder / "log.txt")
+            assert json.loads((output / SUMMARY).read_text())["images_encoded"] == 0
+            table.add_row(
+                f"{number:,}",
+                f"{seconds:.0f} s",
+                f"{rate:.0f} images/s",
+                f"{of_all / 1e9:.1f} GB",
+                f"{of_itself / 1e9:.1f} GB",
+                f"{again:.0f} s",
+                f"{of_all_again / 1e9:.1f} GB",
+            )
+    console = Console(highlight=False)
+    console.print(machine())
+    console.print(table)
+
+
+if __name__ == "__main__":
+    typer.run(main)
