@@ -39,6 +39,7 @@ from transformers import AutoImageProcessor, AutoVideoProcessor
 
 from verl_durian.fixed_rows import FixedRows
 from verl_durian.vision_families import FeatureLayer, find_family
+from verl_durian.visual_entropy import ROUNDING
 
 Precision = Literal["float32", "bfloat16"]
 """Type of the tower's weights and activations, whatever the type of the stored weights.
@@ -58,6 +59,7 @@ _SETTINGS = [
 ]
 _PREFIXES = ("visual.", "model.visual.")  # as published, and as the module is called in memory
 _PACKAGES = ("datasets", "pillow", "qwen-vl-utils", "torch", "torchvision", "transformers")  # from file to features
+_METHOD = 1  # of this package, from file to number: to be raised when it changes a number
 _OPTIONAL = ("decord", "flash-attn", "torchcodec")  # which of them are there decides who reads videos, who attends
 
 
@@ -114,6 +116,8 @@ class TowerSettings:
             {package: version(package) for package in _PACKAGES},
             {package: _version(package) for package in _OPTIONAL},
             limits,
+            ROUNDING,
+            _METHOD,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -257,7 +261,7 @@ def read_tower(
             raise ValueError(f"unknown {what} {value!r}, known: {', '.join(known)}")
 
     folder, files, revision = _tower_files(model_path)
-    model_type = json.loads((folder / "config.json").read_text()).get("model_type")
+    model_type = _json(folder / "config.json").get("model_type")
     config = find_family(model_path, model_type).tower_class().config_class.from_pretrained(folder)
     image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
     try:
@@ -304,7 +308,7 @@ def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
         ) from error
 
     if (folder / _INDEX).exists():
-        weight_map = json.loads((folder / _INDEX).read_text())["weight_map"]
+        weight_map = _json(folder / _INDEX).get("weight_map", {})
         names = sorted({file for tensor, file in weight_map.items() if tensor.startswith(_PREFIXES)})
     else:
         names = [_WEIGHTS]
@@ -319,6 +323,16 @@ def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
         )
     # A folder of the Hub's cache is called after its commit.
     return folder, [folder / name for name in names], None if local else folder.name
+
+
+def _json(file: Path) -> Any:
+    try:
+        content = json.loads(file.read_text())
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged ({error}): copy or download it again") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{file} is damaged (no JSON object): copy or download it again")
+    return content
 
 
 def _read_tensors(files: Sequence[Path]) -> dict[str, torch.Tensor]:

@@ -19,8 +19,6 @@ directions gives log k. Patches are centred on their mean, so P patches of d fea
 min(P - 1, d) directions and 0 <= H <= log(min(P - 1, d)).
 """
 
-from collections.abc import Sequence
-
 import torch
 
 ROUNDING = 1e-5
@@ -101,24 +99,3 @@ def spectral_entropy(matrix: torch.Tensor) -> torch.Tensor:
     if total == 0:
         return total
     return torch.special.entr(eigenvalues / total).sum()  # entr(p) = -p log p, entr(0) = 0
-
-
-def visual_entropies(images: Sequence[torch.Tensor]) -> torch.Tensor:
-    """`visual_entropy` of several images, each with its own number of patches.
-
-    Args:
-        images (Sequence[torch.Tensor]): One (P_i, d_i) feature tensor per image, all on one device.
-
-    Returns:
-        torch.Tensor: H of each image in nats, float64. shape is (len(images),)
-
-    Raises:
-        ValueError: an image's features are malformed or not finite; the message names its index.
-    """
-    entropies = []
-    for index, features in enumerate(images):
-        try:
-            entropies.append(visual_entropy(features))
-        except ValueError as error:
-            raise ValueError(f"image {index}: {error}") from error
-    return torch.stack(entropies) if entropies else torch.empty(0, dtype=torch.float64)

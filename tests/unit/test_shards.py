@@ -223,6 +223,16 @@ def test_large_row_groups_are_written_in_pieces(tmp_path, monkeypatch):
         assert file.read(["images"]).equals(table)
 
 
+def test_a_source_that_changes_is_not_written_with_the_scores_of_another(tmp_path):
+    table = pa.table({"images": [[{"bytes": png()}], None, []]})
+    pq.write_table(table, tmp_path / "t.parquet")
+    shard = open_one(tmp_path / "t.parquet", tmp_path / "out")
+    pq.write_table(table.slice(1), tmp_path / "t.parquet")
+    with pytest.raises(ValueError, match="t.parquet changed while it was scored: give the same command again"):
+        write_shard(shard, ENTROPIES, PATCHES)
+    assert not (tmp_path / "out").exists()
+
+
 def test_names_of_results_are_not_for_data(tmp_path):
     (tmp_path / "scores.json").write_text(json.dumps(ROWS))
     with pytest.raises(ValueError, match="scores.json.*the name of another file"):

@@ -19,7 +19,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_durian.visual_entropy import ROUNDING, visual_entropies, visual_entropy
+from verl_durian.visual_entropy import ROUNDING, visual_entropy
 
 
 def reference(features: torch.Tensor) -> float:
@@ -136,22 +136,12 @@ def test_invariances(features, seed, scale, offset):
         assert visual_entropy(changed).item() == pytest.approx(entropy, abs=1e-9)
 
 
-def test_batch_equals_singles():
-    images = [normal(30, 8), normal(5, 8, seed=1) + 100, torch.ones(4, 8), normal(1, 8)]
-    batch = visual_entropies(images)
-    assert batch.dtype == torch.float64
-    assert batch.tolist() == [visual_entropy(image).item() for image in images]
-    assert visual_entropies([]).shape == (0,)
-
-
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_features_that_are_not_finite_name_the_image(value):
+def test_features_that_are_not_finite_are_refused(value):
     broken = normal(6, 4)
     broken[2, 1] = value
     with pytest.raises(ValueError, match="NaN or inf"):
         visual_entropy(broken)
-    with pytest.raises(ValueError, match="image 1: .*NaN or inf"):
-        visual_entropies([normal(6, 4), broken])
 
 
 @pytest.mark.parametrize(

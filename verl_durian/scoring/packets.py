@@ -19,15 +19,23 @@ Ray's blocks, decides what is worked on, handed back and lost together.
 """
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import ray
 from ray.data import Dataset
 
 BLOCK_BYTES = 1
 """`DataContext.target_max_block_size`: Ray Data ends a block as soon as it is larger, so after each packet."""
 _COLUMN = "packet"
+
+
+def packets(contents: Sequence[Any]) -> Dataset:
+    """A data set of packets."""
+    return ray.data.from_items(
+        [{_COLUMN: pickle.dumps(content)} for content in contents], override_num_blocks=len(contents)
+    )
 
 
 def pack(content: Any) -> dict[str, list[bytes]]:
@@ -41,7 +49,7 @@ def unpack(batch: Mapping[str, np.ndarray]) -> Any:
     return pickle.loads(packet)
 
 
-def unpacked(packets: Dataset) -> Iterator[Any]:
+def unpacked(dataset: Dataset) -> Iterator[Any]:
     """The contents of a data set of packets, each as soon as it is there."""
-    for batch in packets.iter_batches(batch_size=None, batch_format="numpy"):
+    for batch in dataset.iter_batches(batch_size=None, batch_format="numpy"):
         yield unpack(batch)

@@ -13,8 +13,8 @@
 # limitations under the License.
 """Reads rows with Ray Data: names them by content, and hands on the images of some.
 
-Readers of data that lie on the machine of the driver run there, and take nothing of its CPUs in Ray's count: workers or
-a trainer that have taken all of them cannot keep readers out.
+Readers take nothing of the CPUs in Ray's count: workers or a trainer that have taken all of them cannot keep readers
+out. Data that lie on the machine of the driver are read there, others on every machine.
 """
 
 import os
@@ -31,12 +31,12 @@ from ray.data import Dataset
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from verl_durian.scoring.media import Media, MediaError, collect
-from verl_durian.scoring.packets import pack, unpacked
+from verl_durian.scoring.packets import pack, packets, unpack, unpacked
 from verl_durian.scoring.parts import Cells, DatasetPart, Part
 from verl_durian.scoring.shards import is_local
 
 _READERS = 4
-"""Parts of local data that are read at a time."""
+"""Parts that a machine reads at a time."""
 _PACKET_BYTES = 8 << 20
 """Stored images of a packet at most; a row with more is a packet of its own."""
 
@@ -67,7 +67,7 @@ def name_rows(parts: Sequence[Part]) -> Rows:
     rows = Rows(parts, first[:-1], np.zeros(first[-1], "S32"), np.zeros(first[-1], np.int32), {})
     if len(parts) > 0:
         with tqdm(total=len(rows.keys), desc="reading", unit=" rows") as progress:
-            for named in unpacked(_read(parts, range(len(parts)), _name)):
+            for named in unpacked(_read(parts, dict.fromkeys(range(len(parts))), _name)):
                 of_part = slice(rows.first[named.part], rows.first[named.part] + len(named.keys))
                 rows.keys[of_part], rows.images[of_part] = named.keys, named.images
                 rows.errors.update({int(of_part.start) + row: error for row, error in named.errors.items()})
@@ -78,12 +78,11 @@ def name_rows(parts: Sequence[Part]) -> Rows:
 def stored_rows(rows: Rows, wanted: np.ndarray, packet_rows: int) -> Dataset:
     """Packets of `StoredRow`s, of these ascending numbers, up to `packet_rows` together."""
     numbers, starts = np.unique(np.searchsorted(rows.first, wanted, side="right") - 1, return_index=True)
-    split = np.split(wanted, starts[1:])
     keys = {
         number: dict(zip((of_part - rows.first[number]).tolist(), rows.keys[of_part].tolist(), strict=True))
-        for number, of_part in zip(numbers.tolist(), split, strict=True)
+        for number, of_part in zip(numbers.tolist(), np.split(wanted, starts[1:]), strict=True)
     }
-    return _read(rows.parts, numbers.tolist(), partial(_take, keys_ref=ray.put(keys), packet_rows=packet_rows))
+    return _read(rows.parts, keys, partial(_take, packet_rows=packet_rows))
 
 
 class StoredRow(NamedTuple):
@@ -105,7 +104,7 @@ class _Named(NamedTuple):
     errors: dict[int, str]
 
 
-def _name(number: int, part: Part) -> Iterator[_Named]:
+def _name(number: int, part: Part, nothing: None) -> Iterator[_Named]:
     named = _Named(number, np.zeros(part.rows, "S32"), np.zeros(part.rows, np.int32), {})
     for cells in part.cells():
         row = cells.row - part.first
@@ -119,8 +118,8 @@ def _name(number: int, part: Part) -> Iterator[_Named]:
     yield named
 
 
-def _take(number: int, part: Part, keys_ref: ray.ObjectRef, packet_rows: int) -> Iterator[list[StoredRow]]:
-    keys = ray.get(keys_ref)[number]
+def _take(number: int, part: Part, keys: dict[int, bytes], packet_rows: int) -> Iterator[list[StoredRow]]:
+    """The rows of a part that `keys` has, by their number in the part."""
     packet: list[StoredRow] = []
     size = 0
     for cells in part.cells():
@@ -148,27 +147,29 @@ def _stored(cells: Cells, key: str) -> StoredRow:
     return StoredRow(key, media, "")
 
 
-def _read(parts: Sequence[Part], numbers: Sequence[int], function: Callable[..., Any]) -> Dataset:
-    """Packets of what a function makes of the parts of these numbers, each in a task of its own."""
+def _read(parts: Sequence[Part], tasks: Mapping[int, Any], function: Callable[..., Any]) -> Dataset:
+    """Packets of what a function makes of each part, by its number, and of what goes with it in `tasks`."""
     local = any(isinstance(part, DatasetPart) or is_local(part.file) for part in parts)
-    tasks = ray.data.from_items([{"part": number} for number in numbers], override_num_blocks=len(numbers))
     task = partial(_call, function=function, parts_ref=ray.put(list(parts)), folder=os.getcwd() if local else os.curdir)
-    if not local:
-        return tasks.map_batches(task, batch_size=1)
-    here = {f"node:{ray.util.get_node_ip_address()}": 1e-3}
-    return tasks.map_batches(task, batch_size=1, num_cpus=0, resources=here, concurrency=min(_READERS, len(numbers)))
+    return packets(list(tasks.items())).map_batches(
+        task,
+        batch_size=None,
+        num_cpus=0,
+        resources={f"node:{ray.util.get_node_ip_address()}": 1e-3} if local else None,
+        concurrency=min(_READERS * (1 if local else len(ray.nodes())), len(tasks)),
+    )
 
 
 def _call(
     batch: Mapping[str, np.ndarray], function: Callable[..., Any], parts_ref: ray.ObjectRef, folder: str
 ) -> Iterator[dict[str, list[bytes]]]:
-    parts = ray.get(parts_ref)
-    for number in batch["part"].tolist():
-        try:
-            with _working_in(folder):  # paths of images may be relative to where the command was given
-                yield from map(pack, function(number, parts[number]))
-        except (OSError, pa.ArrowException) as error:
-            raise RuntimeError(f"{parts[number].file} cannot be read: {error}") from error
+    number, with_it = unpack(batch)
+    part = ray.get(parts_ref)[number]
+    try:
+        with _working_in(folder):  # paths of images may be relative to where the command was given
+            yield from map(pack, function(number, part, with_it))
+    except (OSError, pa.ArrowException) as error:
+        raise RuntimeError(f"{part.file} cannot be read: {error}") from error
 
 
 @contextmanager

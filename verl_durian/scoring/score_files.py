@@ -38,7 +38,7 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 
 from verl_durian.normalization import perceptual_groups, perceptual_thresholds
 from verl_durian.scoring.entropy_cache import EntropyCache
-from verl_durian.scoring.media import collect, decode
+from verl_durian.scoring.media import MediaError, collect, decode
 from verl_durian.scoring.parts import Cells, Columns, Part
 from verl_durian.scoring.pictures import draw_contact_sheet, draw_histogram
 from verl_durian.scoring.pipeline import Scores, score_parts
@@ -48,12 +48,13 @@ from verl_durian.scoring.shards import (
     find_files,
     open_shards,
     size,
-    source_id,
     write_shard,
 )
 from verl_durian.scoring.workers import place
 from verl_durian.vision_tower import FeatureLayer, Precision, TowerSettings, read_tower
 from verl_durian.whole_files import part_of, whole_file
+
+logger = logging.getLogger(__name__)
 
 SUMMARY, PROBLEMS = RESERVED
 HISTOGRAM = "visual_entropy.png"
@@ -104,7 +105,7 @@ class _ScoredShard:
     @property
     def digest(self) -> str:
         """Hash of what the written file depends on: the source and the scores."""
-        digest = hashlib.sha256(source_id(self.shard.source).encode())
+        digest = hashlib.sha256(self.shard.version.encode())
         for column in (self.keys, self.entropies, self.patches):
             digest.update(column.tobytes())
         return digest.hexdigest()
@@ -194,10 +195,11 @@ def _output_folder(output: Path) -> Iterator[None]:
     output.mkdir(parents=True, exist_ok=True)
     folder = os.open(output, os.O_RDONLY)
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"--output {output}: another run writes to this folder: wait for it") from error
         yield
-    except BlockingIOError as error:
-        raise ValueError(f"--output {output}: another run writes to this folder: wait for it") from error
     finally:
         os.close(folder)
 
@@ -303,13 +305,19 @@ def _draw(output: Path, shards: Sequence[Shard], scores: Scores, patch_size: int
         spread = np.linspace(0, len(members) - 1, min(_EXAMPLES_OF_A_GROUP, len(members))).astype(int)
         chosen[name] = rows[members[spread]].tolist()
     pictures = _pictures([part for shard in shards for part in shard.parts], sum(chosen.values(), []), patch_size)
-    examples = {name: [(pictures[row], scores.entropies[row]) for row in of_group] for name, of_group in chosen.items()}
+    examples = {
+        name: [(pictures[row], scores.entropies[row]) for row in of_group if row in pictures]
+        for name, of_group in chosen.items()
+    }
     draw_contact_sheet(examples, output / EXAMPLES)
     return {"Q25": low, "Q75": high}
 
 
 def _pictures(parts: Sequence[Part], rows: Sequence[int], patch_size: int) -> dict[int, Image.Image]:
-    """The first image, or the first frame of the first video, of these rows, which count through all parts."""
+    """The first image, or the first frame of the first video, of these rows, which count through all parts.
+
+    Without those that have gone since they were scored.
+    """
     pictures, first, left = {}, 0, set(rows)
     for part in parts:
         wanted = {row - first + part.first: row for row in left if row < first + part.rows}
@@ -317,7 +325,10 @@ def _pictures(parts: Sequence[Part], rows: Sequence[int], patch_size: int) -> di
             if cells.row in wanted:
                 row = wanted.pop(cells.row)
                 left.remove(row)
-                pictures[row] = _picture(cells, patch_size)
+                try:
+                    pictures[row] = _picture(cells, patch_size)
+                except MediaError as error:
+                    logger.warning("%s row %d is not among the examples: %s", part.file, cells.row, error)
             if not wanted:
                 break
         first += part.rows
@@ -326,7 +337,8 @@ def _pictures(parts: Sequence[Part], rows: Sequence[int], patch_size: int) -> di
 
 def _picture(cells: Cells, patch_size: int) -> Image.Image:
     media = collect(cells.images, cells.videos, cells.by_datasets)
-    assert media is not None
+    if media is None:
+        raise MediaError("it has no image any more")
     images, videos = decode(media, patch_size)
     if images:
         return images[0]

@@ -46,6 +46,8 @@ class Shard:
 
     source: str
     """Absolute path, or fsspec URL."""
+    version: str
+    """Its `source_id` before it was read."""
     target: Path
     rows: int
     parts: list[Part]
@@ -84,9 +86,10 @@ def open_shards(files: Sequence[str], output: Path, columns: Columns) -> list[Sh
         ValueError: a file that cannot be read, that is scored already, or none with a column of images or videos.
     """
     folders = [os.path.dirname(file) for file in files]
-    common = os.path.commonpath(folders) if all(map(is_local, files)) else os.path.commonprefix(folders)
+    common = "/".join(os.path.commonprefix([folder.split("/") for folder in folders]))  # of lists: whole names
     shards, seen, taken = [], set(), {output / name for name in RESERVED}
     for file in files:
+        version = source_id(file)
         try:
             if file.endswith(".parquet"):
                 with open_parquet(file) as parquet:
@@ -108,7 +111,7 @@ def open_shards(files: Sequence[str], output: Path, columns: Columns) -> list[Sh
                 f"--data {file}: would be written to {target}, which is the name of another file: rename it"
             )
         taken.add(target)
-        shards.append(Shard(file, target, rows, parts))
+        shards.append(Shard(file, version, target, rows, parts))
     if not columns.of(list(seen)):
         raise ValueError(
             f"no column {columns.images!r} (--image-key) or {columns.videos!r} (--video-key) in the data, "
@@ -136,12 +139,23 @@ def write_shard(shard: Shard, entropies: np.ndarray, patches: np.ndarray) -> Non
         shard (Shard): Which.
         entropies (np.ndarray): H in nats of each row, NaN where there is none. shape is (shard.rows,)
         patches (np.ndarray): P of each row. shape is (shard.rows,)
+
+    Raises:
+        ValueError: the source is not what it was when stock was taken.
+        OSError: there is no room for it.
     """
+    _check_unchanged(shard)
     with whole_file(shard.target) as file:
         if shard.source.endswith(".parquet"):
             _write_parquet(shard.source, file, entropies, patches)
         else:
             _write_json(shard.source, file, entropies, patches)
+        _check_unchanged(shard)
+
+
+def _check_unchanged(shard: Shard) -> None:
+    if source_id(shard.source) != shard.version:
+        raise ValueError(f"{shard.source} changed while it was scored: give the same command again")
 
 
 def _write_parquet(source: str, file: IO[bytes], entropies: np.ndarray, patches: np.ndarray) -> None:

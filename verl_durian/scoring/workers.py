@@ -79,7 +79,7 @@ def place(device: str | None = None, workers: int | None = None, max_patches: in
     if device == "cpu":
         counted = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
         here = ray.get_runtime_context().get_node_id()
-        counted[here] = min(counted[here], os.cpu_count() or 1)  # Ray may have been told of more than there are
+        counted[here] = min(counted[here], _cores())  # Ray may have been told of more than there are
         free = min(free, int(sum(counted.values())))
     if free < (workers or 1):
         raise ValueError(
@@ -164,4 +164,9 @@ def _threads() -> int:
     """Cores of this machine for each of its GPUs, but one."""
     here = ray.get_runtime_context().get_node_id()
     (gpus,) = (node["Resources"]["GPU"] for node in ray.nodes() if node["NodeID"] == here)
-    return max(1, min(_MOST_THREADS, int((os.cpu_count() or 1) / gpus) - 1))
+    return max(1, min(_MOST_THREADS, int(_cores() / gpus) - 1))
+
+
+def _cores() -> int:
+    """Of this machine, that this process may use."""
+    return len(os.sched_getaffinity(0))
