@@ -16,11 +16,9 @@
 check the folder -> score the rows -> write a file for each data file -> problems.jsonl, pictures, scores.json
 """
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -47,6 +45,7 @@ from verl_durian.scoring.shards import (
     Shard,
     find_files,
     open_shards,
+    output_folder,
     part_of,
     size,
     source_id,
@@ -131,7 +130,7 @@ def score_files(request: Request) -> int:
     with _ray(request.address):
         placement = place(request.device, request.workers, request.max_patches)
         asked = _asked(settings, placement.device, files, request.columns)
-        with _output_folder(request.output):
+        with output_folder(request.output):
             digests = _digests_of_written_files(request.output, asked)
             _check_space(request.output, shards, digests)
             cache = EntropyCache(request.cache_dir / asked["fingerprint"])
@@ -186,20 +185,6 @@ def _asked(settings: TowerSettings, device: str, files: Sequence[str], columns: 
         "data": list(files),
     }
     return json.loads(json.dumps(asked, default=str))
-
-
-@contextmanager
-def _output_folder(output: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other runs out of it."""
-    output.mkdir(parents=True, exist_ok=True)
-    folder = os.open(output, os.O_RDONLY)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    except BlockingIOError as error:
-        raise ValueError(f"--output {output}: another run writes to this folder: wait for it") from error
-    finally:
-        os.close(folder)
 
 
 def _digests_of_written_files(output: Path, asked: dict[str, Any]) -> dict[str, str]:

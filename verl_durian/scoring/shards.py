@@ -13,6 +13,7 @@
 # limitations under the License.
 """verl's data files: read in parts, and written again with the scores of their rows."""
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -142,6 +143,24 @@ def write_shard(shard: Shard, entropies: np.ndarray, patches: np.ndarray) -> Non
             _write_parquet(shard.source, file, entropies, patches)
         else:
             _write_json(shard.source, file, entropies, patches)
+
+
+@contextmanager
+def output_folder(output: Path) -> Iterator[None]:
+    """Makes a folder for results, and keeps other runs out of it.
+
+    Raises:
+        ValueError: another run is writing to it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError as error:
+        raise ValueError(f"--output {output}: another run writes to this folder: wait for it") from error
+    finally:
+        os.close(folder)
 
 
 def part_of(target: Path) -> Path:
