@@ -22,7 +22,8 @@ _IN_THE_PICTURE = "Answer the question in the image."
 
 def _problem(row: Row) -> Problem:
     image, answer, kind = picture(row, "image"), text(row, "answer"), text(row, "question_type")
-    metadata = {name: row[name] for name in ("problem_index", "problem_version", "question_type", "metadata")}
+    about = {name: row[name] for name in ("problem_index", "problem_version", "question_type")}
+    metadata = {**(row["metadata"] or {}), **about}
     question = (row["question"] or "").strip()
     if kind == "free-form":
         return Problem(question or _IN_THE_PICTURE, [image], answer, "number", metadata=metadata)

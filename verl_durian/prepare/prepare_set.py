@@ -17,15 +17,9 @@ open the source -> check the folder -> make the splits that are not there yet ->
 """
 
 import json
-import os
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 from rich.console import Console
@@ -34,10 +28,11 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from verl_durian import __version__
 from verl_durian.prepare.data_card import data_card
 from verl_durian.prepare.data_set import DataSet
-from verl_durian.prepare.rows import THINKING_PROMPT, Converted, convert
+from verl_durian.prepare.rows import THINKING_PROMPT, Converted
 from verl_durian.prepare.sets import SETS
 from verl_durian.prepare.sources import Source, Split, open_source
 from verl_durian.prepare.split_files import Summary, read_summary, write_split
+from verl_durian.prepare.workers import start_workers
 from verl_durian.scoring.shards import output_folder, part_of, whole_file
 
 CARD, DROPPED = "README.md", "dropped.jsonl"
@@ -130,54 +125,20 @@ def _is_stale(split: Split, summaries: dict[str, Summary]) -> bool:
 
 
 def _write(request: Request, splits: list[Split], settings: dict[str, Any]) -> dict[str, Summary]:
-    workers = request.workers or len(os.sched_getaffinity(0))
-    pool = ProcessPoolExecutor(workers, get_context("spawn"), initializer=_end_with_parent)
-    try:
-        return {
-            split.name: write_split(
-                request.output / f"{split.name}.parquet",
-                settings,
-                split.digest,
-                _converted(pool, 2 * workers, request.name, split),
-            )
-            for split in splits
-        }
-    except BrokenProcessPool as error:
-        raise ValueError("a worker was killed, perhaps for want of memory: give fewer --workers") from error
-    finally:
-        pool.shutdown(cancel_futures=True)
+    written = {}
+    with start_workers(request.workers) as workers:
+        for split in splits:
+            with tqdm(desc=split.name, total=split.rows, unit=" rows") as bar:
+                batches = _told(bar, workers.convert(request.name, split.name, split.batches(_BATCH_ROWS)))
+                file = request.output / f"{split.name}.parquet"
+                written[split.name] = write_split(file, settings, split.digest, batches)
+    return written
 
 
-def _end_with_parent() -> None:
-    """Ends a worker whose parent was killed: waiting for work it would not see that none will come."""
-
-    def watch() -> None:
-        parent = parent_process()
-        if parent is not None:
-            parent.join()
-            os._exit(1)
-
-    Thread(target=watch, daemon=True).start()
-
-
-def _converted(pool: ProcessPoolExecutor, ahead: int, name: str, split: Split) -> Iterator[list[Converted]]:
-    """The rows of a split in order, made by the workers; only so many batches are under way at a time."""
-    waiting: deque[Future[list[Converted]]] = deque()
-    with tqdm(desc=split.name, total=split.rows, unit=" rows") as bar:
-
-        def next_batch() -> list[Converted]:
-            batch = waiting.popleft().result()
-            bar.update(len(batch))
-            return batch
-
-        first = 0
-        for rows in split.batches(_BATCH_ROWS):
-            if len(waiting) == ahead:
-                yield next_batch()
-            waiting.append(pool.submit(convert, name, split.name, list(enumerate(rows, first))))
-            first += len(rows)
-        while waiting:
-            yield next_batch()
+def _told(bar: tqdm, batches: Iterable[list[Converted]]) -> Iterator[list[Converted]]:
+    for batch in batches:
+        yield batch
+        bar.update(len(batch))
 
 
 def _write_dropped(output: Path, summaries: dict[str, Summary]) -> None:
