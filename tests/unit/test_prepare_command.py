@@ -16,7 +16,6 @@
 import fcntl
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -232,52 +231,54 @@ def test_options_that_cannot_be_are_named(prepare):
     assert "Invalid value for '--workers'" in prepare.refused("geometry3k", ".", "--workers", "0")
 
 
-def start(source: Path, output: str, folder: Path) -> subprocess.Popen:
+def start(source: Path, folder: Path) -> subprocess.Popen:
+    """Prepares geometry3k in `folder`/data."""
     command = [sys.executable, "-m", "verl_durian.cli", "prepare", "geometry3k"]
-    command += ["--source", str(source), "--output", output, "--workers", "2"]
+    command += ["--source", str(source), "--output", "data", "--workers", "2"]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
-def kill_while(run: subprocess.Popen, writing: Path) -> None:
-    """Kills a run that writes a file, as the kernel does it; its workers then end by themselves."""
-    while not writing.exists() or not writing.stat().st_size:
+def workers_writing(run: subprocess.Popen, file: Path) -> list[psutil.Process]:
+    """Waits until a run writes a file; returns its worker processes."""
+    while not file.exists() or not file.stat().st_size:
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.01)
-    workers = psutil.Process(run.pid).children(recursive=True)
-    assert workers
-    os.kill(run.pid, signal.SIGKILL)
-    run.wait()
-    assert writing.exists()
-    _, alive = psutil.wait_procs(workers, timeout=60)
-    assert not alive
+    workers = [child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())]
+    assert len(workers) == 2
+    return workers
 
 
-def test_a_killed_run_is_finished_by_the_same_command(tmp_path):
-    source = tmp_path / "source"
-    prepare_fixtures.geometry3k(source)
+def test_a_killed_run_is_finished_by_the_same_command(prepare, tmp_path):
+    source = prepare.source("geometry3k")
     for split, repeats in (("train", 8), ("validation", 60)):
         (file,) = (source / "data").glob(f"{split}-*")
         table = pq.read_table(file)
         pq.write_table(datasets.concatenate_datasets([datasets.Dataset(table)] * repeats).data.table, file)
-
-    run = start(source, "undisturbed/data", tmp_path)
-    told, _ = run.communicate()
-    assert run.returncode == 0, told
-    expected = contents(tmp_path / "undisturbed/data")
+    assert prepare("geometry3k", source)[0] == 0
+    expected = contents(prepare.output)
     assert len(expected["dropped.jsonl"].splitlines()) == 8 * 4
+    output = tmp_path / "data"
 
-    (tmp_path / "killed").mkdir()
-    output = tmp_path / "killed/data"
-    kill_while(start(source, "data", tmp_path / "killed"), output / ".train.parquet.part")
-    assert not list(output.glob("*.parquet"))
-    kill_while(start(source, "data", tmp_path / "killed"), output / ".validation.parquet.part")
-    assert [file.name for file in output.glob("[!.]*")] == ["train.parquet"]
+    run = start(source, tmp_path)
+    worker, _ = workers_writing(run, output / ".train.parquet.part")
+    worker.kill()
+    told, _ = run.communicate()
+    assert run.returncode == 2 and "a worker was killed" in told, told
+    assert not list(output.iterdir())
+
+    run = start(source, tmp_path)
+    workers = workers_writing(run, output / ".validation.parquet.part")
+    run.kill()
+    run.wait()
+    assert sorted(file.name for file in output.iterdir()) == [".validation.parquet.part", "train.parquet"]
     finished = (output / "train.parquet").stat().st_mtime_ns
-    run = start(source, "data", tmp_path / "killed")
+    _, orphans = psutil.wait_procs(workers, timeout=60)
+    assert not orphans
+
+    run = start(source, tmp_path)
     told, _ = run.communicate()
     assert run.returncode == 0, told
     assert (output / "train.parquet").stat().st_mtime_ns == finished
     found = contents(output)
-    for each in (found, expected):
-        each["README.md"] = each["README.md"].replace(b"undisturbed/data", b"data")
+    expected["README.md"] = expected["README.md"].replace(str(prepare.output).encode(), b"data")
     assert found == expected
