@@ -85,5 +85,31 @@ def score(
     raise typer.Exit(code=1 if problems and on_error == "fail" else 0)
 
 
+@app.command()
+def prepare(
+    name: Annotated[
+        Literal["geometry3k", "virl39k", "mathverse", "mathvision", "mathvista", "wemath", "hallusionbench"],
+        typer.Argument(help="The set.", show_default=False),
+    ],
+    output: Annotated[Path, typer.Option(help="Folder for a parquet file of each split and a data card.")],
+    source: Annotated[
+        str | None,
+        typer.Option(
+            help="Id on the hub, instead of the set's own; or a folder: a copy of that repository, or what "
+            "Dataset.save_to_disk wrote."
+        ),
+    ] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of one a core.")] = None,
+) -> None:
+    """Make verl's data files of a training set or benchmark."""
+    from verl_durian.prepare.prepare_set import Request, prepare_set
+
+    try:
+        prepare_set(Request(name=name, source=source, output=output, workers=workers))
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        print(f"verl-durian prepare: {error}", file=sys.stderr)
+        raise typer.Exit(code=2) from error
+
+
 if __name__ == "__main__":
     app()

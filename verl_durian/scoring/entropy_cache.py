@@ -22,7 +22,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from verl_durian.whole_files import room_for
+from verl_durian.results import room_for
 
 logger = logging.getLogger(__name__)
 

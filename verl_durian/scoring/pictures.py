@@ -33,7 +33,7 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
 from verl_durian.normalization import perceptual_groups
-from verl_durian.whole_files import whole_file
+from verl_durian.results import whole_file
 
 Group = Sequence[tuple[Image.Image, float]]
 

@@ -16,11 +16,9 @@
 check the folder -> score the rows -> write a file for each data file -> problems.jsonl, pictures, scores.json
 """
 
-import fcntl
 import hashlib
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -37,6 +35,7 @@ from rich.console import Console
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from verl_durian.normalization import perceptual_groups, perceptual_thresholds
+from verl_durian.results import output_folder, part_of, whole_file
 from verl_durian.scoring.entropy_cache import EntropyCache
 from verl_durian.scoring.media import MediaError, collect, decode
 from verl_durian.scoring.parts import Cells, Columns, Part
@@ -52,7 +51,6 @@ from verl_durian.scoring.shards import (
 )
 from verl_durian.scoring.workers import place
 from verl_durian.vision_tower import FeatureLayer, Precision, TowerSettings, read_tower
-from verl_durian.whole_files import part_of, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +129,7 @@ def score_files(request: Request) -> int:
     with _ray(request.address):
         placement = place(request.device, request.workers, request.max_patches)
         asked = _asked(settings, placement.device, files, request.columns)
-        with _output_folder(request.output):
+        with output_folder(request.output):
             digests = _digests_of_written_files(request.output, asked)
             _check_space(request.output, shards, digests)
             cache = EntropyCache(request.cache_dir / asked["fingerprint"])
@@ -187,21 +185,6 @@ def _asked(settings: TowerSettings, device: str, files: Sequence[str], columns: 
         "data": list(files),
     }
     return json.loads(json.dumps(asked, default=str))
-
-
-@contextmanager
-def _output_folder(output: Path) -> Iterator[None]:
-    """Makes the folder, and keeps other runs out of it."""
-    output.mkdir(parents=True, exist_ok=True)
-    folder = os.open(output, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ValueError(f"--output {output}: another run writes to this folder: wait for it") from error
-        yield
-    finally:
-        os.close(folder)
 
 
 def _digests_of_written_files(output: Path, asked: dict[str, Any]) -> dict[str, str]:

@@ -27,8 +27,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from fsspec.implementations.local import LocalFileSystem  # type: ignore[import-untyped]
 
+from verl_durian.results import whole_file
 from verl_durian.scoring.parts import Columns, Part, dataset_parts, open_parquet, parquet_parts
-from verl_durian.whole_files import whole_file
 
 ENTROPY = "visual_entropy"
 """Column with H in nats, float64, null where a row has no image or its images cannot be scored."""

@@ -22,8 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from verl_durian.results import whole_file
 from verl_durian.scoring.entropy_cache import EntropyCache, Entry
-from verl_durian.whole_files import whole_file
 
 BYTES = 10_000
 

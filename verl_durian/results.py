@@ -11,9 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Files that appear whole or not at all, and a full disk that is told by the file that found no room."""
+"""Results: files that appear whole or not at all, in a folder to which one run writes at a time."""
 
 import errno
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,6 +22,25 @@ from pathlib import Path
 from typing import IO
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def output_folder(output: Path) -> Iterator[None]:
+    """Makes a folder for results, and keeps other runs out of it.
+
+    Raises:
+        ValueError: another run is writing to it.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    folder = os.open(output, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ValueError(f"--output {output}: another run writes to this folder: wait for it") from error
+        yield
+    finally:
+        os.close(folder)
 
 
 @contextmanager

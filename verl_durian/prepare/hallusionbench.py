@@ -1,0 +1,47 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""HallusionBench: yes-no questions about figures, in groups that share a figure or ask the same of several."""
+
+from verl_durian.prepare.data_set import DataSet, Dropped, Problem, Row, picture, text
+from verl_durian.prepare.images import EVALUATION
+
+_ANSWERS = {"0": "no", "1": "yes"}
+_GROUP = ("category", "subcategory", "set_id", "figure_id", "question_id")
+
+
+def _problem(row: Row) -> Problem:
+    question, answer = text(row, "question"), text(row, "gt_answer")
+    image = picture(row, "image")
+    if answer not in _ANSWERS:
+        raise Dropped("gt_answer is neither 0 nor 1", answer)
+    metadata = {name: row[name] for name in _GROUP}
+    return Problem(f"{question}\nAnswer yes or no.", [image], _ANSWERS[answer], "yes_no", metadata=metadata)
+
+
+HALLUSIONBENCH = DataSet(
+    name="hallusionbench",
+    title="HallusionBench",
+    hub_id="lmms-lab/HallusionBench",
+    licence="BSD-3-Clause",
+    splits={"image": "data/image-*.parquet"},
+    columns={**dict.fromkeys(_GROUP, "id"), "question": "text", "gt_answer": "text", "image": "image"},
+    pixels=EVALUATION,
+    identify=lambda row: "_".join(str(row[name]) for name in _GROUP),
+    problem=_problem,
+    treatment=(
+        "Only the split `image`, as in the paper; `gt_answer` 1 is yes, 0 is no, and the question ends with: "
+        "Answer yes or no.",
+    ),
+    ability="vqa",
+)

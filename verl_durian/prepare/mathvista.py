@@ -1,0 +1,77 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""MathVista: questions about figures, charts and photographs."""
+
+from verl_durian.prepare.choices import letter_of_text, write_choices
+from verl_durian.prepare.data_set import DataSet, Dropped, Problem, Row, picture, text
+from verl_durian.prepare.images import EVALUATION
+
+
+def _problem(row: Row) -> Problem:
+    question, answer, kind = text(row, "question"), text(row, "answer"), text(row, "question_type")
+    image = picture(row, "decoded_image")
+    metadata = {
+        **(row["metadata"] or {}),
+        **{name: row[name] for name in ("question_type", "answer_type", "unit", "precision")},
+    }
+    if row["unit"]:
+        question = f"{question} (Unit: {row['unit']})"
+    if kind == "free_form":
+        return Problem(f"{question}{_form(row)}", [image], answer, "number", metadata=metadata)
+    if kind != "multi_choice":
+        raise Dropped("unknown question_type", kind)
+    choices = row["choices"] or []
+    letter = letter_of_text(answer, choices)
+    if letter is None:
+        raise Dropped("the answer is none of the choices", f"{answer} of {choices}")
+    return Problem(f"{question}\n{write_choices(choices)}", [image], letter, "choice", choices, metadata)
+
+
+def _form(row: Row) -> str:
+    """The form of an answer that no choice tells, as the set's own `query` has it."""
+    kind, precision = row["answer_type"], row["precision"]
+    if kind == "integer":
+        return "\nThe answer is an integer."
+    if kind == "float" and precision:
+        return f"\nThe answer is a number with {precision:.0f} decimal place{'s' if precision > 1 else ''}."
+    return "\nThe answer is a list, such as [1, 2, 3]." if kind == "list" else ""
+
+
+MATHVISTA = DataSet(
+    name="mathvista",
+    title="MathVista",
+    hub_id="AI4Math/MathVista",
+    licence="CC-BY-SA-4.0",
+    splits={"testmini": "data/testmini-*.parquet"},
+    columns={
+        "pid": "id",
+        "question": "text",
+        "decoded_image": "image",
+        "choices": "texts",
+        "unit": "text",
+        "precision": "number",
+        "answer": "text",
+        "question_type": "text",
+        "answer_type": "text",
+        "metadata": "record",
+    },
+    pixels=EVALUATION,
+    identify=lambda row: str(row["pid"]),
+    problem=_problem,
+    treatment=(
+        "The choices are written out; of a choice the letter is graded, where the set has its text.",
+        "Of other questions the form of the answer is told, as in the set's own `query`: an integer, the number of "
+        "decimal places, a list; and the unit where there is one.",
+    ),
+)

@@ -1,0 +1,73 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""ViRL39K: questions of many kinds, a few of them without image; the images are in an archive of their own."""
+
+from verl_durian.prepare.choices import LETTERS, letter_of, read_choices
+from verl_durian.prepare.data_set import AnswerType, DataSet, Dropped, Problem, Row, text
+from verl_durian.prepare.images import TRAINING
+from verl_durian.reward import last_boxed
+
+
+def _problem(row: Row) -> Problem:
+    question, boxed = text(row, "question"), text(row, "answer")
+    content = last_boxed(boxed)
+    answer = (boxed if content is None else content).strip()
+    if not answer:
+        raise Dropped("no answer")
+    answer_type: AnswerType = "number"
+    choices: list[str] = []
+    if answer.lower() in ("yes", "no"):
+        answer, answer_type = answer.lower(), "yes_no"
+    elif answer.strip("().") in tuple(LETTERS):
+        choices = read_choices(question)
+        letter = letter_of(answer, choices)
+        if letter is None:  # a list of something else, such as steps
+            choices, letter = [], answer.strip("().")
+        answer, answer_type = letter, "choice"
+    return Problem(
+        question=question,
+        images=row["image"] or [],
+        answer=answer,
+        answer_type=answer_type,
+        choices=choices,
+        metadata={name: row[name] for name in ("category", "source", "PassRate_32BTrained", "PassRate_7BBase")},
+    )
+
+
+VIRL39K = DataSet(
+    name="virl39k",
+    title="ViRL39K",
+    hub_id="TIGER-Lab/ViRL39K",
+    licence="MIT",
+    splits={"train": "39Krelease.parquet"},
+    columns={
+        "question": "text",
+        "answer": "text",
+        "PassRate_32BTrained": "value",
+        "PassRate_7BBase": "value",
+        "category": "value",
+        "source": "value",
+        "qid": "id",
+        "image": "texts",
+    },
+    pixels=TRAINING,
+    identify=lambda row: str(row["qid"]),
+    problem=_problem,
+    treatment=(
+        "All rows are kept, those without image too; the pass rates are in the metadata (-1: none).",
+        "The answer is what its last `\\boxed{}` holds. A capital letter A to J is a choice, yes or no is that, all "
+        "else a value; choices are read out of the question where it lists them.",
+    ),
+    archive="images.zip",
+)
