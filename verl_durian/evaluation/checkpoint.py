@@ -63,8 +63,9 @@ def hugging_face_folder(checkpoint: str) -> str:
             "or where Megatron is installed `python -m verl.model_merger merge --backend megatron "
             f"--local_dir {actor} --target_dir FOLDER` and name FOLDER"
         )
-    steps = sorted(folder.glob("**/global_step_*"))
-    remedy = f"name {steps[-1]}" if steps else "name a Hugging Face folder, or a folder global_step_N that verl saved"
+    steps = [*folder.glob("global_step_*"), *folder.glob("checkpoints/global_step_*")]
+    last = max(steps, key=lambda step: int(step.name.rpartition("_")[2]), default="a folder global_step_N of verl's")
+    remedy = f"name {last}, or a Hugging Face folder"
     raise ValueError(f"{checkpoint}: holds neither config.json nor a checkpoint of verl's: {remedy}")
 
 

@@ -44,8 +44,8 @@ def draw_bars(benchmarks: Mapping[str, Mapping[str, Any]], file: Path) -> None:
     """Draws the accuracies as a PNG of 1080 x 2034 pixels.
 
     Args:
-        benchmarks: `accuracy`, a share, and the number of `questions` of each benchmark by its name, such as `wemath`; a
-            benchmark that is missing has no bar.
+        benchmarks: `accuracy`, a share, and the number of `questions` of each benchmark by its name, such as `wemath`;
+            a benchmark that is missing has no bar.
         file: The PNG; one that is there is replaced.
     """
     save(build_bars(benchmarks), file)

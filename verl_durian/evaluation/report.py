@@ -97,8 +97,8 @@ def _notes(name: str, verdicts: Sequence[Verdict], found: dict[str, Any]) -> lis
         )
     if unanswered := found["unanswered"]:
         notes.append(
-            f"{benchmark.title}: {len(unanswered)} without an answer, counted as wrong, such as {unanswered[0]}: verl's "
-            "output tells why."
+            f"{benchmark.title}: {len(unanswered)} without an answer, counted as wrong, such as {unanswered[0]}: "
+            "verl's output tells why."
         )
     if "problems_lack" in found:
         notes.append(f"No strict and loose score: {found['problems_lack']}.")

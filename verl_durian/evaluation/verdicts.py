@@ -76,7 +76,7 @@ def read_questions(files: Sequence[Path]) -> list[Question]:
         raise ValueError("there are no questions in the data files")
     twice = [name for name, count in Counter(question.name for question in questions).items() if count > 1]
     if twice:
-        raise ValueError(f"{len(twice)} questions are in the data files more than once: {_some(twice)}")
+        raise ValueError(f"questions that are in the data files more than once: {_some(twice)}")
     return questions
 
 
@@ -86,7 +86,10 @@ def _question(row: dict[str, Any]) -> Question:
         raise ValueError(f"data_source {benchmark!r} is none of {', '.join(BENCHMARKS)}")
     if not extra.get("id"):
         raise ValueError("extra_info has no id: write the file with `verl-durian prepare`")
-    metadata = json.loads(extra.get("metadata") or "{}")
+    try:
+        metadata = dict(json.loads(extra.get("metadata") or "{}"))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"extra_info.metadata is no JSON object: {error}") from error
     missing = [key for key in BENCHMARKS[benchmark].metadata if key not in metadata]
     if missing:
         raise ValueError(f"extra_info.metadata lacks {', '.join(missing)}: write the file with `verl-durian prepare`")
