@@ -62,7 +62,7 @@ python -m verl_durian.evaluation check "${FILES[@]}"
 MODEL_PATH=$(python -m verl_durian.evaluation.checkpoint "$CHECKPOINT")
 mkdir -p "$OUTPUT"
 OUTPUT=$(cd "$OUTPUT" && pwd)
-rm -rf "$OUTPUT/answers"
+rm -f "$OUTPUT"/answers/0.jsonl "$OUTPUT"/report.{json,md,png} # of an earlier run
 export VERL_FILE_LOGGER_PATH=$OUTPUT/metrics.jsonl
 REWARD_FILE=$(python -c 'import verl_durian.evaluation.named_reward as reward; print(reward.__file__)')
 GPUS=$((NNODES * NGPUS_PER_NODE))

@@ -97,7 +97,7 @@ def test_megatron_with_a_bridge_has_saved_the_format_itself(tmp_path):
 @pytest.mark.parametrize(
     ("file", "message"),
     [
-        ("actor/lora_train_meta.json", "holds LoRA adapters: fold them into the model"),
+        ("actor/lora_train_meta.json", "holds LoRA adapters: `python -m verl.model_merger"),
         ("actor/model/huggingface/adapter/adapter_model.safetensors", "holds LoRA adapters"),
         ("actor/model/dist_ckpt/common.pt", "holds Megatron's own format"),
         ("notes.txt", "holds neither config.json nor a checkpoint of verl's: name a folder global_step_N"),

@@ -109,7 +109,7 @@ def test_markdown_is_what_json_says(tmp_path, data):
     found = json.loads((tmp_path / "report.json").read_text())
     ours = [found["benchmarks"][name]["accuracy"] for name in BENCHMARKS]
     assert rows["**this model**"] == [f"{100 * share:.1f}" for share in (*ours, found["average"])]
-    assert rows["Durian on GRPO, Geometry3K"] == ["52.8", "28.8", "72.3", "69.2", "72.9", "59.2"]
+    assert rows["paper: Durian on GRPO, Geometry3K"] == ["52.8", "28.8", "72.3", "69.2", "72.9", "59.2"]
     assert "judge is not published" in text and "no single setting reaches" in text
     assert "MathVerse: 8 questions, where the published set has 3,940" in text
 

@@ -50,8 +50,8 @@ def hugging_face_folder(checkpoint: str) -> str:
     megatron = actor / "model" / "huggingface"
     if (actor / "lora_train_meta.json").exists() or (megatron / "adapter").exists():
         raise ValueError(
-            f"{checkpoint}: holds LoRA adapters: fold them into the model (peft's merge_and_unload), save it, and name "
-            "its folder"
+            f"{checkpoint}: holds LoRA adapters: `python -m verl.model_merger merge --backend fsdp --local_dir {actor} "
+            "--target_dir FOLDER`, fold FOLDER/lora_adapter in with peft's merge_and_unload, and name the result"
         )
     if (actor / "fsdp_config.json").exists():
         return str(_merge(actor))

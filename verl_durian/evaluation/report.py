@@ -112,12 +112,15 @@ def as_markdown(report: dict[str, Any]) -> str:
     lines = [
         f"# {report['model']}",
         "",
-        "Accuracy in percent, greedy. The rows below the first are the paper's.",
+        "Accuracy in percent, greedy.",
         "",
         _line("", *(each.title for each in BENCHMARKS.values()), "average"),
         _line("---", *["---:"] * (len(BENCHMARKS) + 1)),
         _line("**this model**", *ours, _percent(report["average"])),
-        *(_line(row, *(f"{number:.1f}" for number in numbers.values())) for row, numbers in report["paper"].items()),
+        *(
+            _line(f"paper: {row}", *(f"{number:.1f}" for number in numbers.values()))
+            for row, numbers in report["paper"].items()
+        ),
         "",
         _line("", "accuracy", "questions", "unanswered", "in the format"),
         _line("---", *["---:"] * 4),
