@@ -13,37 +13,26 @@
 # limitations under the License.
 """Pictures of the visual entropies of a data set: their histogram, and example images with the H of each.
 
-Both are made to be read on a phone: portrait PNGs, 1080 pixels wide. A figure is drawn on a canvas of its own, never
-through pyplot, so that it can be drawn in any thread.
+Both are sheets to be read on a phone, see `sheet.py`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import EngFormatter, MaxNLocator
 from PIL import Image
 
 from verl_durian.normalization import perceptual_groups
-from verl_durian.results import whole_file
+from verl_durian.sheet import MARGIN, TEXT_SIZE, TITLE_SIZE, WIDTH, Shade, blank_sheet, save, write_line, write_title
 
 Group = Sequence[tuple[Image.Image, float]]
-
-DPI = 72
-"""One point is one pixel: font sizes and line widths are pixels, as everything else in this file."""
-WIDTH = 1080
-MARGIN = 40
-TITLE_SIZE = 50
-TEXT_SIZE = 38
-"""The smallest font; its digits are 28 pixels high."""
 
 HISTOGRAM_HEIGHT = 1440
 BOXES_TOP, BOXES_HEIGHT, BOXES_GAP = 190, 190, 20
@@ -66,13 +55,6 @@ CAPTION_HEIGHT = 64
 LINE_HEIGHT = GAP + CELL + CAPTION_HEIGHT
 GROUP_GAP = 30
 CELL_COLOUR = "#E8E8E8"
-
-
-class Shade(NamedTuple):
-    """A colour and that of the text on it."""
-
-    face: str
-    text: str
 
 
 SHADES = (Shade("#004488", "white"), Shade("#DDAA33", "black"), Shade("#BB5566", "white"))
@@ -103,17 +85,11 @@ def draw_contact_sheet(groups: Mapping[str, Group], file: Path) -> None:
     save(build_contact_sheet(groups), file)
 
 
-def save(figure: Figure, file: Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
-    with whole_file(file) as stream:
-        FigureCanvasAgg(figure).print_png(stream)
-
-
 def build_histogram(entropies: np.ndarray, thresholds: tuple[float, float]) -> Figure:
     """The figure of `draw_histogram`."""
-    figure, sheet = _sheet(HISTOGRAM_HEIGHT)
+    figure, sheet = blank_sheet(HISTOGRAM_HEIGHT)
     rows = "1 row" if len(entropies) == 1 else f"{len(entropies):,} rows"
-    _title(sheet, f"Visual entropy of the images\nof {rows}")
+    write_title(sheet, f"Visual entropy of the images\nof {rows}")
     parts = _parts(entropies, thresholds)
     _draw_shares(sheet, [len(part) / len(entropies) for part in parts], distinct=thresholds[0] < thresholds[1])
     plot = figure.add_axes(
@@ -162,23 +138,6 @@ def _parts(entropies: np.ndarray, thresholds: tuple[float, float]) -> list[np.nd
     return [entropies[group == number] for number in range(3)]
 
 
-def _sheet(height: int) -> tuple[Figure, Axes]:
-    """A white figure, and axes all over it whose coordinates are pixels from the top left corner."""
-    figure = Figure(figsize=(WIDTH / DPI, height / DPI), dpi=DPI, facecolor="white")
-    sheet = figure.add_axes((0, 0, 1, 1), xlim=(0, WIDTH), ylim=(height, 0))
-    sheet.set_axis_off()
-    return figure, sheet
-
-
-def _title(sheet: Axes, title: str) -> None:
-    sheet.text(WIDTH / 2, MARGIN, title, size=TITLE_SIZE, weight="bold", ha="center", va="top")
-
-
-def _write(sheet: Axes, x: float, y: float, line: str, size: int = TEXT_SIZE, ha: str = "center", **style: Any) -> None:
-    """One line of text, whose middle is at the height y."""
-    sheet.text(x, y, line, size=size, ha=ha, va="center_baseline", **style)
-
-
 def _draw_shares(sheet: Axes, shares: list[float], distinct: bool) -> None:
     """A box for each group: the legend of the bars' colours with the group's share of the rows."""
     names = ("easy (S1)", "medium (S2)", "hard (S3)")
@@ -188,9 +147,9 @@ def _draw_shares(sheet: Axes, shares: list[float], distinct: bool) -> None:
         left = MARGIN + column * (width + BOXES_GAP)
         sheet.add_patch(Rectangle((left, BOXES_TOP), width, BOXES_HEIGHT, color=shade.face))
         middle = left + width / 2
-        _write(sheet, middle, BOXES_TOP + 38, name, color=shade.text)
-        _write(sheet, middle, BOXES_TOP + 95, f"{share:.1%}", TITLE_SIZE, color=shade.text, weight="bold")
-        _write(sheet, middle, BOXES_TOP + 152, bound, color=shade.text)
+        write_line(sheet, middle, BOXES_TOP + 38, name, color=shade.text)
+        write_line(sheet, middle, BOXES_TOP + 95, f"{share:.1%}", TITLE_SIZE, color=shade.text, weight="bold")
+        write_line(sheet, middle, BOXES_TOP + 152, bound, color=shade.text)
 
 
 def _draw_bars(plot: Axes, parts: list[np.ndarray], edges: np.ndarray) -> None:
@@ -262,8 +221,8 @@ def _label_axes(plot: Axes, edges: np.ndarray) -> None:
 def build_contact_sheet(groups: Mapping[str, Group]) -> Figure:
     """The figure of `draw_contact_sheet`."""
     heights = [HEADING_HEIGHT + math.ceil(len(group) / COLUMNS) * LINE_HEIGHT + GROUP_GAP for group in groups.values()]
-    figure, sheet = _sheet(SHEET_TOP + sum(heights))
-    _title(sheet, "Images by visual entropy H")
+    figure, sheet = blank_sheet(SHEET_TOP + sum(heights))
+    write_title(sheet, "Images by visual entropy H")
     top = SHEET_TOP
     for (name, group), height, shade in zip(groups.items(), heights, cycle(SHADES), strict=False):
         _draw_heading(sheet, f"{name} H", group, top, shade)
@@ -271,7 +230,7 @@ def build_contact_sheet(groups: Mapping[str, Group]) -> Figure:
             line, column = divmod(number, COLUMNS)
             left, line_top = MARGIN + column * (CELL + GAP), top + HEADING_HEIGHT + GAP + line * LINE_HEIGHT
             _draw_picture(figure, sheet, picture, left, line_top)
-            _write(sheet, left + CELL / 2, line_top + CELL + CAPTION_HEIGHT / 2, f"H = {entropy:.3f}")
+            write_line(sheet, left + CELL / 2, line_top + CELL + CAPTION_HEIGHT / 2, f"H = {entropy:.3f}")
         top += height
     return figure
 
@@ -293,8 +252,8 @@ def _draw_heading(sheet: Axes, name: str, group: Group, top: int, shade: Shade) 
     entropies = [entropy for _, entropy in group]
     span = f"{min(entropies):.3f} to {max(entropies):.3f} nats" if entropies else "no pictures"
     middle = top + HEADING_HEIGHT / 2
-    _write(sheet, MARGIN + GAP, middle, name, color=shade.text, ha="left", weight="bold")
-    _write(sheet, WIDTH - MARGIN - GAP, middle, span, color=shade.text, ha="right")
+    write_line(sheet, MARGIN + GAP, middle, name, color=shade.text, ha="left", weight="bold")
+    write_line(sheet, WIDTH - MARGIN - GAP, middle, span, color=shade.text, ha="right")
 
 
 def _draw_picture(figure: Figure, sheet: Axes, picture: Image.Image, left: int, top: int) -> None:

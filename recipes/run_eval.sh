@@ -1,0 +1,144 @@
+#!/usr/bin/env bash
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# Scores a model on the paper's five benchmarks, through verl's validation: the training prompt and reward, greedy.
+#
+#   bash recipes/run_eval.sh Qwen/Qwen2.5-VL-7B-Instruct                     # a model on the hub, or a folder
+#   bash recipes/run_eval.sh outputs/RUN/checkpoints/global_step_60          # what verl saved; merged first
+#   BENCHMARKS="mathvista wemath" bash recipes/run_eval.sh CHECKPOINT        # some of the five
+#   bash recipes/run_eval.sh CHECKPOINT actor_rollout_ref.rollout.gpu_memory_utilization=0.8   # any setting of verl's
+#
+# The data: verl-durian prepare mathverse --source AI4Math/MathVerse --output data/mathverse, and so on. The table, beside
+# the paper's, is OUTPUT/report.{json,md,png}; all answers are in OUTPUT/answers/0.jsonl. See docs/evaluation.md.
+
+set -euo pipefail
+RECIPES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+case ${1:--} in
+    -*) echo "usage: bash recipes/run_eval.sh CHECKPOINT [OVERRIDES...]" >&2 && exit 2 ;;
+esac
+CHECKPOINT=$1
+shift
+
+########################### user-adjustable ###########################
+
+DATA=${DATA:-data} # holds the folders that `verl-durian prepare NAME --output DATA/NAME` writes
+BENCHMARKS=${BENCHMARKS:-mathverse mathvision mathvista wemath hallusionbench}
+OUTPUT=${OUTPUT:-outputs/eval/$(echo "$CHECKPOINT" | sed 's|^[./]*||; s|/*$||; s|/|_|g')}
+
+NNODES=${NNODES:-1}
+NGPUS_PER_NODE=${NGPUS_PER_NODE:-8}
+ROLLOUT_TP=${ROLLOUT_TP:-1} # GPUs of a rollout engine
+
+MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-4096} # a million pixels are 1276 tokens
+MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-2048}
+QUESTIONS_AT_ONCE=${QUESTIONS_AT_ONCE:-1024} # their images are in memory, decoded: up to 3 MB each
+LOGGER=${LOGGER:-[console,file]}             # verl's loggers; file writes OUTPUT/metrics.jsonl
+
+#######################################################################
+
+FILES=()
+for benchmark in $BENCHMARKS; do
+    found=("$DATA/$benchmark"/*.parquet)
+    if [ ! -e "${found[0]}" ]; then
+        echo "$DATA/$benchmark: no parquet file: verl-durian prepare $benchmark --source ... --output $DATA/$benchmark" >&2
+        exit 2
+    fi
+    for file in "${found[@]}"; do FILES+=("$(realpath "$file")"); done
+done
+python -m verl_durian.evaluation check "${FILES[@]}"
+
+MODEL_PATH=$(python -m verl_durian.evaluation.checkpoint "$CHECKPOINT")
+mkdir -p "$OUTPUT"
+OUTPUT=$(cd "$OUTPUT" && pwd)
+rm -f "$OUTPUT"/answers/0.jsonl "$OUTPUT"/report.{json,md,png} # of an earlier run
+export VERL_FILE_LOGGER_PATH=$OUTPUT/metrics.jsonl
+REWARD_FILE=$(python -c 'import verl_durian.evaluation.named_reward as reward; print(reward.__file__)')
+GPUS=$((NNODES * NGPUS_PER_NODE))
+printf -v list '"%s",' "${FILES[@]}"
+
+DATA=(
+    data.val_files="[${list%,}]"
+    data.val_batch_size="$QUESTIONS_AT_ONCE"
+    data.validation_shuffle=False
+    data.max_prompt_length="$MAX_PROMPT_LENGTH"
+    data.max_response_length="$MAX_RESPONSE_LENGTH"
+    # A question that is too long is left out here without a word; without the filter it fails, and the report counts it.
+    data.filter_overlong_prompts=False
+    # Nothing is trained, but verl reads training data all the same.
+    data.train_files="[\"${FILES[0]}\"]"
+    data.train_batch_size="$GPUS"
+)
+
+MODEL=(
+    actor_rollout_ref.model.path="$MODEL_PATH"
+    actor_rollout_ref.model.use_remove_padding=True
+)
+
+# The trainer that hands its weights to the rollout engine, and then rests in the machine's memory.
+ACTOR=(
+    actor_rollout_ref.actor.strategy=fsdp2
+    actor_rollout_ref.actor.ppo_mini_batch_size="$GPUS"
+    actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=1
+    actor_rollout_ref.actor.fsdp_config.param_offload=True
+    actor_rollout_ref.actor.fsdp_config.optimizer_offload=True
+    actor_rollout_ref.actor.use_kl_loss=False
+)
+
+ROLLOUT=(
+    actor_rollout_ref.rollout.name=vllm
+    # verl's default, dummy, leaves noise in a buffer of vLLM's that normalises images: verl_durian.preflight refuses it.
+    actor_rollout_ref.rollout.load_format=auto
+    actor_rollout_ref.rollout.n=1
+    actor_rollout_ref.rollout.val_kwargs.n=1
+    actor_rollout_ref.rollout.val_kwargs.do_sample=False
+    actor_rollout_ref.rollout.val_kwargs.temperature=0
+    actor_rollout_ref.rollout.val_kwargs.top_p=1.0
+    actor_rollout_ref.rollout.val_kwargs.top_k=-1
+    actor_rollout_ref.rollout.tensor_model_parallel_size="$ROLLOUT_TP"
+    actor_rollout_ref.rollout.gpu_memory_utilization=0.6
+    actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=1
+)
+
+ALGO=(
+    algorithm.adv_estimator=grpo # never used, but the default would load a critic
+    algorithm.use_kl_in_reward=False
+    reward.custom_reward_function.path="$REWARD_FILE"
+)
+
+TRAINER=(
+    trainer.val_only=True
+    trainer.val_before_train=True
+    trainer.validation_data_dir="$OUTPUT/answers"
+    trainer.resume_mode=disable
+    trainer.total_training_steps=1
+    trainer.nnodes="$NNODES"
+    trainer.n_gpus_per_node="$NGPUS_PER_NODE"
+    trainer.default_local_dir="$OUTPUT/checkpoints"
+    trainer.project_name=durian
+    trainer.experiment_name="$(basename "$OUTPUT")"
+    trainer.logger="$LOGGER"
+    # On a cluster that runs already the trainer does not inherit our environment.
+    +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$OUTPUT/metrics.jsonl"
+    hydra.run.dir="$OUTPUT/hydra"
+)
+
+CPU=()
+if [ "${VERL_PLATFORM:-}" = cpu ]; then source "$RECIPES/cpu_settings.sh"; fi
+
+SETTINGS=("${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ALGO[@]}" "${TRAINER[@]}" "${CPU[@]}" "$@")
+
+python -m verl_durian.preflight "${SETTINGS[@]}"
+python -m verl.trainer.main_ppo "${SETTINGS[@]}"
+python -m verl_durian.evaluation report "$OUTPUT" --model "$CHECKPOINT" "${FILES[@]}"

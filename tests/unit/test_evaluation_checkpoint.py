@@ -1,0 +1,127 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Checkpoints of verl's become Hugging Face folders."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.tensor import Shard, distribute_tensor
+
+from verl_durian.evaluation.checkpoint import hugging_face_folder
+
+RANKS = 2
+
+
+def save_shards(rank: int, model: str, actor: str) -> None:
+    """One rank of a run: saves its part of every weight, as verl's FSDPCheckpointManager does."""
+    meeting = Path(actor).parent / "meeting"
+    torch.distributed.init_process_group("gloo", f"file://{meeting}", rank=rank, world_size=RANKS)
+    mesh = init_device_mesh("cpu", (RANKS,), mesh_dim_names=("fsdp",))
+    weights = load_file(f"{model}/model.safetensors")
+    shards = {name: distribute_tensor(weight, mesh, [Shard(0)]) for name, weight in weights.items()}
+    torch.save(shards, f"{actor}/model_world_size_{RANKS}_rank_{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.fixture(scope="module")
+def step(tmp_path_factory, tiny_qwen25vl) -> Path:
+    """A folder global_step_20 with the files that verl's merger reads. Not to be changed."""
+    step = tmp_path_factory.mktemp("checkpoints") / "global_step_20"
+    actor = step / "actor"
+    actor.mkdir(parents=True)
+    shutil.copytree(tiny_qwen25vl, actor / "huggingface", ignore=shutil.ignore_patterns("*.safetensors"))
+    (actor / "fsdp_config.json").write_text(json.dumps({"FSDP_version": 2, "world_size": RANKS}))
+    torch.multiprocessing.spawn(save_shards, (str(tiny_qwen25vl), str(actor)), RANKS)
+    return step
+
+
+def test_shards_are_merged_once(step, tiny_qwen25vl, tmp_path, capfd):
+    folder = tmp_path / "global_step_20"
+    shutil.copytree(step, folder)
+    merged = Path(hugging_face_folder(str(folder)))
+    assert merged == folder / "actor_huggingface"
+    assert sorted(file.name for file in folder.iterdir()) == ["actor", "actor_huggingface"]
+    weights, expected = load_file(merged / "model.safetensors"), load_file(tiny_qwen25vl / "model.safetensors")
+    assert weights.keys() == expected.keys()
+    assert all(torch.equal(weights[name], tensor.bfloat16()) for name, tensor in expected.items())
+    for file in ("config.json", "tokenizer.json", "processor_config.json"):
+        assert (merged / file).exists()
+
+    # Again: nothing is done.
+    written = (merged / "model.safetensors").stat().st_mtime_ns
+    assert hugging_face_folder(str(folder / "actor")) == str(merged)
+    assert (merged / "model.safetensors").stat().st_mtime_ns == written
+
+    # The step is trained anew: what was merged does not pass for it. Here the merger fails, and tells why.
+    (folder / "actor" / f"model_world_size_{RANKS}_rank_0.pt").write_bytes(b"another")
+    capfd.readouterr()
+    with pytest.raises(ValueError, match="verl.model_merger could not merge it, see above"):
+        hugging_face_folder(str(folder))
+    assert "Error" in capfd.readouterr().err
+
+
+def test_what_is_no_checkpoint_of_verls_stays(tiny_qwen25vl, monkeypatch):
+    assert hugging_face_folder(str(tiny_qwen25vl)) == str(tiny_qwen25vl)
+    assert hugging_face_folder("Qwen/Qwen2.5-VL-7B-Instruct") == "Qwen/Qwen2.5-VL-7B-Instruct"
+    monkeypatch.chdir(tiny_qwen25vl.parent)
+    assert hugging_face_folder(tiny_qwen25vl.name) == str(tiny_qwen25vl)
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+
+
+def test_megatron_with_a_bridge_has_saved_the_format_itself(tmp_path):
+    touch(tmp_path / "actor" / "model" / "huggingface" / "model-00001-of-00002.safetensors")
+    assert hugging_face_folder(str(tmp_path)) == str(tmp_path / "actor" / "model" / "huggingface")
+
+
+@pytest.mark.parametrize(
+    ("file", "message"),
+    [
+        ("actor/lora_train_meta.json", "holds LoRA adapters: `python -m verl.model_merger"),
+        ("actor/model/huggingface/adapter/adapter_model.safetensors", "holds LoRA adapters"),
+        ("actor/model/dist_ckpt/common.pt", "holds Megatron's own format"),
+        ("notes.txt", "holds neither config.json nor a checkpoint of verl's: name a folder global_step_N"),
+        ("global_step_20/actor/fsdp_config.json", "name {folder}/global_step_20"),
+        ("checkpoints/global_step_20/actor/fsdp_config.json", "name {folder}/checkpoints/global_step_20"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused(tmp_path, file, message):
+    touch(tmp_path / file)
+    with pytest.raises(ValueError) as refused:
+        hugging_face_folder(str(tmp_path))
+    assert message.format(folder=tmp_path) in str(refused.value)
+    assert str(refused.value).startswith(f"{tmp_path}: ")
+
+
+def test_of_several_steps_the_last_is_named(tmp_path):
+    touch(tmp_path / "global_step_20" / "x", tmp_path / "global_step_100" / "x", tmp_path / "global_step_3" / "x")
+    with pytest.raises(ValueError, match="name .*/global_step_100, or a Hugging Face folder"):
+        hugging_face_folder(str(tmp_path))
+
+
+def test_missing_shards_are_named(step, tmp_path):
+    shutil.copytree(step, tmp_path / "step")
+    (tmp_path / "step" / "actor" / f"model_world_size_{RANKS}_rank_1.pt").unlink()
+    with pytest.raises(ValueError, match="1 of 2 shards are missing, such as model_world_size_2_rank_1.pt"):
+        hugging_face_folder(str(tmp_path / "step"))
+    assert [file.name for file in (tmp_path / "step").iterdir()] == ["actor"]
