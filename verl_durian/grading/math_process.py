@@ -24,10 +24,11 @@ import sys
 from multiprocessing.connection import Connection
 
 from math_verify import LatexExtractionConfig, parse, verify
-from sympy import Basic, MatrixBase, Number
+from sympy import Basic, Float, MatrixBase, Number
 
 MEMORY_BYTES = 1 << 30  # of which the libraries take 60 MB
 _DIGITS = 30
+_SMALLEST, _LARGEST = Float("1e-30"), Float("1e30")
 
 # The text is a formula as it stands, not a response in which to look for boxes.
 _CONFIG = (LatexExtractionConfig(boxed_match_priority=-1),)
@@ -46,11 +47,11 @@ def _read(text: str) -> list[Basic | MatrixBase]:
 
 
 def _value(expressions: list[Basic | MatrixBase]) -> str | None:
-    """The decimal value of a real number."""
+    """The decimal value of a real number, of a size that an answer has: exact, 1e1000000000 would fill the memory."""
     for expression in expressions:
         if isinstance(expression, Basic) and not expression.free_symbols:
             value = expression.evalf(_DIGITS)
-            if isinstance(value, Number) and value.is_finite:
+            if isinstance(value, Number) and (value == 0 or _SMALLEST < abs(value) < _LARGEST):
                 return str(value)
     return None
 

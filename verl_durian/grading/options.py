@@ -17,7 +17,7 @@ import re
 from collections.abc import Sequence
 
 from verl_durian.grading.text import normal, same_text
-from verl_durian.grading.values import grade_value
+from verl_durian.grading.values import grade_value, settled
 
 _LEAD = r"(?:(?:so |thus |hence )?(?:the )?(?:final |correct |right |best )*(?:answer|option|choice)(?: is)?:? ?)*"
 # `B`, `(b)`, `B.`, `Option B`, `the answer is (B)`; then, behind a mark, the option's text: `B. 30`, `(B) 30`, `B: 30`
@@ -83,7 +83,7 @@ def _letter(answer: str, texts: Sequence[str]) -> str | None:
         return letter
     if mark is None and not match["in"]:  # "a circle", "5"
         return None
-    return "" if _ANOTHER.search(rest) or any(grade_value(text, other) for other in texts) else letter
+    return "" if _ANOTHER.search(rest) or any(settled(text, other) for other in texts) else letter
 
 
 def grade_yes_no(answer: str, gold: str) -> bool:

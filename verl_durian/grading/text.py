@@ -69,6 +69,7 @@ _SPELLINGS = [
         (r"\s+", " "),
     )
 ]
+_ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{3})")
 _AROUND = " \t\n\"'`“”‘’.,;:。，；："  # noqa: RUF001
 
 
@@ -91,5 +92,6 @@ def normal(text: str) -> str:
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two normal texts are the same but for case and blanks."""
-    return one.replace(" ", "").casefold() == other.replace(" ", "").casefold()
+    """Whether two normal texts are the same but for case, blanks and an article."""
+    one, other = (_ARTICLE.sub("", text.casefold()).replace(" ", "") for text in (one, other))
+    return one == other

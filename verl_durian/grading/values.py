@@ -39,7 +39,6 @@ _COMPUTED = re.compile(r"(?:[\d\s+\-*/^(){}.,°%]|\\(?:frac|sqrt|times|cdot|div|
 _FUNCTIONS = frozenset("sin cos tan cot sec csc arcsin arccos arctan log exp lim max min gcd lcm mod det".split())
 _SEPARATOR = re.compile(r"[,;]|\b(?:and|or)\b")
 _OUTER_SEPARATOR = re.compile(r",(?!(?<=\d,)\d{3}(?!\d))|;|\b(?:and|or)\b")  # 1,000 or 2,000
-_PAIRS = {"(": ")", "[": "]", "{": "}"}
 _MOST_ELEMENTS = 50
 
 
@@ -50,6 +49,8 @@ def grade_value(answer: str, gold: str) -> bool:
         answer: What the response's box holds, of limited length.
         gold: The right answer.
     """
+    if answer.strip() == gold.strip():
+        return answer.strip() != ""
     answer, gold = normal(answer), normal(gold)
     if not answer or not gold:
         return False
@@ -83,7 +84,7 @@ def _parted(text: str) -> _List:
     """The elements of a list, or the text as the only one."""
     inner, brackets = text, ""
     bare = text.replace(r"\{", "{").replace(r"\}", "}")
-    if len(bare) > 2 and bare[0] in _PAIRS and bare[-1] in ")]}" and _closes_at_end(bare):
+    if len(bare) > 2 and bare[0] in "([{" and bare[-1] in ")]}" and _closes_at_end(bare):
         inner, brackets = bare[1:-1], bare[0] + bare[-1]
     if not brackets and read_number(split_unit(text)[0]) is not None:  # 1,000
         return _List(text, "", (_named(text),))
@@ -132,10 +133,8 @@ def _same(answer: _List, gold: _List) -> bool:
         return True
     if len(answer.elements) == len(gold.elements) == 1:
         return _same_named(answer.elements[0], gold.elements[0])
-    settled = _same_elements(answer, gold)
-    if settled is None:
-        return symbolic.compare(gold.text, answer.text).equal
-    return settled
+    verdict = _same_elements(answer, gold)
+    return symbolic.compare(gold.text, answer.text).equal if verdict is None else verdict
 
 
 def _same_elements(answer: _List, gold: _List) -> bool | None:
@@ -206,16 +205,25 @@ def _measure(text: str) -> _Measure:
     return _Measure(number, unit, read_number(number))
 
 
-def _same_value(answer_text: str, gold_text: str) -> bool:
+def settled(answer_text: str, gold_text: str) -> bool | None:
+    """The verdict on two values in `normal` form where it needs no mathematics, else None."""
     if same_text(answer_text, gold_text):
         return True
     answer, gold = _measure(answer_text), _measure(gold_text)
     factors = unit_factors(gold.unit, answer.unit)
     if answer.number and gold.number:
         return any(same_numbers(gold.number, answer.number.times(factor)) for factor in factors)
-    if not factors or (_is_words(answer.text) or _is_words(gold.text)):
-        return False
-    factor = factors[0]
+    return False if not factors or _is_words(answer.text) or _is_words(gold.text) else None
+
+
+def _same_value(answer_text: str, gold_text: str) -> bool:
+    verdict = settled(answer_text, gold_text)
+    return _same_by_mathematics(answer_text, gold_text) if verdict is None else verdict
+
+
+def _same_by_mathematics(answer_text: str, gold_text: str) -> bool:
+    answer, gold = _measure(answer_text), _measure(gold_text)
+    factor = unit_factors(gold.unit, answer.unit)[0]
     scaled = answer.text if factor == 1 else rf"({answer.text})\cdot\frac{{{factor.numerator}}}{{{factor.denominator}}}"
     verdict = symbolic.compare(gold.text, scaled)
     if verdict.equal:
