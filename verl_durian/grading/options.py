@@ -24,7 +24,7 @@ _LEAD = r"(?:(?:so |thus |hence )?(?:the )?(?:final |correct |right |best )*(?:a
 _LETTER = re.compile(rf"{_LEAD}(?:[(\[](?P<in>[a-z])[)\]]|(?P<bare>[a-z])(?![a-z0-9]))(?P<rest>.*)", re.IGNORECASE)
 _MARK = re.compile(r"[.):,、]+\s*|-\s+")
 _ANOTHER = re.compile(r"(?:\b(?:or|and)\b|/)\s*[(\[]?[A-Z]\b")
-_LETTERS = re.compile(r"[(\[{]*[A-Z](?:(?:[\s,;.&、(){}\[\]]|\band\b)*[A-Z])*[)\]}]*")
+_LETTERS = re.compile(r"[\s,;.&、(\[{]*[A-Z](?:(?:[\s,;.&、(){}\[\]]|\band\b)*[A-Z])*[)\]}]*")
 _YES_NO = re.compile(
     rf"{_LEAD}(?P<word>yes|no|true|false)\b(?!\s*(?:/|,|or\b|and\b)\s*(?:yes|no|true|false)\b)", re.IGNORECASE
 )
@@ -71,19 +71,20 @@ def _letter(answer: str, texts: Sequence[str]) -> str | None:
     match = _LETTER.fullmatch(answer)
     if match is None:
         return None
-    if _LETTERS.fullmatch(answer) and len(re.findall("[A-Z]", answer)) > 1:
-        return ""
     letter, rest = (match["in"] or match["bare"]).upper(), match["rest"].strip()
+    place = ord(letter) - ord("A")
+    if texts and place >= len(texts):  # "I", where the options are I, II and III
+        return None
     if not rest:
         return letter
     mark = _MARK.match(rest)
     text = rest[mark.end() :] if mark else rest
-    place = ord(letter) - ord("A")
-    if place < len(texts) and grade_value(text, texts[place]):
+    if texts and grade_value(text, texts[place]):
         return letter
-    if mark is None and not match["in"]:  # "a circle", "5"
+    if mark is None and not match["in"]:  # "a circle"
         return None
-    return "" if _ANOTHER.search(rest) or any(settled(text, other) for other in texts) else letter
+    another = _LETTERS.fullmatch(rest) or _ANOTHER.search(rest) or any(settled(text, other) for other in texts)
+    return "" if another else letter
 
 
 def grade_yes_no(answer: str, gold: str) -> bool:

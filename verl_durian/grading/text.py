@@ -25,6 +25,7 @@ _UNICODE = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒", "-"),  # noqa: RUF001
         **dict.fromkeys("°º˚", "°"),
+        **dict.fromkeys("′’", "'"),  # noqa: RUF001
         **dict.fromkeys("·⋅∙•", r"\cdot "),
         **{fraction: rf"\frac{{{over}}}{{{under}}}" for fraction, over, under in ("½12", "⅓13", "⅔23", "¼14", "¾34")},
         **{"℃": "°C", "℉": "°F", "×": r"\times ", "✕": r"\times ", "÷": r"\div ", "±": r"\pm ", "∞": r"\infty "},
@@ -55,6 +56,7 @@ _SPELLINGS = [
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
         (r"(?<=[\d)\]}a-z])\s*\*\*\s*(?=[\d({a-z-])", "^"),  # Python's power; other stars are Markdown
         (r"\*\*", ""),
+        (r"^\s*'(.*)'\s*$", r"\1"),
         (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)|√\s*\(([^()]*)\)", r"\\sqrt{\1\2}"),
         (r"(?:(?<![a-zA-Z\\])sqrt|√)\s*(\d+(?:\.\d+)?|[a-z])", r"\\sqrt{\1}"),
         (r"(?<![a-zA-Z\\])pi(?![a-zA-Z])", r"\\pi "),
@@ -70,7 +72,7 @@ _SPELLINGS = [
     )
 ]
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{3})")
-_AROUND = " \t\n\"'`“”‘’.,;:。，；："  # noqa: RUF001
+_AROUND = ' \t\n"`“”‘’.,;:。，；：'  # noqa: RUF001
 
 
 def normal(text: str) -> str:

@@ -79,6 +79,20 @@ class _List:
         """Whether the order counts: not for roots and sets."""
         return self.brackets not in ("", "{}")
 
+    @property
+    def names(self) -> set[str]:
+        """What the elements are said to be, without index: one name, or "", for roots such as `x_1 = 1, x_2 = 2`."""
+        return {element.name.partition("_")[0] for element in self.elements}
+
+    @property
+    def formula(self) -> str:
+        """LaTeX, in which roots have no name."""
+        if len(self.elements) == 1:
+            return self.text
+        left, right = (rf"\{side}" if side in ("{", "}") else side for side in self.brackets or ("", ""))
+        parts = (element.value if len(self.names) == 1 else element.text for element in self.elements)
+        return f"{left}{', '.join(parts)}{right}"
+
 
 def _parted(text: str) -> _List:
     """The elements of a list, or the text as the only one."""
@@ -123,7 +137,7 @@ def _named(text: str) -> _Named:
     name = first.strip()
     if _NAME.fullmatch(name):
         return _Named(text, re.sub(r"^m(?=\\angle)|^the ", "", name), others[-1].strip())
-    if _COMPUTED.fullmatch(name):
+    if not name or _COMPUTED.fullmatch(name):
         return _Named(text, "", others[-1].strip())
     return _Named(text, "", text)
 
@@ -134,7 +148,7 @@ def _same(answer: _List, gold: _List) -> bool:
     if len(answer.elements) == len(gold.elements) == 1:
         return _same_named(answer.elements[0], gold.elements[0])
     verdict = _same_elements(answer, gold)
-    return symbolic.compare(gold.text, answer.text).equal if verdict is None else verdict
+    return symbolic.compare(gold.formula, answer.formula).equal if verdict is None else verdict
 
 
 def _same_elements(answer: _List, gold: _List) -> bool | None:
@@ -149,9 +163,9 @@ def _same_elements(answer: _List, gold: _List) -> bool | None:
     if gold.brackets != answer.brackets and not _alike(gold, answer):
         return False
     left = list(answer.elements)
-    # Roots come in any order, `x_1 = 1, x_2 = 2` too; `1, 2` for `x = 1, y = 2` does not.
-    names, golds = ({element.name.partition("_")[0] for element in each.elements} for each in (answer, gold))
-    any_order = not gold.ordered and not answer.ordered and (names == golds or len(names) == len(golds) == 1)
+    # Roots come in any order; `1, 2` for `x = 1, y = 2` does not.
+    alike_names = answer.names == gold.names or len(answer.names) == len(gold.names) == 1
+    any_order = alike_names and not gold.ordered and not answer.ordered
     for wanted in gold.elements:
         found = next((each for each in (left if any_order else left[:1]) if _same_named(each, wanted)), None)
         if found is None:
@@ -188,7 +202,10 @@ def _is_words(text: str) -> bool:
     letters = re.findall("[A-Za-z]+", _COMMAND.sub(" ", text))
     if any(len(run) > 2 and run not in _FUNCTIONS for run in letters):
         return True
-    return len("".join(letters)) > 1 and re.fullmatch(r"[A-Za-z' ]+", _FIGURE.sub(" ", text)) is not None
+    return (
+        len("".join(letters) + "'" * text.count("'")) > 1
+        and re.fullmatch(r"[A-Za-z' ]+", _FIGURE.sub(" ", text)) is not None
+    )
 
 
 @dataclass(frozen=True)
