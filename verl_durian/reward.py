@@ -19,11 +19,13 @@ Named in verl as `reward.custom_reward_function.path`; the three returned number
 
 import re
 
+from verl_durian.grading import grade
+
 ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1
 
 _BOX = "\\boxed{"
-_BRACE = re.compile(r"\\boxed\{|[{}]")
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")  # escaped braces are text
 _SPACED_TAG_MARK = re.compile(r"(?<!\s)\s+(?=[<>/])|(?<=[<>/])\s+")
 
 
@@ -41,14 +43,14 @@ def last_boxed(text: str) -> str | None:
     open_braces: list[int] = []  # where a box's content begins, or 0 for a plain brace
     start, end = 0, 0
     for brace in _BRACE.finditer(text):
-        if brace.group() == _BOX:
+        if brace["box"]:
             open_braces.append(brace.end())
-        elif brace.group() == "{":
+        elif brace["open"]:
             open_braces.append(0)
-        elif open_braces and open_braces[-1] <= start:
-            open_braces.pop()
-        elif open_braces:
-            start, end = open_braces.pop(), brace.start()
+        elif brace["close"] and open_braces:
+            opened = open_braces.pop()
+            if opened > start:
+                start, end = opened, brace.start()
     return text[start:end] if start else None
 
 
@@ -72,17 +74,26 @@ def compute_score(
     """Scores one response, with the signature that verl expects of a reward function.
 
     Args:
-        data_source: Name of the data set; every data set is graded alike.
+        data_source: Name of the data set; rows are graded by their answer type, not by their set.
         solution_str: The response, decoded without special tokens.
         ground_truth: The right answer, a text.
-        extra_info: The row's `extra_info`, not used.
+        extra_info: The row's `extra_info`, of which `answer_type` (without it: `number`) and `choices` are used; see
+            `grading.grade`.
         **kwargs: Whatever else verl passes, not used.
 
     Returns:
         `acc` (0 or 1), `format` (0 or 1) and `score`, their weighted sum.
+
+    Raises:
+        ValueError: the row's `answer_type` is unknown, or the right answer does not fit it.
     """
     answer = last_boxed(solution_str)
-    accuracy = float(answer is not None and answer.strip().lower() == ground_truth.strip().lower())
+    row = extra_info or {}
+    choices = row.get("choices")
+    accuracy = float(
+        answer is not None
+        and grade(answer, ground_truth, row.get("answer_type") or "number", () if choices is None else choices)
+    )
     formatted = float(has_format(solution_str))
     return {
         "score": ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * formatted,

@@ -1,0 +1,212 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""math-verify in helper processes: off the main thread, in Ray, under hostile answers."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psutil
+import pytest
+import ray
+
+import verl_durian.reward
+from verl_durian.grading import grade, symbolic
+from verl_durian.grading.math_process import MEMORY_BYTES
+from verl_durian.reward import compute_score
+
+SECONDS = 90  # generous: CPU_SECONDS of a process of its own, on a machine that others use
+MEGABYTE = 1_000_000
+
+
+def test_verdicts_off_the_main_thread():
+    sums = [(f"x+{number}", f"\\frac{{{2 * number}}}{{2}}+x") for number in range(40)]
+    with ThreadPoolExecutor(16) as threads:
+        right = list(threads.map(lambda pair: grade(pair[0], pair[1]), sums))
+        wrong = list(threads.map(lambda pair: grade(pair[0] + "+1", pair[1]), sums))
+    assert right == [True] * 40 and wrong == [False] * 40
+    assert 1 <= len(symbolic._idle) <= symbolic.HELPERS
+
+
+def test_others_are_graded_while_one_hangs():
+    grade("y+1", "1+y")  # a helper that need not start first
+    with ThreadPoolExecutor(2) as threads:
+        hanging = threads.submit(grade, "7^{7^{7^{7^7}}}", "x")
+        for number in range(5):
+            assert grade(f"y+{number}+1", f"{number}+y+1")
+        assert not hanging.done()
+        assert hanging.result() is False
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "9^{9^{9^9}}",
+        "{" * 400 + "1" + "}" * 400,
+        "{" * 10_000 + "1" + "}" * 10_000,
+        "(10^{9})!",
+        "1" + "0" * 300 + "!",
+        "10^{10^{10}}-10^{10^{10}}+x",
+        "1e999999999",
+        "1e999",
+        "1e-999999999",
+        "x^{99999999999}-1",
+        "\\sqrt{" * 150 + "2" + "}" * 150,
+        "\\frac{1}{" * 150 + "2" + "}" * 150,
+        "\\sum_{n=1}^{10^{9}} n^{n}",
+        "9" * MEGABYTE,
+        "½" * MEGABYTE,
+        "\\text{" * 150 + "5" + "}" * 150,
+        "\ufdfa" * 900,
+        "\ud800\u202e\x00é\U0001f600" * 100,
+        "1," * 450 + "x",
+        "A. " * 300,
+    ],
+    ids=lambda answer: ascii(answer[:12]),
+)
+@pytest.mark.parametrize("answer_type", ["number", "choice"])
+def test_hostile_answers_cost_seconds(answer, answer_type):
+    begun = time.perf_counter()
+    gold, choices = ("5\\sqrt{2}", []) if answer_type == "number" else ("B", ["3\\pi", "5\\sqrt{2}", "7"])
+    result = compute_score("any", f"\\boxed{{{answer}}}", gold, {"answer_type": answer_type, "choices": choices})
+    assert result["acc"] == 0.0
+    assert time.perf_counter() - begun < SECONDS
+    assert grade("\\sqrt{50}", "5\\sqrt{2}")
+
+
+def test_what_takes_too_long_is_told_once(caplog):
+    with caplog.at_level(logging.WARNING, logger="verl_durian"):
+        assert not grade("8^{8^{8^8}}", "5\\sqrt{3}")
+        begun = time.perf_counter()
+        assert not grade("8^{8^{8^8}}", "5\\sqrt{3}")
+    assert time.perf_counter() - begun < 1  # it is remembered
+    (record,) = caplog.records
+    assert "8^{8^{8^8}}" in record.message and "5\\\\sqrt{3}" in record.message
+
+
+def test_helpers_have_limited_memory():
+    assert grade("z+1", "1+z")
+    (*_, helper) = symbolic._idle
+    assert resource.prlimit(helper._process.pid, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
+
+
+def test_a_helper_that_the_system_ended_is_replaced():
+    assert grade("w+1", "1+w")
+    for helper in symbolic._idle:
+        helper._process.kill()
+        helper._process.wait()
+    assert grade("w+2", "2+w")
+
+
+def test_a_helper_that_cannot_start_is_an_error_not_a_verdict(monkeypatch):
+    monkeypatch.setattr(symbolic, "_idle", [])
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"did not start \(exit code 1\).*is math-verify installed\?"):
+            grade("u+1", "1+u")
+    monkeypatch.undo()
+    assert grade("u+1", "1+u")
+
+
+def test_plain_answers_need_no_helper():
+    plain = """
+import sys
+from verl_durian.grading import symbolic
+from verl_durian.reward import compute_score
+
+for gold, answer, acc in (("5", "x = 5.0 cm", 1), ("0.5", "50\\\\%", 1), ("5\\\\sqrt{2}", "$5 \\\\sqrt { 2 }$", 1),
+                          ("5", "6", 0), ("red", "Red", 1), ("red", "blue", 0), ("1,2", "2, 1", 1)):
+    assert compute_score("", f"\\\\boxed{{{answer}}}", gold)["acc"] == acc, answer
+assert compute_score("", "\\\\boxed{B. 7}", "B", {"answer_type": "choice", "choices": ["6", "7"]})["acc"] == 1
+assert symbolic._idle == [] and "sympy" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", plain], check=True)
+
+
+def grade_in_daemon(results: multiprocessing.Queue) -> None:
+    results.put([grade("a+b", "b+a"), grade("a-b", "b-a"), os.getpid() != os.getppid()])
+
+
+def test_a_forked_daemonic_process_has_helpers_of_its_own():
+    assert grade("a+b+c", "b+a+c")  # helpers of this process
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    process = context.Process(target=grade_in_daemon, args=(results,), daemon=True)
+    process.start()
+    assert results.get() == [True, False, True]
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("answer", ["p+1", "9^{9^{9^9}}"], ids=["idle", "busy"])
+def test_helpers_end_with_a_killed_process(answer):
+    """Also where the helper is in the midst of a hopeless question: the kernel counts its CPU time."""
+    grading = """
+import sys, threading
+from verl_durian.grading import grade, symbolic
+assert grade("p+q", "q+p")
+print(symbolic._idle[0]._process.pid, flush=True)
+grade(sys.argv[1], "1+p")
+threading.Event().wait()
+"""
+    process = subprocess.Popen([sys.executable, "-c", grading, answer], stdout=subprocess.PIPE, text=True)
+    helper = psutil.Process(int(process.stdout.readline()))
+    time.sleep(0.5)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    helper.wait(timeout=SECONDS)
+    process.stdout.close()
+
+
+def worker_class() -> type:
+    """Made in a function, so that Ray carries it to workers that do not know this module."""
+
+    class Worker:
+        """Grades as verl's reward workers do: the function out of the file, in threads of an asynchronous actor."""
+
+        def __init__(self, file: str):
+            from verl.utils.import_utils import load_extern_object
+
+            self.function = load_extern_object(file, "compute_score")
+            again = load_extern_object(file, "compute_score")
+            # The file is loaded anew, what it imports is not: there is one set of helpers.
+            assert again is not self.function and again.__globals__["grade"] is self.function.__globals__["grade"]
+
+        async def grade(self, answers: list[str], gold: str) -> list[float]:
+            loop = asyncio.get_running_loop()
+            boxes = [f"<think></think>\\boxed{{{answer}}}" for answer in answers]
+            tasks = [loop.run_in_executor(None, lambda box=box: self.function("any", box, gold)) for box in boxes]
+            return [result["acc"] for result in await asyncio.gather(*tasks)]
+
+    return Worker
+
+
+def test_in_a_ray_actor_as_verl_does():
+    file = str(Path(verl_durian.reward.__file__).resolve())
+    ray.shutdown()
+    ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
+    try:
+        worker = ray.remote(worker_class()).remote(file)
+        answers = ["\\sqrt{50}", "\\sqrt{49}", "9^{9^{9^9}}", "5\\sqrt2", "\\frac{10}{\\sqrt{2}}", "{" * 300, "7.07"]
+        assert ray.get(worker.grade.remote(answers, "5\\sqrt{2}")) == [1, 0, 0, 1, 1, 0, 1]
+    finally:
+        ray.shutdown()

@@ -1,0 +1,46 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Whether an answer is right: one grader for each type of answer."""
+
+from collections.abc import Sequence
+
+from verl_durian.grading.options import grade_choice, grade_yes_no
+from verl_durian.grading.values import grade_value
+
+LONGEST_ANSWER = 1000
+"""Characters; real answers have less than a hundred. A longer one must equal the truth as text."""
+
+
+def grade(answer: str, gold: str, answer_type: str = "number", choices: Sequence[str] = ()) -> bool:
+    """Whether an answer is right.
+
+    Args:
+        answer: What the response's box holds.
+        gold: The right answer.
+        answer_type: `number` (a number, LaTeX, an expression or words), `choice` (gold is a letter) or `yes_no`.
+        choices: The options' texts in the order A, B, C..., for `choice`; empty if they are not known.
+
+    Raises:
+        ValueError: the answer type is none of these, or gold does not fit it.
+    """
+    if len(answer) > LONGEST_ANSWER:
+        return answer.strip() == gold.strip()
+    match answer_type:
+        case "number":
+            return grade_value(answer, gold)
+        case "choice":
+            return grade_choice(answer, gold, choices)
+        case "yes_no":
+            return grade_yes_no(answer, gold)
+    raise ValueError(f"extra_info.answer_type {answer_type!r}: must be number, choice or yes_no")

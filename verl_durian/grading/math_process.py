@@ -1,0 +1,93 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The helper process of `symbolic`: answers questions with math-verify until the connection is closed.
+
+python -m verl_durian.grading.math_process FILE_DESCRIPTOR CPU_SECONDS
+"""
+
+import logging
+import re
+import resource
+import signal
+import sys
+from multiprocessing.connection import Connection
+
+from math_verify import LatexExtractionConfig, parse, verify
+from sympy import Basic, Float, MatrixBase, Number
+
+MEMORY_BYTES = 1 << 30  # of which the libraries take 60 MB
+_DIGITS = 30
+_SMALLEST, _LARGEST = Float("1e-30"), Float("1e30")
+
+# The text is a formula as it stands, not a response in which to look for boxes.
+_CONFIG = (LatexExtractionConfig(boxed_match_priority=-1),)
+_ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_DEGREES = re.compile(r"(\d+(?:\.\d+)?) ?°")
+_FUNCTION = re.compile(r"(?<![a-zA-Z\\])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp)(?![a-z])")
+
+
+def _read(text: str) -> list[Basic | MatrixBase]:
+    text = _FUNCTION.sub(r"\\\1 ", text)
+    if _ANGLE_FUNCTION.search(text):
+        text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
+    # math-verify with the ANTLR that verl brings reads nothing with a percent sign.
+    text = text.replace("°", "").replace("%", "")
+    return parse(f"${text}$", _CONFIG, fallback_mode="no_fallback", parsing_timeout=None)
+
+
+def _value(expressions: list[Basic | MatrixBase]) -> str | None:
+    """The decimal value of a real number, of a size that an answer has: exact, 1e1000000000 would fill the memory."""
+    for expression in expressions:
+        if isinstance(expression, Basic) and not expression.free_symbols:
+            value = expression.evalf(_DIGITS)
+            if isinstance(value, Number) and (value == 0 or _SMALLEST < abs(value) < _LARGEST):
+                return str(value)
+    return None
+
+
+def _answer(gold: str, answer: str) -> tuple[bool, str | None, str | None]:
+    try:
+        golds, answers = _read(gold), _read(answer)
+        # verify is not symmetric: the truth comes first.
+        if verify(golds, answers, timeout_seconds=None, allow_set_relation_comp=True):
+            return True, None, None
+        return False, _value(golds), _value(answers)
+    except Exception:  # sympy raises whatever it likes
+        return False, None, None
+
+
+def main() -> None:
+    """Serves one process."""
+    connection, cpu_seconds = Connection(int(sys.argv[1])), float(sys.argv[2])
+    logging.disable()  # math-verify warns that it runs without its own limits
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that asks
+    # The kernel ends the process where no Python code is run, and where nobody waits for it any more.
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    connection.send((True, None, None))
+    while True:
+        try:
+            gold, answer = connection.recv()
+        except EOFError:
+            return
+        signal.setitimer(signal.ITIMER_PROF, cpu_seconds)
+        reply = _answer(gold, answer)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        connection.send(reply)
+
+
+if __name__ == "__main__":
+    main()
