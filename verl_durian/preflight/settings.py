@@ -11,63 +11,31 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Settings of verl that corrupt or crash a run, refused before it starts.
+"""Settings of verl that corrupt or crash a run, refused before it starts."""
 
-    python -m verl_durian.preflight SETTING...
-
-composes verl's configuration from the same Hydra overrides that `verl.trainer.main_ppo` takes, and checks it.
-"""
-
-import json
 import math
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_durian.preflight.installation import folder_of
+
 QWEN2_VL_FAMILY = ("qwen2_vl", "qwen2_5_vl")
-UNKNOWN = "unknown"
 
 
-def check(config: DictConfig) -> None:
-    """Refuses settings that are known to corrupt or to crash a run.
+def find(config: DictConfig, model_type: str | None) -> list[str]:
+    """Settings that are known to corrupt or to crash a run.
 
     Args:
         config: verl's whole configuration.
+        model_type: Of the model's config.json; None where it cannot be read, and could be any.
 
-    Raises:
-        ValueError: lists every problem with its remedy, one line each.
+    Returns:
+        Every problem with its remedy, one line each.
     """
-    if _model_type(config.actor_rollout_ref.model.path) not in (*QWEN2_VL_FAMILY, UNKNOWN):
-        return
-    problems = _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
-    if problems:
-        raise ValueError("\n".join(["settings that would corrupt or crash the run:", *problems]))
-
-
-def _model_type(model_path: str) -> str:
-    """`model_type` from the model's config.json, in a folder or on the hub; what verl has yet to copy is UNKNOWN."""
-    if model_path.startswith("hdfs:"):
-        return UNKNOWN
-    folder = Path(model_path).expanduser()
-    if folder.is_dir():
-        file = folder / "config.json"
-        if not file.exists():
-            raise ValueError(f"actor_rollout_ref.model.path={model_path}: the folder holds no config.json")
-    else:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            file = Path(hf_hub_download(model_path, "config.json"))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-            raise ValueError(
-                f"actor_rollout_ref.model.path={model_path}: no such folder, and no model that the hub lets us read "
-                f"({type(error).__name__})"
-            ) from error
-    return json.loads(file.read_text()).get("model_type", UNKNOWN)
+    if model_type not in (*QWEN2_VL_FAMILY, None):
+        return []
+    return _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
 
 
 def _noise_in_image_normalization(config: DictConfig) -> list[str]:
@@ -90,10 +58,10 @@ def _noise_in_image_normalization(config: DictConfig) -> list[str]:
 
 def _vllm_keeps_image_normalization_in_a_buffer() -> bool:
     """Read in vLLM's source, because importing vLLM takes many seconds."""
-    spec = find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
+    try:
+        file = folder_of("vllm") / "model_executor" / "models" / "vision.py"
+    except ModuleNotFoundError:
         return False
-    file = Path(spec.submodule_search_locations[0], "model_executor", "models", "vision.py")
     return file.exists() and "class FusedInputNorm" in file.read_text()
 
 
@@ -148,29 +116,3 @@ def _micro_batches_of_padding(config: DictConfig) -> list[str]:
         for name, rows in limits.items()
         if rows is not None and padding_per_rank >= rows
     ]
-
-
-def compose(overrides: list[str]) -> DictConfig:
-    """verl's configuration for `verl.trainer.main_ppo` with these Hydra overrides, without importing verl.
-
-    Args:
-        overrides: Such as `["data.train_batch_size=512"]`.
-    """
-    import hydra
-
-    spec = find_spec("verl")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("verl is not installed")
-    folder = Path(spec.submodule_search_locations[0], "trainer", "config")
-    with hydra.initialize_config_dir(str(folder), version_base=None):
-        return hydra.compose("ppo_trainer", overrides)
-
-
-if __name__ == "__main__":
-    options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-    if options:
-        sys.exit(f"verl_durian.preflight: {options[0]} is no override such as data.train_batch_size=512")
-    try:
-        check(compose(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"verl_durian.preflight: {error}")

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# Sourced by the recipes where VERL_PLATFORM=cpu: what makes verl run without a GPU, at the end of a recipe's settings.
+
+# Every library keeps to its core, and says nothing to anybody.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TQ_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
+export RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 RAY_DEDUP_LOGS=0 HYDRA_FULL_ERROR=1
+
+CPU=(
+    trainer.device=cpu
+    transfer_queue.backend.SimpleStorage.num_data_storage_units=1
+    data.dataloader_num_workers=0
+    +actor_rollout_ref.model.override_config.attn_implementation=sdpa
+    actor_rollout_ref.model.use_remove_padding=False
+    actor_rollout_ref.model.enable_gradient_checkpointing=False
+    actor_rollout_ref.actor.use_torch_compile=False
+    actor_rollout_ref.actor.fsdp_config.use_torch_compile=False
+    +actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32
+    +actor_rollout_ref.actor.fsdp_config.mixed_precision.reduce_dtype=fp32
+    +actor_rollout_ref.actor.fsdp_config.mixed_precision.buffer_dtype=fp32
+    actor_rollout_ref.rollout.dtype=float32
+    actor_rollout_ref.rollout.enforce_eager=True
+    actor_rollout_ref.rollout.free_cache_engine=False
+    +actor_rollout_ref.rollout.enable_sleep_mode=False
+    actor_rollout_ref.rollout.max_model_len=$((MAX_PROMPT_LENGTH + MAX_RESPONSE_LENGTH))
+    actor_rollout_ref.rollout.max_num_seqs=64
+    actor_rollout_ref.rollout.max_num_batched_tokens=2048
+    actor_rollout_ref.rollout.gpu_memory_utilization=0.1
+    actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=16
+    actor_rollout_ref.rollout.agent.num_workers=1
+    reward.num_workers=1
+)
+
+# A Ray of this machine alone, with one worker slot, which Ray counts as a GPU: see verl_durian/cpu/platform.py. A Ray
+# that runs already is joined as it is; `ray start --head --num-cpus=16 --num-gpus=1` makes one that fits.
+if [ -z "${RAY_ADDRESS:-}" ]; then
+    CPU+=(
+        ray_kwargs.ray_init.num_cpus=16
+        +ray_kwargs.ray_init.num_gpus=1
+        +ray_kwargs.ray_init.object_store_memory=500000000
+        +ray_kwargs.ray_init.include_dashboard=false
+    )
+fi
