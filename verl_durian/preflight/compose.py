@@ -46,16 +46,18 @@ def compose_what_can_be(overrides: list[str]) -> tuple[DictConfig, list[Finding]
     parser = OverridesParser.create()
     for override in overrides:
         try:
-            parser.parse_override(override)
+            readable = not parser.parse_override(override).is_sweep_override()
         except HydraException:
+            readable = False
+        if readable:
+            taken.append(override)
+        else:
             findings.append(
                 Finding(
                     f"{override}: Hydra cannot read this; a setting is written key=value, and a value with one of "
                     "{}[](),=' in it stands in quotes that the shell leaves: key=\"'value'\""
                 )
             )
-        else:
-            taken.append(override)
     while True:
         try:
             return compose(taken), findings

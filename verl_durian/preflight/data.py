@@ -22,8 +22,11 @@ from typing import Any
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
+from verl_durian.config import DurianConfig
 from verl_durian.preflight import Finding, note, one_line
 from verl_durian.preflight.model import Model
+from verl_durian.start_checks import is_durian
+from verl_durian.vision_families import FAMILIES
 
 _ROWS = 16
 """Rows of a file that are read, decoded and tokenized."""
@@ -101,7 +104,17 @@ def _check_file(file: str, where: str, config: DictConfig, model: Model | None) 
     problem = next((text for number, row in enumerate(rows) if (text := _row_problem(row, number, config))), None)
     if problem:
         return [Finding(f"{where}: {problem}")], count
-    findings = _check_images(rows, where, config, model) if where.startswith("data.train_files") else []
+    has_images = any(row.get(key) for row in rows for key in (config.data.image_key, config.data.video_key))
+    if has_images and model is not None and not model.takes_images:
+        return [
+            Finding(
+                f"{where}: rows have images, and actor_rollout_ref.model.path={config.actor_rollout_ref.model.path} "
+                "takes texts alone; take a vision-language model"
+            )
+        ], count
+    findings = []
+    if where.startswith("data.train_files") and is_durian(config.algorithm.adv_estimator):
+        findings = _check_perceptual(rows, has_images, where, config, model)
     if model is not None and not any(finding.stops for finding in findings):
         findings += _check_lengths(rows, where, config, model)
     return findings, count
@@ -138,36 +151,24 @@ def _row_problem(row: dict[str, Any], number: int, config: DictConfig) -> str | 
     return None
 
 
-def _check_images(rows: list[dict[str, Any]], where: str, config: DictConfig, model: Model | None) -> list[Finding]:
-    """What images mean for the model and for durian."""
-    from verl_durian.config import DurianConfig
-    from verl_durian.start_checks import is_durian
-    from verl_durian.vision_families import FAMILIES
-
-    with_image = [row for row in rows if row.get(config.data.image_key) or row.get(config.data.video_key)]
-    if with_image and model is not None and not model.takes_images:
-        return [
-            Finding(
-                f"{where}: rows have images, and actor_rollout_ref.model.path={config.actor_rollout_ref.model.path} "
-                "takes texts alone; take a vision-language model"
-            )
-        ]
-    if not is_durian(config.algorithm.adv_estimator):
-        return []
+def _check_perceptual(
+    rows: list[dict[str, Any]], has_images: bool, where: str, config: DictConfig, model: Model | None
+) -> list[Finding]:
+    """Whether the rows have what durian's perceptual axis needs."""
     try:
-        perceptual = DurianConfig.from_algorithm(config.algorithm)
+        options = DurianConfig.from_algorithm(config.algorithm)
     except ValueError:  # told with the estimator
         return []
-    if perceptual.weights.perceptual == 0:
+    if options.weights.perceptual == 0:
         return []
-    if not with_image:
+    if not has_images:
         return [
             note(
                 f"{where}: the first {len(rows)} rows have no image; such a row takes its own GRPO advantage for the "
                 "perceptual one (+algorithm.durian.weights.perceptual=0 leaves that axis out)"
             )
         ]
-    key, families = perceptual.perceptual.key, [family.model_type for family in FAMILIES]
+    key, families = options.perceptual.key, [family.model_type for family in FAMILIES]
     if key not in rows[0] and model is not None and model.type not in families:
         return [
             Finding(

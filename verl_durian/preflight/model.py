@@ -86,7 +86,6 @@ def read(settings: DictConfig) -> Model | None:
     Raises:
         ValueError: the model cannot be read, or has no weights.
     """
-    import torch
     import transformers
 
     path = settings.path
@@ -100,16 +99,25 @@ def read(settings: DictConfig) -> Model | None:
         config = transformers.AutoConfig.from_pretrained(folder if folder.is_dir() else path)
         tokenizer = settings.get("tokenizer_path") or (folder if folder.is_dir() else path)
         processor = transformers.AutoProcessor.from_pretrained(tokenizer)
-        with torch.device("meta"):
-            model = getattr(transformers, config.architectures[0])._from_config(config)
+        parameters = count_parameters(config)
     except Exception as error:  # transformers raises many types for files that are missing or of another form
         raise ValueError(f"{_WHERE}={path}: transformers cannot read it ({one_line(error)}); copy it again") from error
     text = config.get_text_config()
     return Model(
         model_type,
-        sum(parameter.numel() for parameter in model.parameters()),
+        parameters,
         text.num_hidden_layers,
         text.hidden_size,
         text.vocab_size,
         processor,
     )
+
+
+def count_parameters(config: Any) -> int:
+    """The number of parameters of the model that a configuration of transformers describes; takes no memory."""
+    import torch
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, config.architectures[0])._from_config(config)
+    return sum(parameter.numel() for parameter in model.parameters())
