@@ -107,6 +107,7 @@ class Run:
 @pytest.fixture
 def run(tmp_path, tiny_qwen25vl, monkeypatch) -> Run:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))  # where Ray looks for one that runs already
     return Run(tmp_path, tiny_qwen25vl)
 
 
