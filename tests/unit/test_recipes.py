@@ -32,6 +32,7 @@ from verl_durian.preflight.model import Model, count_parameters
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/run_qwen25vl_durian.sh"
+README = (ROOT / "recipes" / "README.md").read_text()
 SCRIPTS = {"fsdp": RECIPE, "megatron": "recipes/run_qwen25vl_durian_megatron.sh"}
 OURS = ("BACKBONE", "ESTIMATOR", "ENGINE", "DATASET", "DATA_DIR", "OUTPUT", "RAY_ADDRESS", "VERL_PLATFORM", "OFFLOAD")
 
@@ -183,6 +184,15 @@ def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, si
     model = Model("qwen2_5_vl", round(1e9 * BILLIONS[size]), layers, width, words, None)
     (estimate,) = memory.check(config, model, 80e9)
     assert not estimate.stops and "lower PPO_MICRO_BATCH_SIZE" not in estimate.text, estimate.text
+    training, rollouts = map(int, re.findall(r"(\d+) GB", estimate.text)[:2])
+    (line,) = re.findall(rf"^\| {size} \| {engine} \| (.*) \|$", README, flags=re.MULTILINE)
+    *full, adapters = map(int, line.split(" | "))
+    if lora == "0":
+        state = memory.state(config, model.parameters)
+        kept = [memory.host_bytes(config, model.parameters), state.weights + state.optimizer]
+        assert full == [config.trainer.nnodes, training, rollouts, *(round(size / 1e9) for size in kept)]
+    else:
+        assert adapters == training
 
 
 @pytest.mark.parametrize("size", list(SHAPES))
@@ -274,9 +284,6 @@ def test_on_the_cpu_the_same_script_runs_small(recipe, tiny_qwen25vl):
     assert "num_gpus" not in config.ray_kwargs.ray_init and config.ray_kwargs.ray_init.num_cpus is None
 
 
-README = (ROOT / "recipes" / "README.md").read_text()
-
-
 def test_commands_of_the_readme_are_complete(recipe, models):
     """Every row of the paper's tables has a command, and every command is one that verl accepts."""
     (recipe.folder / "recipes").symlink_to(ROOT / "recipes")
@@ -313,26 +320,6 @@ def test_commands_of_the_readme_are_complete(recipe, models):
         assert shlex.join(row).count("default_local_dir") == 1
     folders = [config.trainer.default_local_dir for config in configs]
     assert len(set(folders)) == len(folders), "two runs would write to one folder"
-
-
-@pytest.mark.parametrize(("size", "engine"), list(itertools.product(SHAPES, SCRIPTS)))
-def test_estimates_of_the_readme(recipe, models, size, engine):
-    (line,) = re.findall(rf"^\| {size} \| {engine} \| (.*) \|$", README, flags=re.MULTILINE)
-    nodes, *gigabytes = map(int, line.split(" | "))
-    width, _, layers, _, _, words, _ = SHAPES[size]
-    model = Model("qwen2_5_vl", round(1e9 * BILLIONS[size]), layers, width, words, None)
-    estimates = []
-    for lora in ("0", "64"):
-        config = recipe.config(script=SCRIPTS[engine], MODEL_PATH=str(models[size]), LORA_RANK=lora)
-        (estimate,) = memory.check(config, model, 80e9)
-        estimates.append([int(number) for number in re.findall(r"(\d+) GB", estimate.text)[:2]])
-        if lora == "0":
-            state = memory.state(config, model.parameters)
-            host = memory.host_bytes(config, model.parameters)
-            kept = [round(bytes_ / 1e9) for bytes_ in (host, state.weights + state.optimizer)]
-            assert config.trainer.nnodes == nodes
-    (full, (adapters, _)) = estimates
-    assert gigabytes == [*full, *kept, adapters]
 
 
 def test_slurm_starts_ray_on_every_node_and_then_the_recipe(recipe):
