@@ -38,6 +38,8 @@ ACTOR = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
 LOG_PROB = "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu"
 REF = "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"
 
+MEGATRON = {"model_engine": "megatron", "actor_rollout_ref.actor.strategy": "megatron"}
+
 needs_transformers_5 = pytest.mark.skipif(
     int(version("transformers").split(".")[0]) < 5, reason="the visual encoder returns a tensor before transformers 5"
 )
@@ -101,13 +103,58 @@ def test_buffer_is_found_in_the_source_of_vllm() -> None:
         # By tokens, padding is left alone only if a rank has nothing else.
         ({"data.train_batch_size": 100, "actor_rollout_ref.actor.use_dynamic_bsz": True}, []),
         ({"data.train_batch_size": 100, "trainer.use_v1": False}, []),
-        ({"data.train_batch_size": 100, "actor_rollout_ref.actor.strategy": "megatron"}, []),
+        ({"data.train_batch_size": 100, **MEGATRON}, []),
     ],
 )
 def test_micro_batches_of_padding(changes: dict[str, object], refused: list[str]) -> None:
     found = problems(changes)
     assert [problem.split("=")[0] for problem in found] == refused
     assert all("a multiple of" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        # 64 * 8 rows of an update on 8 ranks; 128 * 8 of a step.
+        ({ACTOR: 48}, [f"{ACTOR}=48: verl stops where the 64 rollouts of a GPU do not divide", "set it to 32"]),
+        ({ACTOR: 128}, ["set it to 64"]),
+        ({LOG_PROB: 96}, [f"{LOG_PROB}=96: verl stops where the 128 rollouts", "set it to 64"]),
+        ({REF: 96}, []),
+        ({REF: 96, "actor_rollout_ref.actor.use_kl_loss": True}, [f"{REF}=96", "set it to 64"]),
+        ({ACTOR: 48, LOG_PROB: 96, "actor_rollout_ref.actor.use_dynamic_bsz": True}, []),
+        (
+            {"trainer.n_gpus_per_node": 6},
+            ["512 rollouts of an update do not divide among 6", "make it a multiple of 3"],
+        ),
+        # 4 GPUs share a model: 2 ranks with 256 rows of an update each.
+        (
+            {**MEGATRON, "actor_rollout_ref.actor.megatron.tensor_model_parallel_size": 4, ACTOR: 512},
+            ["set it to 256"],
+        ),
+    ],
+)
+def test_micro_batches_that_do_not_divide(changes: dict[str, object], told: list[str]) -> None:
+    found = problems(changes, "qwen3_vl")
+    assert len(found) == (1 if told else 0)
+    assert all(text in found[0] for text in told)
+
+
+def test_what_verl_does_where_micro_batches_do_not_divide() -> None:
+    import torch
+    from tensordict import TensorDict
+    from verl.utils import tensordict_utils
+    from verl.workers.engine.utils import prepare_micro_batches
+
+    def cut(rows: int, size: int) -> int:
+        data = TensorDict({"x": torch.zeros(rows)}, batch_size=rows)
+        tensordict_utils.assign_non_tensor(data, use_dynamic_bsz=False, micro_batch_size_per_gpu=size)
+        return len(prepare_micro_batches(data)[0])
+
+    assert cut(64, 32) == 2
+    with pytest.raises(AssertionError, match="must be divisible"):
+        cut(64, 48)
+    with pytest.raises(AssertionError, match="must be divisible"):
+        cut(32, 64)
 
 
 @needs_transformers_5
