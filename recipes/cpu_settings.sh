@@ -30,6 +30,7 @@ CPU=(
     +actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32
     +actor_rollout_ref.actor.fsdp_config.mixed_precision.reduce_dtype=fp32
     +actor_rollout_ref.actor.fsdp_config.mixed_precision.buffer_dtype=fp32
+    actor_rollout_ref.ref.fsdp_config.param_offload=False
     actor_rollout_ref.rollout.dtype=float32
     actor_rollout_ref.rollout.enforce_eager=True
     actor_rollout_ref.rollout.free_cache_engine=False

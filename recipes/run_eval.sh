@@ -33,7 +33,7 @@ shift
 
 ########################### user-adjustable ###########################
 
-DATA=${DATA:-data} # holds the folders that `verl-durian prepare NAME --output DATA/NAME` writes
+DATA_DIR=${DATA_DIR:-data} # holds the folders that `verl-durian prepare NAME --output DATA_DIR/NAME` writes
 BENCHMARKS=${BENCHMARKS:-mathverse mathvision mathvista wemath hallusionbench}
 OUTPUT=${OUTPUT:-outputs/eval/$(echo "$CHECKPOINT" | sed 's|^[./]*||; s|/*$||; s|/|_|g')}
 
@@ -50,9 +50,9 @@ LOGGER=${LOGGER:-[console,file]}             # verl's loggers; file writes OUTPU
 
 FILES=()
 for benchmark in $BENCHMARKS; do
-    found=("$DATA/$benchmark"/*.parquet)
+    found=("$DATA_DIR/$benchmark"/*.parquet)
     if [ ! -e "${found[0]}" ]; then
-        echo "$DATA/$benchmark: no parquet file: verl-durian prepare $benchmark --source ... --output $DATA/$benchmark" >&2
+        echo "$DATA_DIR/$benchmark: no parquet file: verl-durian prepare $benchmark --source ... --output $DATA_DIR/$benchmark" >&2
         exit 2
     fi
     for file in "${found[@]}"; do FILES+=("$(realpath "$file")"); done
@@ -64,7 +64,6 @@ mkdir -p "$OUTPUT"
 OUTPUT=$(cd "$OUTPUT" && pwd)
 rm -f "$OUTPUT"/answers/0.jsonl "$OUTPUT"/report.{json,md,png} # of an earlier run
 export VERL_FILE_LOGGER_PATH=$OUTPUT/metrics.jsonl
-REWARD_FILE=$(python -c 'import verl_durian.evaluation.named_reward as reward; print(reward.__file__)')
 GPUS=$((NNODES * NGPUS_PER_NODE))
 printf -v list '"%s",' "${FILES[@]}"
 
@@ -114,7 +113,7 @@ ROLLOUT=(
 ALGO=(
     algorithm.adv_estimator=grpo # never used, but the default would load a critic
     algorithm.use_kl_in_reward=False
-    reward.custom_reward_function.path="$REWARD_FILE"
+    reward.custom_reward_function.path=pkg://verl_durian.evaluation.named_reward
 )
 
 TRAINER=(

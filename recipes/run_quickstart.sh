@@ -34,10 +34,8 @@ OUT=$(cd "$OUT" && pwd)
 RUN=$OUT/runs/$(date +%Y%m%d-%H%M%S)
 mkdir -p "$RUN"
 
-# What makes verl run without a GPU, and keeps every library off the network and to its two cores.
-export VERL_PLATFORM=cpu
-export HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
-export OMP_NUM_THREADS=1 TQ_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false RAY_DEDUP_LOGS=0 HYDRA_FULL_ERROR=1
+# The one switch that runs verl without a GPU (recipes/cpu_settings.sh), and nothing from a hub.
+export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 # Made once, and again when what makes them has changed.
 STAMP=$(cat verl_durian/quickstart/{data,model}.py verl_durian/quickstart/start.safetensors | sha256sum)
@@ -47,41 +45,10 @@ if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     echo "$STAMP" >"$OUT/made_by.sha256"
 fi
 
-# One worker slot, which Ray counts as a GPU: see verl_durian/cpu/platform.py.
-CPU=(
-    trainer.device=cpu
-    +ray_kwargs.ray_init.num_gpus=1
-    ray_kwargs.ray_init.num_cpus=16
-    +ray_kwargs.ray_init.object_store_memory=500000000
-    +ray_kwargs.ray_init.include_dashboard=false
-    transfer_queue.backend.SimpleStorage.num_data_storage_units=1
-    data.dataloader_num_workers=0
-    +actor_rollout_ref.model.override_config.attn_implementation=sdpa
-    actor_rollout_ref.model.use_remove_padding=False
-    actor_rollout_ref.model.enable_gradient_checkpointing=False
-    actor_rollout_ref.actor.use_torch_compile=False
-    actor_rollout_ref.actor.fsdp_config.use_torch_compile=False
-    +actor_rollout_ref.actor.fsdp_config.mixed_precision.param_dtype=fp32
-    +actor_rollout_ref.actor.fsdp_config.mixed_precision.reduce_dtype=fp32
-    +actor_rollout_ref.actor.fsdp_config.mixed_precision.buffer_dtype=fp32
-    actor_rollout_ref.rollout.dtype=float32
-    actor_rollout_ref.rollout.enforce_eager=True
-    actor_rollout_ref.rollout.free_cache_engine=False
-    +actor_rollout_ref.rollout.enable_sleep_mode=False
-    actor_rollout_ref.rollout.max_model_len=256
-    actor_rollout_ref.rollout.max_num_seqs=64
-    actor_rollout_ref.rollout.max_num_batched_tokens=2048
-    actor_rollout_ref.rollout.gpu_memory_utilization=0.1
-    actor_rollout_ref.rollout.checkpoint_engine.update_weights_bucket_megabytes=16
-    actor_rollout_ref.rollout.agent.num_workers=1
-    reward.num_workers=1
-)
-
 # Greedy validation.
 QUICK=(
     actor_rollout_ref.rollout.val_kwargs.do_sample=False
     actor_rollout_ref.rollout.val_kwargs.temperature=0
-    trainer.resume_mode=disable
 )
 
 echo "Training. verl needs a minute to start and about ten seconds a step; all that it says goes to $RUN/train.log"
@@ -89,8 +56,8 @@ BACKBONE=dapo ESTIMATOR=durian MODEL_PATH=$OUT/model OUTPUT=$RUN \
     TRAIN_FILES=$OUT/train.parquet VAL_FILES=$OUT/test.parquet \
     NGPUS_PER_NODE=1 TRAIN_BATCH_SIZE=16 PPO_MINI_BATCH_SIZE=8 PPO_MICRO_BATCH_SIZE=64 ROLLOUTS=8 \
     MAX_PROMPT_LENGTH=128 MAX_RESPONSE_LENGTH=24 OVERLONG_BUFFER=8 LR=3e-5 EPOCHS=100 TOTAL_STEPS=$STEPS \
-    TEST_FREQ=5 SAVE_FREQ=-1 \
+    TEST_FREQ=5 SAVE_FREQ=-1 RESUME=disable \
     python -m verl_durian.watchdog --log "$RUN/train.log" --show 'Training Progress: .*|visual entropy: .*|durian: .*' --stall-minutes 10 -- \
-    bash recipes/run_qwen25vl_durian.sh "${CPU[@]}" "${QUICK[@]}" "$@"
+    bash recipes/run_qwen25vl_durian.sh "${QUICK[@]}" "$@"
 
 python -m verl_durian.quickstart.report "$RUN"

@@ -12,45 +12,67 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-# Durian on DAPO (or GRPO) with Qwen2.5-VL-7B-Instruct and Geometry3K on 8 GPUs, as in the paper's main experiment.
+# Durian on DAPO (or GRPO) with Qwen2.5-VL and Geometry3K (or ViRL39K): on a node of 8 GPUs the paper's main experiment,
+# and by the variables below every other row of its tables, see recipes/README.md.
 #
-#   bash recipes/run_qwen25vl_durian.sh                                         # Durian on DAPO
-#   BACKBONE=grpo bash recipes/run_qwen25vl_durian.sh                           # Durian on GRPO
-#   ESTIMATOR=grpo bash recipes/run_qwen25vl_durian.sh                          # the baseline: DAPO alone
-#   bash recipes/run_qwen25vl_durian.sh +algorithm.durian.reasoning.num_groups=8 # any setting of verl's or Durian's
+#   verl-durian prepare geometry3k --output data/geometry3k                       # once: the data
+#   bash recipes/run_qwen25vl_durian.sh                                           # Durian on DAPO
+#   ESTIMATOR=grpo bash recipes/run_qwen25vl_durian.sh                            # the baseline: DAPO alone
+#   BACKBONE=grpo bash recipes/run_qwen25vl_durian.sh                             # Durian on GRPO
+#   bash recipes/run_qwen25vl_durian.sh +algorithm.durian.reasoning.num_groups=8  # any setting of verl's or Durian's
+#   bash recipes/run_qwen25vl_durian.sh --dry-run                                 # shows config and command, and checks
 #
-# The parquet files are those of verl's examples/data_preprocess/geo3k.py. The visual entropy of the training images is
-# computed once, before the first step, and kept on disk. Not as in the paper: those files' prompt and image sizes, and
-# the grading of answers, which here must equal the truth as text.
+# The same command again goes on from the last checkpoint. The visual entropy of the training images is computed once,
+# before the first step, and kept on disk.
 
 set -euo pipefail
+RECIPES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 ########################### user-adjustable ###########################
 
 BACKBONE=${BACKBONE:-dapo}     # dapo or grpo: the objective around the advantages
 ESTIMATOR=${ESTIMATOR:-durian} # any estimator of verl's: durian, grpo, rloo, reinforce_plus_plus_baseline, ...
+ENGINE=${ENGINE:-fsdp}         # fsdp or megatron: what trains; megatron by run_qwen25vl_durian_megatron.sh
 
-MODEL_PATH=${MODEL_PATH:-Qwen/Qwen2.5-VL-7B-Instruct}
-TRAIN_FILES=${TRAIN_FILES:-$HOME/data/geo3k/train.parquet}
-VAL_FILES=${VAL_FILES:-$HOME/data/geo3k/test.parquet}
-OUTPUT=${OUTPUT:-outputs/qwen25vl_${BACKBONE}_${ESTIMATOR}} # metrics.jsonl and checkpoints
+MODEL_PATH=${MODEL_PATH:-Qwen/Qwen2.5-VL-7B-Instruct} # a folder, or an id on the hub
+LORA_RANK=${LORA_RANK:-0} # 0: all weights are trained; else adapters of this rank in the language model
 
-NNODES=${NNODES:-1}
+DATA_DIR=${DATA_DIR:-data} # holds the folders that `verl-durian prepare NAME --output DATA_DIR/NAME` writes
+DATASET=${DATASET:-geometry3k} # geometry3k or virl39k
+TRAIN_FILES=${TRAIN_FILES:-$DATA_DIR/$DATASET/train.parquet}
+VAL_FILES=${VAL_FILES:-$DATA_DIR/geometry3k/validation.parquet}
+OUTPUT=${OUTPUT:-outputs/$(basename "$MODEL_PATH")_${DATASET}_${BACKBONE}_${ESTIMATOR}} # metrics.jsonl and checkpoints
+
+# What goes with the size in the model's name: nodes of 8 GPUs with 80 GB, GPUs of a rollout engine, rollouts that a GPU
+# holds at once in an update, whether weights and optimizer wait in the machine's memory while rollouts are drawn; for
+# Megatron, how many GPUs share a layer and how many the layers. Estimates: see recipes/README.md.
+case $(basename "$MODEL_PATH") in
+    *-72B*) preset=(4 8 1 True 8 4) ;;
+    *-32B*) preset=(2 4 2 True 4 2) ;;
+    *-3B*) preset=(1 1 8 False 2 1) ;;
+    *) preset=(1 1 4 False 2 1) ;;
+esac
+NNODES=${NNODES:-${preset[0]}}
 NGPUS_PER_NODE=${NGPUS_PER_NODE:-8}
-ROLLOUT_TP=${ROLLOUT_TP:-1}
+ROLLOUT_TP=${ROLLOUT_TP:-${preset[1]}}
+PPO_MICRO_BATCH_SIZE=${PPO_MICRO_BATCH_SIZE:-${preset[2]}}
+OFFLOAD=${OFFLOAD:-${preset[3]}}
+ACTOR_TP=${ACTOR_TP:-${preset[4]}}
+ACTOR_PP=${ACTOR_PP:-${preset[5]}}
 
 TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-512}       # prompts a step
 PPO_MINI_BATCH_SIZE=${PPO_MINI_BATCH_SIZE:-128} # prompts an update
-PPO_MICRO_BATCH_SIZE=${PPO_MICRO_BATCH_SIZE:-4} # rollouts a GPU holds at once in an update
 ROLLOUTS=${ROLLOUTS:-8}                         # rollouts a prompt
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-2048}
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-2048}
-LR=${LR:-1e-6}
+LR=${LR:-$([ "$LORA_RANK" = 0 ] && echo 1e-6 || echo 1e-5)} # adapters: ten times as much, as verl's documentation says
 EPOCHS=${EPOCHS:-15}
 TOTAL_STEPS=${TOTAL_STEPS:-null} # null: as many as EPOCHS make
 SEED=${SEED:-1}
 TEST_FREQ=${TEST_FREQ:-5} # steps between two validations; there is one before the first step and one after the last
 SAVE_FREQ=${SAVE_FREQ:-20}
+KEEP=${KEEP:-2}                  # checkpoints that stay on the disk
+RESUME=${RESUME:-auto}           # auto: from the last checkpoint in OUTPUT; disable; or a folder global_step_N
 LOGGER=${LOGGER:-[console,file]} # verl's loggers; file writes OUTPUT/metrics.jsonl
 
 # DAPO only. A group is dropped when this number is the same in all its rollouts: `score` is the reward before the
@@ -63,11 +85,13 @@ OVERLONG_BUFFER=${OVERLONG_BUFFER:-512}
 #######################################################################
 
 case $BACKBONE in dapo | grpo) ;; *) echo "BACKBONE=$BACKBONE: must be dapo or grpo" >&2 && exit 2 ;; esac
+case $ENGINE in fsdp | megatron) ;; *) echo "ENGINE=$ENGINE: must be fsdp or megatron" >&2 && exit 2 ;; esac
 
-mkdir -p "$OUTPUT"
-OUTPUT=$(cd "$OUTPUT" && pwd)
-export VERL_FILE_LOGGER_PATH=${VERL_FILE_LOGGER_PATH:-$OUTPUT/metrics.jsonl}
-REWARD_FILE=$(python -c 'import verl_durian.reward; print(verl_durian.reward.__file__)')
+# On a cluster the workers have another working directory.
+OUTPUT=$(realpath -m "$OUTPUT")
+for path in MODEL_PATH TRAIN_FILES VAL_FILES; do
+    if [ -e "${!path}" ]; then printf -v "$path" %s "$(realpath "${!path}")"; fi
+done
 
 DATA=(
     data.train_files="$TRAIN_FILES"
@@ -79,24 +103,51 @@ DATA=(
     data.seed="$SEED"
 )
 
-MODEL=(
-    actor_rollout_ref.model.path="$MODEL_PATH"
-    actor_rollout_ref.model.use_remove_padding=True
-    actor_rollout_ref.model.enable_gradient_checkpointing=True
-)
+MODEL=(actor_rollout_ref.model.path="$MODEL_PATH")
 
 ACTOR=(
-    actor_rollout_ref.actor.strategy=fsdp2
     actor_rollout_ref.actor.optim.lr="$LR"
     actor_rollout_ref.actor.ppo_mini_batch_size="$PPO_MINI_BATCH_SIZE"
     actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu="$PPO_MICRO_BATCH_SIZE"
     actor_rollout_ref.actor.loss_agg_mode=token-mean
     actor_rollout_ref.actor.clip_ratio_c=3.0
 )
+if [ "$ENGINE" = fsdp ]; then
+    MODEL+=(
+        actor_rollout_ref.model.use_remove_padding=True
+        actor_rollout_ref.model.enable_gradient_checkpointing=True
+        actor_rollout_ref.model.lora_rank="$LORA_RANK"
+        actor_rollout_ref.model.lora_alpha="$((2 * LORA_RANK))"
+        actor_rollout_ref.model.exclude_modules='.*visual.*' # vLLM has no adapters there
+    )
+    ACTOR+=(
+        actor_rollout_ref.actor.strategy=fsdp2
+        actor_rollout_ref.actor.fsdp_config.param_offload="$OFFLOAD"
+        actor_rollout_ref.actor.fsdp_config.optimizer_offload="$OFFLOAD"
+        actor_rollout_ref.ref.fsdp_config.param_offload=True
+    )
+else
+    MODEL+=(
+        model_engine=megatron
+        actor_rollout_ref.model.lora.rank="$LORA_RANK"
+        actor_rollout_ref.model.lora.alpha="$((2 * LORA_RANK))"
+    )
+    # What is not set for the reference model is the actor's.
+    ACTOR+=(
+        actor_rollout_ref.actor.megatron.tensor_model_parallel_size="$ACTOR_TP"
+        actor_rollout_ref.actor.megatron.pipeline_model_parallel_size="$ACTOR_PP"
+        actor_rollout_ref.actor.megatron.param_offload="$OFFLOAD"
+        actor_rollout_ref.actor.megatron.optimizer_offload="$OFFLOAD"
+        actor_rollout_ref.actor.megatron.override_transformer_config.recompute_granularity=full
+        actor_rollout_ref.actor.megatron.override_transformer_config.recompute_method=uniform
+        actor_rollout_ref.actor.megatron.override_transformer_config.recompute_num_layers=1
+        actor_rollout_ref.ref.megatron.param_offload=True
+    )
+fi
 
 ROLLOUT=(
     actor_rollout_ref.rollout.name=vllm
-    # verl's default, dummy, leaves noise in a buffer of vLLM's that normalises images: see verl_durian/preflight.py.
+    # verl's default, dummy, leaves noise in a buffer of vLLM's that normalises images: see preflight/settings.py.
     actor_rollout_ref.rollout.load_format=auto
     actor_rollout_ref.rollout.n="$ROLLOUTS"
     actor_rollout_ref.rollout.temperature=1.0
@@ -114,8 +165,10 @@ ROLLOUT=(
 ALGO=(
     algorithm.adv_estimator="$ESTIMATOR"
     algorithm.use_kl_in_reward=False
+    reward.custom_reward_function.path=pkg://verl_durian.reward
 )
 if [ "$BACKBONE" = dapo ]; then
+    # DAPO as verl has it. The paper's framework leaves the overlong penalty out: OVERLONG_BUFFER=0.
     ALGO+=(
         actor_rollout_ref.actor.use_kl_loss=False
         actor_rollout_ref.actor.clip_ratio_low=0.2
@@ -134,6 +187,8 @@ if [ "$BACKBONE" = dapo ]; then
         )
     fi
 else
+    # GRPO as the paper's framework, EasyR1, runs it. The paper's Eq. 3 would be a symmetric clip and
+    # actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean.
     ALGO+=(
         actor_rollout_ref.actor.use_kl_loss=True
         actor_rollout_ref.actor.kl_loss_type=low_var_kl
@@ -144,8 +199,6 @@ else
     )
 fi
 
-REWARD=(reward.custom_reward_function.path="$REWARD_FILE")
-
 TRAINER=(
     trainer.nnodes="$NNODES"
     trainer.n_gpus_per_node="$NGPUS_PER_NODE"
@@ -154,14 +207,31 @@ TRAINER=(
     trainer.val_before_train=True
     trainer.test_freq="$TEST_FREQ"
     trainer.save_freq="$SAVE_FREQ"
+    trainer.max_actor_ckpt_to_keep="$KEEP"
     trainer.default_local_dir="$OUTPUT/checkpoints"
     trainer.project_name=durian
     trainer.experiment_name="$(basename "$OUTPUT")"
     trainer.logger="$LOGGER"
+    # The trainer is a worker of Ray's; on a cluster that runs already it does not inherit our environment.
+    +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$OUTPUT/metrics.jsonl"
     hydra.run.dir="$OUTPUT/hydra"
 )
+case $RESUME in
+    auto | disable) TRAINER+=(trainer.resume_mode="$RESUME") ;;
+    *) TRAINER+=(trainer.resume_mode=resume_path trainer.resume_from_path="$(realpath -m "$RESUME")") ;;
+esac
 
-SETTINGS=("${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ALGO[@]}" "${REWARD[@]}" "${TRAINER[@]}" "$@")
+CPU=()
+if [ "${VERL_PLATFORM:-}" = cpu ]; then source "$RECIPES/cpu_settings.sh"; fi
+
+SETTINGS=("${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ALGO[@]}" "${TRAINER[@]}" "${CPU[@]}" "$@")
 
 python -m verl_durian.preflight "${SETTINGS[@]}"
+case " $* " in *" --dry-run "*) exit ;; esac
+
+mkdir -p "$OUTPUT"
+# verl begins this file anew with every start: what an interrupted run wrote stays under another name.
+if [ -e "$OUTPUT/metrics.jsonl" ]; then
+    mv "$OUTPUT/metrics.jsonl" "$OUTPUT/metrics-until-$(date +%Y%m%d-%H%M%S).jsonl"
+fi
 exec python -m verl.trainer.main_ppo "${SETTINGS[@]}"

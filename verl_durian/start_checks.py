@@ -45,14 +45,27 @@ def check(config: Any) -> None:
         RuntimeError: this verl lacks a symbol.
         ValueError: a forbidden option, or settings known to corrupt or crash a run.
     """
-    from verl_durian import preflight, verl_api
-    from verl_durian.config import DurianConfig
+    from verl_durian import verl_api
+    from verl_durian.preflight import model, settings
 
     verl_api.require()
-    DurianConfig.from_algorithm(config.algorithm)
-    if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
+    check_options(config.algorithm)
+    problems = settings.find(config, model.read_type(config.actor_rollout_ref.model.path))
+    if problems:
+        raise ValueError("\n".join(["settings that would corrupt or crash the run:", *problems]))
+
+
+def check_options(algorithm: Any) -> None:
+    """Refuses options of verl's node ``algorithm`` that durian cannot take.
+
+    Raises:
+        ValueError: names the first of them and what it may be.
+    """
+    from verl_durian.config import DurianConfig
+
+    DurianConfig.from_algorithm(algorithm)
+    if not algorithm.get("norm_adv_by_std_in_grpo", True):
         raise ValueError(
             "algorithm.norm_adv_by_std_in_grpo=False has no meaning for durian, which is about the std: leave it True, "
             "or use algorithm.adv_estimator=grpo"
         )
-    preflight.check(config)

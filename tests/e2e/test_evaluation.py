@@ -85,7 +85,7 @@ class Run:
         )
         assert trained.returncode == 0, trained.stdout[-5000:]
         self.checkpoint = out / "train" / "checkpoints" / "global_step_1"
-        done = recipe("run_eval.sh", self.checkpoint, DATA=self.data, OUTPUT=self.output)
+        done = recipe("run_eval.sh", self.checkpoint, DATA_DIR=self.data, OUTPUT=self.output)
         self.told = done.stdout
         assert done.returncode == 0, self.told[-5000:]
         self.report = json.loads((self.output / "report.json").read_text())
@@ -150,7 +150,7 @@ def test_it_ends_with_the_table(run):
     [
         ([], {}, "usage: bash recipes/run_eval.sh CHECKPOINT"),
         (["{model}"], {"BENCHMARKS": "mathvista geometry3k"}, "verl-durian prepare geometry3k --source"),
-        (["{model}"], {"BENCHMARKS": "mathvista", "DATA": "nowhere"}, "nowhere/mathvista: no parquet file"),
+        (["{model}"], {"BENCHMARKS": "mathvista", "DATA_DIR": "nowhere"}, "nowhere/mathvista: no parquet file"),
         (["{data}"], {}, "holds neither config.json nor a checkpoint of verl's"),
         (["no/model"], {}, "no such folder, and no model that the hub lets us read"),
         (
@@ -162,7 +162,7 @@ def test_it_ends_with_the_table(run):
 )
 def test_what_cannot_work_is_refused_at_once(run, tmp_path, arguments, environment, remedy):
     named = [argument.format(model=run.checkpoint.parents[2] / "model", data=run.data) for argument in arguments]
-    done = recipe("run_eval.sh", *named, **{"DATA": run.data, "OUTPUT": tmp_path / "eval", **environment})
+    done = recipe("run_eval.sh", *named, **{"DATA_DIR": run.data, "OUTPUT": tmp_path / "eval", **environment})
     assert done.returncode != 0
     assert remedy in done.stdout
     assert "ray init kwargs" not in done.stdout

@@ -11,63 +11,32 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Settings of verl that corrupt or crash a run, refused before it starts.
+"""Settings of verl that corrupt or crash a run, refused before it starts."""
 
-    python -m verl_durian.preflight SETTING...
-
-composes verl's configuration from the same Hydra overrides that `verl.trainer.main_ppo` takes, and checks it.
-"""
-
-import json
 import math
-import sys
 from importlib.metadata import version
-from importlib.util import find_spec
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_durian.preflight.installation import folder_of
+
 QWEN2_VL_FAMILY = ("qwen2_vl", "qwen2_5_vl")
-UNKNOWN = "unknown"
 
 
-def check(config: DictConfig) -> None:
-    """Refuses settings that are known to corrupt or to crash a run.
+def find(config: DictConfig, model_type: str | None) -> list[str]:
+    """Settings that are known to corrupt or to crash a run.
 
     Args:
         config: verl's whole configuration.
+        model_type: Of the model's config.json; None where it cannot be read, and could be any.
 
-    Raises:
-        ValueError: lists every problem with its remedy, one line each.
+    Returns:
+        Every problem with its remedy, one line each.
     """
-    if _model_type(config.actor_rollout_ref.model.path) not in (*QWEN2_VL_FAMILY, UNKNOWN):
-        return
-    problems = _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
-    if problems:
-        raise ValueError("\n".join(["settings that would corrupt or crash the run:", *problems]))
-
-
-def _model_type(model_path: str) -> str:
-    """`model_type` from the model's config.json, in a folder or on the hub; what verl has yet to copy is UNKNOWN."""
-    if model_path.startswith("hdfs:"):
-        return UNKNOWN
-    folder = Path(model_path).expanduser()
-    if folder.is_dir():
-        file = folder / "config.json"
-        if not file.exists():
-            raise ValueError(f"actor_rollout_ref.model.path={model_path}: the folder holds no config.json")
-    else:
-        from huggingface_hub import hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-        try:
-            file = Path(hf_hub_download(model_path, "config.json"))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-            raise ValueError(
-                f"actor_rollout_ref.model.path={model_path}: no such folder, and no model that the hub lets us read "
-                f"({type(error).__name__})"
-            ) from error
-    return json.loads(file.read_text()).get("model_type", UNKNOWN)
+    problems = _micro_batches_that_do_not_divide(config)
+    if model_type in (*QWEN2_VL_FAMILY, None):
+        problems += _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
+    return problems
 
 
 def _noise_in_image_normalization(config: DictConfig) -> list[str]:
@@ -90,11 +59,75 @@ def _noise_in_image_normalization(config: DictConfig) -> list[str]:
 
 def _vllm_keeps_image_normalization_in_a_buffer() -> bool:
     """Read in vLLM's source, because importing vLLM takes many seconds."""
-    spec = find_spec("vllm")
-    if spec is None or not spec.submodule_search_locations:
+    try:
+        file = folder_of("vllm") / "model_executor" / "models" / "vision.py"
+    except ModuleNotFoundError:
         return False
-    file = Path(spec.submodule_search_locations[0], "model_executor", "models", "vision.py")
     return file.exists() and "class FusedInputNorm" in file.read_text()
+
+
+def _micro_batches_that_do_not_divide(config: DictConfig) -> list[str]:
+    """Rows that verl would have to share unevenly, where it stops in the first step.
+
+    verl 0.9.1 (V1) deals a step's rows evenly to the data-parallel ranks and cuts a rank's rows of an update, and of a
+    step for log-probabilities, into micro batches of one size (`workers/engine/utils.py`, `prepare_micro_batches`).
+    """
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    if not config.trainer.use_v1:
+        return []
+    ranks, update_rows = _ranks(config), actor.ppo_mini_batch_size * rollout.n
+    if update_rows % ranks:
+        return [
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}: the {update_rows} rollouts of "
+            f"an update do not divide among {ranks} data-parallel ranks; make it a multiple of "
+            f"{ranks // math.gcd(ranks, rollout.n)}"
+        ]
+    rows = {"actor.ppo_micro_batch_size_per_gpu": update_rows // ranks} if not actor.use_dynamic_bsz else {}
+    step_rows = _step_rows(config) + _padding_rows(config)
+    rows |= dict.fromkeys(_log_prob_micro_batches(config), step_rows // ranks)
+    return [
+        f"actor_rollout_ref.{name}={size}: verl stops where the {count} rollouts of a GPU do not divide into micro "
+        f"batches of so many; set it to {max(each for each in range(1, size + 1) if count % each == 0)}"
+        for name, count in rows.items()
+        if (size := OmegaConf.select(config.actor_rollout_ref, name)) and count % size
+    ]
+
+
+def _ranks(config: DictConfig) -> int:
+    """Data-parallel ranks."""
+    actor = config.actor_rollout_ref.actor
+    gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
+    if actor.strategy == "megatron":
+        cut = actor.megatron
+        group = cut.tensor_model_parallel_size * cut.pipeline_model_parallel_size * cut.context_parallel_size
+        return max(1, gpus // group)
+    if actor.strategy in ("fsdp", "fsdp2"):
+        group = max(actor.ulysses_sequence_parallel_size, actor.fsdp_config.ulysses_sequence_parallel_size)
+        return max(1, gpus // group)
+    return gpus
+
+
+def _step_rows(config: DictConfig) -> int:
+    sync_steps = OmegaConf.select(config, f"trainer.v1.{config.trainer.v1.trainer_mode}.parameter_sync_step") or 1
+    return config.data.train_batch_size // sync_steps * config.actor_rollout_ref.rollout.n
+
+
+def _padding_rows(config: DictConfig) -> int:
+    """Rows that verl adds to a step's, to fill it up to a multiple of lcm(ranks, rows of an update)."""
+    update_rows = config.actor_rollout_ref.actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
+    return -_step_rows(config) % math.lcm(_ranks(config), update_rows)
+
+
+def _log_prob_micro_batches(config: DictConfig) -> list[str]:
+    """The settings, under `actor_rollout_ref`, that cut a step's rows for log-probabilities into micro batches."""
+    nodes = ["rollout"]
+    if config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward:
+        nodes.append("ref")
+    return [
+        f"{node}.log_prob_micro_batch_size_per_gpu"
+        for node in nodes
+        if not config.actor_rollout_ref[node].log_prob_use_dynamic_bsz
+    ]
 
 
 def _micro_batches_of_padding(config: DictConfig) -> list[str]:
@@ -118,26 +151,18 @@ def _micro_batches_of_padding(config: DictConfig) -> list[str]:
     old_transformers = int(version("transformers").split(".")[0]) < 5
     if old_transformers or not config.trainer.use_v1 or actor.strategy not in ("fsdp", "fsdp2"):
         return []
-    sync_steps = OmegaConf.select(config, f"trainer.v1.{config.trainer.v1.trainer_mode}.parameter_sync_step") or 1
-    sequence_parallel = max(actor.ulysses_sequence_parallel_size, actor.fsdp_config.ulysses_sequence_parallel_size)
-    ranks = config.trainer.nnodes * config.trainer.n_gpus_per_node // sequence_parallel
-    update_rows = actor.ppo_mini_batch_size * rollout.n
-    padding = -(config.data.train_batch_size // sync_steps * rollout.n) % math.lcm(ranks, update_rows)
+    ranks, padding = _ranks(config), _padding_rows(config)
     padding_per_rank = -(-padding // ranks)
     if padding == 0:
         return []
 
+    update_rows = actor.ppo_mini_batch_size * rollout.n
     limits = {
         "actor.ppo_micro_batch_size_per_gpu": update_rows // ranks
         if actor.use_dynamic_bsz
         else actor.ppo_micro_batch_size_per_gpu
     }
-    if not rollout.log_prob_use_dynamic_bsz:
-        limits["rollout.log_prob_micro_batch_size_per_gpu"] = rollout.log_prob_micro_batch_size_per_gpu
-    if actor.use_kl_loss or config.algorithm.use_kl_in_reward:
-        ref = config.actor_rollout_ref.ref
-        if not ref.log_prob_use_dynamic_bsz:
-            limits["ref.log_prob_micro_batch_size_per_gpu"] = ref.log_prob_micro_batch_size_per_gpu
+    limits |= {name: OmegaConf.select(config.actor_rollout_ref, name) for name in _log_prob_micro_batches(config)}
     remedy = (
         f"make data.train_batch_size={config.data.train_batch_size} a multiple of "
         f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}"
@@ -148,29 +173,3 @@ def _micro_batches_of_padding(config: DictConfig) -> list[str]:
         for name, rows in limits.items()
         if rows is not None and padding_per_rank >= rows
     ]
-
-
-def compose(overrides: list[str]) -> DictConfig:
-    """verl's configuration for `verl.trainer.main_ppo` with these Hydra overrides, without importing verl.
-
-    Args:
-        overrides: Such as `["data.train_batch_size=512"]`.
-    """
-    import hydra
-
-    spec = find_spec("verl")
-    if spec is None or not spec.submodule_search_locations:
-        raise ModuleNotFoundError("verl is not installed")
-    folder = Path(spec.submodule_search_locations[0], "trainer", "config")
-    with hydra.initialize_config_dir(str(folder), version_base=None):
-        return hydra.compose("ppo_trainer", overrides)
-
-
-if __name__ == "__main__":
-    options = [argument for argument in sys.argv[1:] if argument.startswith("-")]
-    if options:
-        sys.exit(f"verl_durian.preflight: {options[0]} is no override such as data.train_batch_size=512")
-    try:
-        check(compose(sys.argv[1:]))
-    except ValueError as error:
-        sys.exit(f"verl_durian.preflight: {error}")

@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+#SBATCH --job-name=durian
+#SBATCH --nodes=1
+#SBATCH --ntasks-per-node=1
+#SBATCH --gpus-per-node=8
+#SBATCH --cpus-per-task=64
+#SBATCH --mem=0
+#SBATCH --exclusive
+#SBATCH --output=slurm-%j.log
+# A recipe on nodes that Slurm lends: Ray's head on the first of them, a worker on each other, then the recipe as it is.
+#
+#   sbatch --nodes=4 recipes/slurm.sh                                                # arguments are settings
+#   MODEL_PATH=Qwen/Qwen2.5-VL-72B-Instruct sbatch --nodes=4 recipes/slurm.sh
+#
+# Submit it from the repository's root, with the environment of verl active; repository, data and output lie on a disk
+# that all nodes have. Adapt the lines above to your cluster.
+
+set -euo pipefail
+cd "$SLURM_SUBMIT_DIR"
+
+RECIPE=${RECIPE:-recipes/run_qwen25vl_durian.sh}
+RAY_PORT=${RAY_PORT:-6379}
+export NNODES=$SLURM_JOB_NUM_NODES NGPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-8}
+
+mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+head=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname -I | awk '{ print $1 }')
+on() { srun --overlap --nodes=1 --ntasks=1 --nodelist="$@"; }
+
+# --block: a Ray that ends ends its step, and Slurm ends all steps with the job.
+resources=(--num-cpus="${SLURM_CPUS_PER_TASK:-64}" --num-gpus="$NGPUS_PER_NODE" --disable-usage-stats --block)
+on "${nodes[0]}" ray start --head --node-ip-address="$head" --port="$RAY_PORT" "${resources[@]}" &
+for node in "${nodes[@]:1}"; do
+    on "$node" ray start --address="$head:$RAY_PORT" "${resources[@]}" &
+done
+
+# verl looks once whether all GPUs are there: wait until every node has joined.
+export RAY_ADDRESS=$head:$RAY_PORT
+joined() { on "${nodes[0]}" python -c 'import ray; ray.init(); print("nodes", sum(node["Alive"] for node in ray.nodes()))'; }
+for attempt in {1..60}; do
+    if [ "$(joined 2>/dev/null | tail -n 1)" = "nodes $NNODES" ]; then break; fi
+    if [ "$attempt" = 60 ]; then echo "not all of ${nodes[*]} have joined Ray at $RAY_ADDRESS" >&2 && exit 1; fi
+    sleep 5
+done
+
+on "${nodes[0]}" bash "$RECIPE" "$@"

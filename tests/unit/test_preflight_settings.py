@@ -1,0 +1,183 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Settings that corrupt or crash a run, on verl's real configuration."""
+
+from importlib.metadata import version
+
+import pytest
+
+from verl_durian.preflight import settings
+from verl_durian.preflight.compose import compose
+
+SOUND = {
+    "actor_rollout_ref.rollout.name": "vllm",
+    "actor_rollout_ref.rollout.load_format": "auto",
+    "actor_rollout_ref.rollout.n": 8,
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 4,
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 4,
+    "actor_rollout_ref.actor.strategy": "fsdp2",
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 64,
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 4,
+    "data.train_batch_size": 128,
+    "trainer.n_gpus_per_node": 8,
+}
+
+DUMMY = {"actor_rollout_ref.rollout.load_format": "dummy"}
+ACTOR = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
+LOG_PROB = "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu"
+REF = "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"
+
+MEGATRON = {"model_engine": "megatron", "actor_rollout_ref.actor.strategy": "megatron"}
+
+needs_transformers_5 = pytest.mark.skipif(
+    int(version("transformers").split(".")[0]) < 5, reason="the visual encoder returns a tensor before transformers 5"
+)
+
+
+@pytest.fixture
+def vllm_with_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_vllm_keeps_image_normalization_in_a_buffer", lambda: True)
+
+
+def problems(changes: dict[str, object] | None = None, model_type: str | None = "qwen2_5_vl") -> list[str]:
+    """What is wrong with the sound settings and some changes."""
+    overrides = [f"{name}={value}" for name, value in {**SOUND, **(changes or {})}.items()]
+    return settings.find(compose(overrides), model_type)
+
+
+def test_sound_settings_pass(vllm_with_buffer: None) -> None:
+    assert problems() == []
+
+
+def test_dummy_weights_are_refused_with_the_remedy(vllm_with_buffer: None) -> None:
+    (problem,) = problems(DUMMY)
+    assert "load_format=auto" in problem
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"actor_rollout_ref.rollout.name": "sglang"},
+        {"+actor_rollout_ref.rollout.engine_kwargs.vllm.mm_device_do_normalize": "False"},
+    ],
+)
+def test_dummy_weights_are_fine_without_the_buffer(vllm_with_buffer: None, changes: dict[str, str]) -> None:
+    assert problems({**DUMMY, **changes}) == []
+
+
+def test_other_models_and_older_vllm_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settings, "_vllm_keeps_image_normalization_in_a_buffer", lambda: False)
+    assert problems(DUMMY) == []
+    monkeypatch.setattr(settings, "_vllm_keeps_image_normalization_in_a_buffer", lambda: True)
+    assert problems({**DUMMY, "data.train_batch_size": 100}, "qwen3_vl") == []
+    assert problems(DUMMY, None) != [], "a model that is not known may be one of the family"
+
+
+def test_buffer_is_found_in_the_source_of_vllm() -> None:
+    vllm = pytest.importorskip("vllm.model_executor.models.vision")
+    assert settings._vllm_keeps_image_normalization_in_a_buffer() == hasattr(vllm, "FusedInputNorm")
+
+
+@needs_transformers_5
+@pytest.mark.parametrize(
+    ("changes", "refused"),
+    [
+        # 100 * 8 rows are filled up to 1024: 224 padding rows, 28 on each of 8 ranks.
+        ({"data.train_batch_size": 100}, [ACTOR, LOG_PROB]),
+        ({"data.train_batch_size": 100, "actor_rollout_ref.actor.use_kl_loss": True}, [ACTOR, LOG_PROB, REF]),
+        ({"data.train_batch_size": 100, ACTOR: 32}, [LOG_PROB]),
+        # Two padding rows a rank share a micro batch with two real ones, four do not.
+        ({"data.train_batch_size": 126}, []),
+        ({"data.train_batch_size": 124}, [ACTOR, LOG_PROB]),
+        # By tokens, padding is left alone only if a rank has nothing else.
+        ({"data.train_batch_size": 100, "actor_rollout_ref.actor.use_dynamic_bsz": True}, []),
+        ({"data.train_batch_size": 100, "trainer.use_v1": False}, []),
+        ({"data.train_batch_size": 100, **MEGATRON}, []),
+    ],
+)
+def test_micro_batches_of_padding(changes: dict[str, object], refused: list[str]) -> None:
+    found = problems(changes)
+    assert [problem.split("=")[0] for problem in found] == refused
+    assert all("a multiple of" in problem for problem in found)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        # 64 * 8 rows of an update on 8 ranks; 128 * 8 of a step.
+        ({ACTOR: 48}, [f"{ACTOR}=48: verl stops where the 64 rollouts of a GPU do not divide", "set it to 32"]),
+        ({ACTOR: 128}, ["set it to 64"]),
+        ({LOG_PROB: 96}, [f"{LOG_PROB}=96: verl stops where the 128 rollouts", "set it to 64"]),
+        ({REF: 96}, []),
+        ({REF: 96, "actor_rollout_ref.actor.use_kl_loss": True}, [f"{REF}=96", "set it to 64"]),
+        ({ACTOR: 48, LOG_PROB: 96, "actor_rollout_ref.actor.use_dynamic_bsz": True}, []),
+        (
+            {"trainer.n_gpus_per_node": 6},
+            ["512 rollouts of an update do not divide among 6", "make it a multiple of 3"],
+        ),
+        # 4 GPUs share a model: 2 ranks with 256 rows of an update each.
+        (
+            {**MEGATRON, "actor_rollout_ref.actor.megatron.tensor_model_parallel_size": 4, ACTOR: 512},
+            ["set it to 256"],
+        ),
+    ],
+)
+def test_micro_batches_that_do_not_divide(changes: dict[str, object], told: list[str]) -> None:
+    found = problems(changes, "qwen3_vl")
+    assert len(found) == (1 if told else 0)
+    assert all(text in found[0] for text in told)
+
+
+def test_what_verl_does_where_micro_batches_do_not_divide() -> None:
+    import torch
+    from tensordict import TensorDict
+    from verl.utils import tensordict_utils
+    from verl.workers.engine.utils import prepare_micro_batches
+
+    def cut(rows: int, size: int) -> int:
+        data = TensorDict({"x": torch.zeros(rows)}, batch_size=rows)
+        tensordict_utils.assign_non_tensor(data, use_dynamic_bsz=False, micro_batch_size_per_gpu=size)
+        return len(prepare_micro_batches(data)[0])
+
+    assert cut(64, 32) == 2
+    with pytest.raises(AssertionError, match="must be divisible"):
+        cut(64, 48)
+    with pytest.raises(AssertionError, match="must be divisible"):
+        cut(32, 64)
+
+
+@needs_transformers_5
+@pytest.mark.parametrize(("ranks", "train_batch", "micro"), [(1, 3, 4), (2, 3, 4), (2, 5, 2), (4, 7, 2), (4, 6, 4)])
+def test_padding_condition_is_what_verl_does(ranks: int, train_batch: int, micro: int) -> None:
+    """The rule against verl's own balancing: rows 0.. are real, the rest padding of one length."""
+    import torch
+    from verl.trainer.ppo.padding_utils import SYNTHETIC_PADDING_SEQ_LEN
+    from verl.utils.seqlen_balancing import calculate_workload, get_seqlen_balanced_partitions
+
+    mini_batch, rollouts = 4, 4
+    real = train_batch * rollouts
+    padding = -real % (mini_batch * rollouts)
+    lengths = torch.randint(150, 900, (real,), generator=torch.Generator().manual_seed(0)).tolist()
+    workload = calculate_workload(torch.tensor(lengths + [SYNTHETIC_PADDING_SEQ_LEN] * padding))
+    parts = get_seqlen_balanced_partitions(workload, k_partitions=ranks, equal_size=True)
+    alone = any(min(part[at : at + micro]) >= real for part in parts for at in range(0, len(part), micro))
+    changes = {
+        "data.train_batch_size": train_batch,
+        "actor_rollout_ref.rollout.n": rollouts,
+        LOG_PROB: micro,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": mini_batch,
+        ACTOR: micro,
+        "trainer.n_gpus_per_node": ranks,
+    }
+    assert bool(problems(changes)) == alone

@@ -1,0 +1,354 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The recipe scripts: what they give to verl, for every preset, without GPUs and without weights."""
+
+import itertools
+import json
+import os
+import re
+import shlex
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+from transformers import AutoConfig
+
+from verl_durian.preflight import memory, settings
+from verl_durian.preflight.compose import compose
+from verl_durian.preflight.model import Model, count_parameters
+
+ROOT = Path(__file__).parents[2]
+RECIPE = "recipes/run_qwen25vl_durian.sh"
+README = (ROOT / "recipes" / "README.md").read_text()
+SCRIPTS = {"fsdp": RECIPE, "megatron": "recipes/run_qwen25vl_durian_megatron.sh"}
+OURS = ("BACKBONE", "ESTIMATOR", "ENGINE", "DATASET", "DATA_DIR", "OUTPUT", "RAY_ADDRESS", "VERL_PLATFORM", "OFFLOAD")
+
+# As in the config.json of the published models: width, MLP, layers, heads, key-value heads, words; MLP of the tower.
+SHAPES = {
+    "3B": (2048, 11008, 36, 16, 2, 151936, 3420),
+    "7B": (3584, 18944, 28, 28, 4, 152064, 3420),
+    "32B": (5120, 27648, 64, 40, 8, 152064, 3456),
+    "72B": (8192, 29568, 80, 64, 8, 152064, 3456),
+}
+BILLIONS = {"3B": 3.755, "7B": 8.292, "32B": 33.453, "72B": 73.411}
+"""Parameters of the published models."""
+
+
+def write_config(folder: Path, size: str) -> Path:
+    width, mlp, layers, heads, kv_heads, words, tower_mlp = SHAPES[size]
+    folder.mkdir(parents=True)
+    config = {
+        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
+        "model_type": "qwen2_5_vl",
+        "hidden_size": width,
+        "intermediate_size": mlp,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "vocab_size": words,
+        "max_position_embeddings": 128000,
+        "tie_word_embeddings": size == "3B",
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
+        "vision_config": {
+            "depth": 32,
+            "hidden_size": 1280,
+            "intermediate_size": tower_mlp,
+            "num_heads": 16,
+            "out_hidden_size": width,
+            "patch_size": 14,
+            "window_size": 112,
+            "fullatt_block_indexes": [7, 15, 23, 31],
+        },
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, Path]:
+    """Folders with the published configurations, by size."""
+    folder = tmp_path_factory.mktemp("models")
+    return {size: write_config(folder / f"Qwen2.5-VL-{size}-Instruct", size) for size in SHAPES}
+
+
+class Recipe:
+    """Runs a script with a `python` that only writes down what it is given."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.record = folder, folder / "calls"
+        shim = folder / "bin" / "python"
+        shim.parent.mkdir()
+        shim.write_text('#!/usr/bin/env bash\nprintf "%s\\0" "$@" "" >>"$RECORD"\n')
+        shim.chmod(0o755)
+
+    def run(
+        self, *arguments: str, script: str = RECIPE, command: list[str] | None = None, **variables: str
+    ) -> subprocess.CompletedProcess:
+        environment = {name: value for name, value in os.environ.items() if name not in OURS}
+        environment |= {"PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}", "RECORD": str(self.record)}
+        environment |= variables if command else {"OUTPUT": str(self.folder / "out"), **variables}
+        command = command or ["bash", str(ROOT / script), *arguments]
+        return subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True)
+
+    def calls(self, *arguments: str, **options: Any) -> list[list[str]]:
+        """The calls of python."""
+        self.record.unlink(missing_ok=True)
+        done = self.run(*arguments, **options)
+        assert done.returncode == 0, done.stderr
+        words = self.record.read_text().split("\0")[:-1]
+        calls = [list(group) for empty, group in itertools.groupby(words, key=lambda word: word == "") if not empty]
+        return calls
+
+    def settings(self, *arguments: str, **options: str) -> list[str]:
+        """What the trainer is started with, after the same was checked."""
+        check, train = self.calls(*arguments, **options)
+        assert check[:2] == ["-m", "verl_durian.preflight"] and train[:2] == ["-m", "verl.trainer.main_ppo"]
+        assert check[2:] == train[2:]
+        return train[2:]
+
+    def config(self, *arguments: str, **options: str) -> DictConfig:
+        return compose(self.settings(*arguments, **options))
+
+
+@pytest.fixture
+def recipe(tmp_path) -> Recipe:
+    return Recipe(tmp_path)
+
+
+def validate(config: DictConfig) -> None:
+    """verl's own check of its config, with what the plugin adds to it."""
+    import verl.trainer.ppo.core_algos  # noqa: F401
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils.config import validate_config
+
+    validate_config(config, need_reference_policy(config), need_critic(config))
+
+
+@pytest.mark.parametrize("lora", ["0", "64"])
+@pytest.mark.parametrize("engine", ["fsdp", "megatron"])
+@pytest.mark.parametrize("backbone", ["dapo", "grpo"])
+@pytest.mark.parametrize("size", list(SHAPES))
+def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, size, backbone, engine, lora):
+    config = recipe.config(
+        script=SCRIPTS[engine], MODEL_PATH=str(models[size]), BACKBONE=backbone, LORA_RANK=lora, ESTIMATOR="durian"
+    )
+    validate(config)
+    assert settings.find(config, "qwen2_5_vl") == []
+
+    actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
+    assert (config.data.train_batch_size, actor.ppo_mini_batch_size, rollout.n) == (512, 128, 8)
+    assert (config.data.max_prompt_length, config.data.max_response_length) == (2048, 2048)
+    assert (rollout.temperature, rollout.top_p, rollout.load_format) == (1.0, 1.0, "auto")
+    assert (rollout.val_kwargs.temperature, rollout.val_kwargs.top_p, rollout.val_kwargs.n) == (0.6, 0.95, 1)
+    assert actor.optim.lr == (1e-6 if lora == "0" else 1e-5)
+    assert actor.optim.weight_decay == 0.01 and actor.optim.lr_warmup_steps_ratio == 0
+    assert (actor.optim.clip_grad if engine == "megatron" else actor.grad_clip) == 1.0
+    assert (actor.loss_agg_mode, actor.clip_ratio_c) == ("token-mean", 3.0)
+    assert config.trainer.total_epochs == 15 and config.data.seed == 1
+    assert config.algorithm.adv_estimator == "durian" and not config.algorithm.use_kl_in_reward
+    if backbone == "dapo":
+        assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.use_kl_loss) == (0.2, 0.28, False)
+        assert config.algorithm.filter_groups.enable and config.algorithm.filter_groups.metric == "score"
+        assert config.reward.reward_manager.name == "dapo"
+        assert config.reward.reward_kwargs.overlong_buffer_cfg.len == 512
+        assert config.reward.reward_kwargs.max_resp_len == 2048
+    else:
+        assert (actor.clip_ratio_low, actor.clip_ratio_high) == (0.2, 0.3)
+        assert (actor.use_kl_loss, actor.kl_loss_type, actor.kl_loss_coef) == (True, "low_var_kl", 1e-2)
+        assert not config.algorithm.filter_groups.enable
+        assert "overlong_buffer_cfg" not in config.reward.get("reward_kwargs", {})
+
+    assert actor.strategy == {"fsdp": "fsdp2", "megatron": "megatron"}[engine]
+    assert memory.is_lora(config) == (lora == "64")
+    width, _, layers, heads, kv_heads, words, _ = SHAPES[size]
+    assert heads % rollout.tensor_model_parallel_size == 0
+    if engine == "megatron":
+        assert kv_heads % actor.megatron.tensor_model_parallel_size == 0
+        assert layers % actor.megatron.pipeline_model_parallel_size == 0
+        assert config.actor_rollout_ref.ref.megatron.tensor_model_parallel_size == (
+            actor.megatron.tensor_model_parallel_size
+        )
+    model = Model("qwen2_5_vl", round(1e9 * BILLIONS[size]), layers, width, words, None)
+    (estimate,) = memory.check(config, model, 80e9)
+    assert not estimate.stops and "lower PPO_MICRO_BATCH_SIZE" not in estimate.text, estimate.text
+    training, rollouts = map(int, re.findall(r"(\d+) GB", estimate.text)[:2])
+    (line,) = re.findall(rf"^\| {size} \| {engine} \| (.*) \|$", README, flags=re.MULTILINE)
+    *full, adapters = map(int, line.split(" | "))
+    if lora == "0":
+        state = memory.state(config, model.parameters)
+        kept = [memory.host_bytes(config, model.parameters), state.weights + state.optimizer]
+        assert full == [config.trainer.nnodes, training, rollouts, *(round(size / 1e9) for size in kept)]
+    else:
+        assert adapters == training
+
+
+@pytest.mark.parametrize("size", list(SHAPES))
+def test_parameters_are_counted(models, size):
+    config = AutoConfig.from_pretrained(models[size])
+    assert count_parameters(config) / 1e9 == pytest.approx(BILLIONS[size], abs=1e-3)
+
+
+@pytest.mark.parametrize("backbone", ["dapo", "grpo"])
+@pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_plus_plus_baseline"])
+def test_other_estimators(recipe, models, estimator, backbone):
+    config = recipe.config(MODEL_PATH=str(models["7B"]), ESTIMATOR=estimator, BACKBONE=backbone)
+    validate(config)
+    assert config.algorithm.adv_estimator == estimator
+
+
+def test_variables_and_arguments_win(recipe):
+    config = recipe.config(
+        "actor_rollout_ref.rollout.n=5",
+        "+algorithm.durian.reasoning.num_groups=8",
+        ROLLOUTS="4",
+        DATASET="virl39k",
+        DATA_DIR="/data",
+        LOGGER="[console,wandb]",
+        NNODES="2",
+        NGPUS_PER_NODE="4",
+        RESUME="disable",
+        OVERLONG_BUFFER="0",
+        SEED="7",
+    )
+    assert config.actor_rollout_ref.rollout.n == 5
+    assert config.algorithm.durian.reasoning.num_groups == 8
+    assert config.data.train_files == "/data/virl39k/train.parquet"
+    assert config.data.val_files == "/data/geometry3k/validation.parquet"
+    assert list(config.trainer.logger) == ["console", "wandb"]
+    assert (config.trainer.nnodes, config.trainer.n_gpus_per_node) == (2, 4)
+    assert config.trainer.resume_mode == "disable"
+    assert config.reward.reward_manager.name != "dapo" and config.data.seed == 7
+
+
+def test_paths_hold_on_a_cluster(recipe):
+    """Workers that run already have another working directory and another environment."""
+    for name in ("data/geometry3k", "models/tiny", "old/global_step_3"):
+        (recipe.folder / name).mkdir(parents=True)
+    (recipe.folder / "data/geometry3k/train.parquet").touch()
+    config = recipe.config(MODEL_PATH="models/tiny", OUTPUT="runs/a", RESUME="old/global_step_3")
+    assert config.actor_rollout_ref.model.path == str(recipe.folder / "models/tiny")
+    assert config.data.train_files == str(recipe.folder / "data/geometry3k/train.parquet")
+    assert config.trainer.default_local_dir == str(recipe.folder / "runs/a/checkpoints")
+    assert config.trainer.resume_mode == "resume_path"
+    assert config.trainer.resume_from_path == str(recipe.folder / "old/global_step_3")
+    metrics = config.ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH
+    assert metrics == str(recipe.folder / "runs/a/metrics.jsonl")
+
+
+def test_output_is_named_after_what_is_trained(recipe):
+    config = recipe.config(OUTPUT="", BACKBONE="grpo", ESTIMATOR="rloo")
+    folder = recipe.folder / "outputs/Qwen2.5-VL-7B-Instruct_geometry3k_grpo_rloo"
+    assert config.trainer.default_local_dir == str(folder / "checkpoints") and folder.is_dir()
+
+
+def test_metrics_of_an_interrupted_run_are_kept(recipe):
+    (recipe.folder / "out").mkdir()
+    (recipe.folder / "out/metrics.jsonl").write_text("before\n")
+    recipe.settings()
+    (kept,) = (recipe.folder / "out").iterdir()
+    assert kept.name.startswith("metrics-until-") and kept.read_text() == "before\n"
+
+
+def test_dry_run_starts_nothing(recipe):
+    (check,) = recipe.calls("data.seed=3", "--dry-run")
+    assert check[:2] == ["-m", "verl_durian.preflight"] and check[-2:] == ["data.seed=3", "--dry-run"]
+    assert not (recipe.folder / "out").exists()
+
+
+@pytest.mark.parametrize("variable", ["BACKBONE", "ENGINE"])
+def test_unknown_choices_are_named(recipe, variable):
+    done = recipe.run(**{variable: "ppo"})
+    assert done.returncode == 2 and f"{variable}=ppo: must be " in done.stderr
+
+
+def test_on_the_cpu_the_same_script_runs_small(recipe, tiny_qwen25vl):
+    small = {"MODEL_PATH": str(tiny_qwen25vl), "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu"}
+    config = recipe.config(**small)
+    validate(config)
+    assert config.trainer.device == "cpu" and config.ray_kwargs.ray_init.num_gpus == 1
+    assert config.actor_rollout_ref.rollout.max_model_len == 4096
+    config = recipe.config(**small, RAY_ADDRESS="127.0.0.1:6379")
+    assert "num_gpus" not in config.ray_kwargs.ray_init and config.ray_kwargs.ray_init.num_cpus is None
+
+
+def test_commands_of_the_readme_are_complete(recipe, models):
+    """Every row of the paper's tables has a command, and every command is one that verl accepts."""
+    (recipe.folder / "recipes").symlink_to(ROOT / "recipes")
+    blocks = re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 5
+    calls = [call for block in blocks for call in recipe.calls(command=["bash", "-euc", block])]
+    rows = [call[2:] for call in calls if call[1] == "verl.trainer.main_ppo"]
+    configs = [compose(row) for row in rows]
+    main = {
+        (
+            config.algorithm.adv_estimator,
+            config.algorithm.filter_groups.enable,
+            Path(config.data.train_files).parent.name,
+        )
+        for config in configs
+    }
+    assert main >= {
+        ("grpo", False, "geometry3k"),
+        ("durian", False, "geometry3k"),
+        ("grpo", True, "geometry3k"),
+        ("durian", True, "geometry3k"),
+        ("durian", True, "virl39k"),
+    }
+    options = [config.algorithm.get("durian") or {} for config in configs]
+    groups = {each["reasoning"]["num_groups"] for each in options if "reasoning" in each}
+    assert groups >= {4, 6, 10, 12, 16, 20, 24, 32, 40, 48}
+    weights = {tuple(each["weights"].values()) for each in options if "weights" in each}
+    table_3 = "0.1 0.2 0.7, 0.15 0.25 0.6, 0.2 0.1 0.7, 0.3 0.1 0.6, 0.4 0.3 0.3, 0.6 0.2 0.2, 0.7 0.1 0.2"
+    assert weights >= {tuple(map(float, row.split())) for row in table_3.split(", ")}
+    assert {config.actor_rollout_ref.rollout.n for config in configs} >= {2, 4, 8, 16, 24, 32}
+    for row, config in zip(rows, configs, strict=True):
+        config.actor_rollout_ref.model.path = str(models["7B"])
+        validate(config)
+        assert shlex.join(row).count("default_local_dir") == 1
+    folders = [config.trainer.default_local_dir for config in configs]
+    assert len(set(folders)) == len(folders), "two runs would write to one folder"
+
+
+def test_slurm_starts_ray_on_every_node_and_then_the_recipe(recipe):
+    """With a Slurm that runs every step here, and a Ray that only writes down what it is given."""
+    tools = {
+        "scontrol": "printf 'n1\\nn2\\nn3\\n'",
+        "srun": "node=; while [[ $1 == --* ]]; do case $1 in --nodelist=*) node=${1#*=};; esac; shift; done\n"
+        'NODE=$node "$@"',
+        "hostname": "echo 10.0.0.1 172.17.0.1",
+        "ray": 'echo "$NODE $*" >>ray.calls',
+        "python": 'if [ "$1" = -c ]; then wc -l <ray.calls | sed "s/^ */nodes /"; else\n'
+        'echo "$NODE $RAY_ADDRESS $*" >>python.calls; fi',
+        "sleep": "exec /bin/sleep 0.1",
+    }
+    for name, text in tools.items():
+        (recipe.folder / "bin" / name).write_text(f"#!/usr/bin/env bash\n{text}\n")
+        (recipe.folder / "bin" / name).chmod(0o755)
+    (recipe.folder / "recipes").symlink_to(ROOT / "recipes")
+    slurm = {"SLURM_JOB_NUM_NODES": "3", "SLURM_JOB_NODELIST": "n[1-3]", "SLURM_GPUS_ON_NODE": "4"}
+    slurm |= {"SLURM_SUBMIT_DIR": str(recipe.folder), "SLURM_CPUS_PER_TASK": "16"}
+    done = recipe.run("data.seed=5", script="recipes/slurm.sh", **slurm)
+    assert done.returncode == 0, done.stderr
+    started = sorted((recipe.folder / "ray.calls").read_text().splitlines())
+    everywhere = "--num-cpus=16 --num-gpus=4 --disable-usage-stats --block"
+    assert started == [
+        f"n1 start --head --node-ip-address=10.0.0.1 --port=6379 {everywhere}",
+        f"n2 start --address=10.0.0.1:6379 {everywhere}",
+        f"n3 start --address=10.0.0.1:6379 {everywhere}",
+    ]
+    check, train = (recipe.folder / "python.calls").read_text().splitlines()
+    assert train.startswith("n1 10.0.0.1:6379 -m verl.trainer.main_ppo ") and train.endswith(" data.seed=5")
+    assert " trainer.nnodes=3 " in train and " trainer.n_gpus_per_node=4 " in train

@@ -1,0 +1,59 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Command line: `python -m verl_durian.preflight [--dry-run] SETTING...`."""
+
+import shlex
+import sys
+import warnings
+
+from omegaconf import OmegaConf
+
+DRY_RUN = "--dry-run"
+REFUSED = 2
+
+
+def main(arguments: list[str]) -> int:
+    """Tells the findings on stderr; with `--dry-run` config and command before, on stdout.
+
+    Returns:
+        0 if the run can start, 2 if not.
+    """
+    warnings.simplefilter("ignore")  # of engines that verl could not import; what is needed is checked
+    overrides = [argument for argument in arguments if argument != DRY_RUN]
+    options = [argument for argument in overrides if argument.startswith("-")]
+    if options:
+        print(f"preflight: {options[0]}: no setting such as data.train_batch_size=512; take it out", file=sys.stderr)
+        return REFUSED
+    from verl_durian.preflight.examine import examine
+
+    try:
+        config, findings = examine(overrides)
+    except (ModuleNotFoundError, ValueError) as error:
+        print(f"preflight: {error}", file=sys.stderr)
+        return REFUSED
+    if DRY_RUN in arguments:
+        print(OmegaConf.to_yaml(config, resolve=True))
+        command = ["python", "-m", "verl.trainer.main_ppo", *overrides]
+        print(" \\\n    ".join(shlex.join([word]) for word in command), flush=True)
+    problems = [finding for finding in findings if finding.stops]
+    for finding in findings:
+        print(f"preflight: {'' if finding.stops else 'note: '}{finding.text}", file=sys.stderr)
+    if problems:
+        print(f"preflight: {len(problems)} problem{'s' * (len(problems) > 1)}; nothing is started", file=sys.stderr)
+        return REFUSED
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

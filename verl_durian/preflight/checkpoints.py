@@ -1,0 +1,74 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Room for checkpoints, and the one to go on from."""
+
+import shutil
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from verl_durian.preflight import Finding, memory
+from verl_durian.preflight.model import Model
+
+_STEP = "global_step_"
+
+
+def check(config: DictConfig, model: Model | None) -> list[Finding]:
+    """Checks the checkpoint that is named, and the free disk for those to come.
+
+    Args:
+        config: verl's whole config.
+        model: The model to train; None where it cannot be read.
+    """
+    findings = _check_resume(config)
+    if config.trainer.save_freq > 0 and model is not None:
+        folder = Path(config.trainer.default_local_dir).expanduser().absolute()
+        there = next(each for each in (folder, *folder.parents) if each.exists())
+        findings += check_room(config, model, shutil.disk_usage(there).free)
+    return findings
+
+
+def check_room(config: DictConfig, model: Model, free: float) -> list[Finding]:
+    """Compares the checkpoints that are yet to be written with the free disk, in bytes.
+
+    A checkpoint holds weights and optimizer. verl removes the oldest before it writes another, unless only one is to
+    stay; those of an earlier start it does not touch.
+    """
+    folder, keep = config.trainer.default_local_dir, config.trainer.max_actor_ckpt_to_keep
+    state = memory.state(config, model.parameters)
+    size = state.weights + state.optimizer
+    wanted = 2 if keep == 1 else keep or 1
+    if wanted * size <= free:
+        return []
+    return [
+        Finding(
+            f"trainer.default_local_dir={folder}: {free / 1e9:.0f} GB are free, and {wanted} checkpoints of "
+            f"{size / 1e9:.0f} GB are to come; name another disk (OUTPUT), keep fewer (KEEP) or none (SAVE_FREQ=-1)"
+        )
+    ]
+
+
+def _check_resume(config: DictConfig) -> list[Finding]:
+    trainer = config.trainer
+    if trainer.resume_mode != "resume_path":
+        return []
+    folder = Path(trainer.resume_from_path or "")
+    if not (folder.name.startswith(_STEP) and (folder / "actor").is_dir()):
+        return [
+            Finding(
+                f"trainer.resume_from_path={trainer.resume_from_path}: no checkpoint; name a folder {_STEP}N (RESUME), "
+                "or RESUME=auto for the last one of this run"
+            )
+        ]
+    return []

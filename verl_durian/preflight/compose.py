@@ -1,0 +1,119 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""verl's config from the overrides of a command line, and what Hydra has against them."""
+
+import difflib
+import functools
+import re
+from typing import Any
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import ConfigCompositionException, HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from verl_durian.preflight import Finding, one_line
+from verl_durian.preflight.installation import folder_of
+
+_REFUSED_KEY = re.compile(r"Could not (?:override|append to config. An item is already at) '(.+?)'")
+_KINDS = {bool: "true or false", int: "an integer", float: "a number"}
+
+
+def compose(overrides: list[str]) -> DictConfig:
+    """verl's config for `verl.trainer.main_ppo`, without importing verl.
+
+    Args:
+        overrides: Such as `["data.train_batch_size=512"]`.
+
+    Raises:
+        HydraException: an override that cannot be read, or names an unknown key.
+    """
+    with hydra.initialize_config_dir(str(folder_of("verl") / "trainer" / "config"), version_base=None):
+        return hydra.compose("ppo_trainer", overrides)
+
+
+def compose_what_can_be(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
+    """verl's config from the overrides that Hydra takes, and a finding for each of the others."""
+    taken, findings = [], []
+    parser = OverridesParser.create()
+    for override in overrides:
+        try:
+            readable = not parser.parse_override(override).is_sweep_override()
+        except HydraException:
+            readable = False
+        if readable:
+            taken.append(override)
+        else:
+            findings.append(
+                Finding(
+                    f"{override}: Hydra cannot read this; a setting is written key=value, and a value with one of "
+                    "{}[](),=' in it stands in quotes that the shell leaves: key=\"'value'\""
+                )
+            )
+    while True:
+        try:
+            config = compose(taken)
+            break
+        except ConfigCompositionException as error:
+            key = _REFUSED_KEY.search(str(error))
+            bad = [each for each in taken if key and _key(each) == key.group(1)]
+            if not bad:
+                raise ValueError(f"Hydra cannot compose the config: {one_line(error)}") from error
+            findings.append(Finding(_what_is_wrong(bad[0])))
+            taken = [each for each in taken if each not in bad]
+        except HydraException as error:  # such as a group that does not exist
+            raise ValueError(f"Hydra cannot compose the config: {one_line(error)}") from error
+    last = {_key(override): override for override in taken}  # which is the one that counts
+    wrong = {override: kind for key, override in last.items() if (kind := _other_kind(config, key))}
+    if not wrong:
+        return config, findings
+    findings += [Finding(f"{override}: must be {kind}") for override, kind in wrong.items()]
+    return compose([each for each in taken if each not in wrong]), findings
+
+
+@functools.cache
+def _defaults() -> DictConfig:
+    return compose([])
+
+
+def _key(override: str) -> str:
+    return override.split("=")[0].lstrip("+~")
+
+
+def _other_kind(config: DictConfig, key: str) -> str | None:
+    """What the value of a key must be, where it is something else than verl's default is; null is left to verl."""
+    default, value = (OmegaConf.select(each, key, throw_on_missing=False) for each in (_defaults(), config))
+    kind = type(default)
+    if kind not in _KINDS or value is None or type(value) is kind or (kind is float and type(value) is int):
+        return None
+    if kind is int and type(value) is float:
+        return None  # verl writes 0 and 1 where a fraction may stand
+    return _KINDS[kind]
+
+
+def _what_is_wrong(override: str) -> str:
+    """Why Hydra does not take an override: its key is unknown, or known and has a + in front."""
+    if override.startswith("+"):
+        return f"{override}: verl has this key already; write it without the +"
+    node: Any = _defaults()
+    path: list[str] = []
+    for part in _key(override).split("."):
+        if not OmegaConf.is_dict(node) or part not in node:
+            break
+        node = node[part]
+        path.append(part)
+    known = list(map(str, node)) if OmegaConf.is_dict(node) else []
+    near = difflib.get_close_matches(part, known, n=3) or known[:12]
+    remedy = f"; in {'.'.join(path) or 'its config'} there is {', '.join(near)}" if near else ""
+    return f"{override}: verl has no such key{remedy}; a key of your own takes a + in front"

@@ -1,0 +1,73 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The advantage estimator and what it makes of a batch."""
+
+import difflib
+
+from omegaconf import DictConfig
+
+from verl_durian.preflight import Finding, note
+
+_COMPARE_ROLLOUTS = (
+    "durian gdpo gpg grpo grpo_passk grpo_vectorized opo reinforce_plus_plus_baseline rloo rloo_vectorized".split()
+)
+"""Estimators that hold a rollout against the others of its prompt."""
+
+
+def check(config: DictConfig) -> list[Finding]:
+    """Checks the estimator's name and options, and the number of rollouts and prompts. Needs verl.
+
+    Args:
+        config: verl's whole config.
+    """
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    from verl_durian import start_checks
+    from verl_durian.config import DurianConfig
+
+    name, rollouts = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
+    findings = []
+    known = sorted(str(getattr(each, "value", each)) for each in ADV_ESTIMATOR_REGISTRY)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        findings.append(Finding(f"algorithm.adv_estimator={name}: {meant}verl knows {', '.join(known)}"))
+    lone = f"actor_rollout_ref.rollout.n={rollouts}"
+    if rollouts < 2 and name in _COMPARE_ROLLOUTS:
+        findings.append(
+            Finding(f"{lone}: {name} compares the rollouts of a prompt with each other; set it to 2 or more, such as 8")
+        )
+    elif rollouts < 2 and config.algorithm.filter_groups.enable:
+        findings.append(
+            Finding(
+                f"{lone}: algorithm.filter_groups.enable=True drops every prompt whose rollouts are alike, so all; "
+                "set n to 2 or more, or switch the filter off"
+            )
+        )
+    if not start_checks.is_durian(name):
+        return findings
+    try:
+        start_checks.check_options(config.algorithm)
+    except ValueError as error:
+        return [*findings, Finding(str(error))]
+    options, prompts = DurianConfig.from_algorithm(config.algorithm), config.data.train_batch_size
+    groups = options.reasoning.num_groups
+    if options.weights.reasoning > 0 and prompts < 2 * groups:
+        findings.append(
+            note(
+                f"data.train_batch_size={prompts}: with algorithm.durian.reasoning.num_groups={groups} most groups "
+                "hold one prompt or none, and a group of one is that prompt's GRPO; take more prompts or fewer groups"
+            )
+        )
+    return findings

@@ -1,0 +1,67 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""All checks, in an order in which none needs what an earlier one refused."""
+
+from omegaconf import DictConfig
+
+from verl_durian.preflight import (
+    Finding,
+    checkpoints,
+    data,
+    estimator,
+    installation,
+    machine,
+    model,
+    settings,
+    verl_checks,
+)
+from verl_durian.preflight.compose import compose_what_can_be
+
+
+def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
+    """Composes verl's config and checks it, the machine, the model and the data.
+
+    Where nothing is trained (`trainer.val_only`), nothing is said of what training alone needs.
+
+    Args:
+        overrides: Those for `verl.trainer.main_ppo`.
+
+    Returns:
+        The config without what Hydra does not take, and the findings.
+
+    Raises:
+        ModuleNotFoundError: verl is not installed.
+        ValueError: Hydra makes no config of it at all.
+    """
+    config, refused = compose_what_can_be(overrides)
+    trains = not config.trainer.val_only
+    of_verl = installation.check()
+    findings = refused + of_verl + installation.check_packages(config)
+    if not of_verl:
+        if trains:
+            findings += estimator.check(config)
+        if not refused:
+            findings += verl_checks.check(config)
+    read, model_type = None, None
+    try:
+        read = model.read(config.actor_rollout_ref.model)
+        model_type = read.type if read else None
+    except ValueError as error:
+        findings.append(Finding(str(error)))
+    findings += [Finding(text) for text in settings.find(config, model_type)]
+    findings += data.check(config, read)
+    findings += machine.check(config, read if trains else None)
+    if trains:
+        findings += checkpoints.check(config, read)
+    return config, findings

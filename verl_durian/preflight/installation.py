@@ -1,0 +1,69 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Whether verl, the plugin and what the settings need are installed."""
+
+from importlib.util import find_spec
+from pathlib import Path
+
+from omegaconf import DictConfig
+
+from verl_durian.preflight import Finding
+
+
+def folder_of(package: str) -> Path:
+    """Where a package is, without importing it.
+
+    Raises:
+        ModuleNotFoundError: it is not installed.
+    """
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise ModuleNotFoundError(f"{package} is not installed")
+    return Path(spec.submodule_search_locations[0])
+
+
+def check() -> list[Finding]:
+    """Imports verl and looks whether it is a release we know, with our plugin in place."""
+    from verl_durian.doctor import look_here
+
+    return [
+        Finding(f"{found['subject']}: {found['detail']}; {found['remedy']}")
+        for found in look_here()
+        if not found["good"]
+    ]
+
+
+def check_packages(config: DictConfig) -> list[Finding]:
+    """Looks for the packages that these settings need besides verl's own requirements."""
+    model = config.actor_rollout_ref
+    megatron = model.actor.strategy == "megatron"
+    attention = model.model.override_config.get("attn_implementation", "flash_attention_2")
+    needed = {
+        "vllm": (model.rollout.name == "vllm", "verl[vllm]"),
+        "megatron.core": (megatron, "verl[megatron]"),
+        "megatron.bridge": (megatron, "verl[megatron]"),
+        "flash_attn": (not megatron and attention == "flash_attention_2", "verl[fsdp]"),
+    }
+    return [
+        Finding(f'{module}: not installed, and these settings need it; pip install "{extra}", as verl tells to')
+        for module, (wanted, extra) in needed.items()
+        if wanted and not _installed(module)
+    ]
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
