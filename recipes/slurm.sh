@@ -39,6 +39,9 @@ mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname -I | awk '{ print $1 }')
 on() { srun --overlap --nodes=1 --ntasks=1 --nodelist="$@"; }
 
+# Only this job's processes may speak to its Ray; older releases of Ray take no notice.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(head -c 32 /dev/urandom | sha256sum | cut -d " " -f 1)}
+
 # --block: a Ray that ends ends its step, and Slurm ends all steps with the job.
 resources=(--num-cpus="${SLURM_CPUS_PER_TASK:-64}" --num-gpus="$NGPUS_PER_NODE" --disable-usage-stats --block)
 on "${nodes[0]}" ray start --head --node-ip-address="$head" --port="$RAY_PORT" "${resources[@]}" &
