@@ -14,14 +14,12 @@
 """A model is trained for a step and saved by one recipe, merged and evaluated by the other; many checks of that."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import recipe
 from evaluation_fixtures import SCHEMA, write_benchmarks
 from PIL import Image
 
@@ -29,24 +27,8 @@ from verl_durian.evaluation.paper import BENCHMARKS
 from verl_durian.quickstart.model import write_model
 from verl_durian.reward import compute_score
 
-ROOT = Path(__file__).parents[2]
-SMALL = {"NGPUS_PER_NODE": "1", "MAX_PROMPT_LENGTH": "128", "MAX_RESPONSE_LENGTH": "24"}
+LENGTHS = {"MAX_PROMPT_LENGTH": 128, "MAX_RESPONSE_LENGTH": 24}
 TOO_LONG = "mathvista-long"
-
-
-def recipe(name: str, *arguments: object, **environment: object) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        ["bash", ROOT / "recipes" / name, *map(str, arguments)],
-        env={
-            **os.environ,
-            **SMALL,
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-            **{key: str(value) for key, value in environment.items()},
-        },
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
 
 
 def add_a_question_that_is_too_long(file: Path) -> None:
@@ -66,7 +48,7 @@ class Run:
         add_a_question_that_is_too_long(self.data / "mathvista" / "testmini.parquet")
         write_model(out / "model")
         questions = self.data / "mathverse" / "testmini.parquet"
-        trained = recipe(
+        trained = recipe.run(
             "run_qwen25vl_durian.sh",
             "trainer.val_before_train=False",
             BACKBONE="grpo",
@@ -75,17 +57,14 @@ class Run:
             TRAIN_FILES=questions,
             VAL_FILES=questions,
             OUTPUT=out / "train",
-            TRAIN_BATCH_SIZE=8,
-            PPO_MINI_BATCH_SIZE=8,
-            PPO_MICRO_BATCH_SIZE=8,
-            ROLLOUTS=2,
             TOTAL_STEPS=1,
             SAVE_FREQ=1,
             TEST_FREQ=-1,
+            **LENGTHS,
         )
         assert trained.returncode == 0, trained.stdout[-5000:]
         self.checkpoint = out / "train" / "checkpoints" / "global_step_1"
-        done = recipe("run_eval.sh", self.checkpoint, DATA_DIR=self.data, OUTPUT=self.output)
+        done = recipe.run("run_eval.sh", self.checkpoint, DATA_DIR=self.data, OUTPUT=self.output, **LENGTHS)
         self.told = done.stdout
         assert done.returncode == 0, self.told[-5000:]
         self.report = json.loads((self.output / "report.json").read_text())
@@ -162,7 +141,8 @@ def test_it_ends_with_the_table(run):
 )
 def test_what_cannot_work_is_refused_at_once(run, tmp_path, arguments, environment, remedy):
     named = [argument.format(model=run.checkpoint.parents[2] / "model", data=run.data) for argument in arguments]
-    done = recipe("run_eval.sh", *named, **{"DATA_DIR": run.data, "OUTPUT": tmp_path / "eval", **environment})
+    variables = {"DATA_DIR": run.data, "OUTPUT": tmp_path / "eval", **LENGTHS, **environment}
+    done = recipe.run("run_eval.sh", *named, **variables)
     assert done.returncode != 0
     assert remedy in done.stdout
     assert "ray init kwargs" not in done.stdout

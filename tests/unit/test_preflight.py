@@ -35,9 +35,9 @@ from verl_durian.preflight import checkpoints, data, estimator, machine, memory,
 from verl_durian.preflight.__main__ import main
 from verl_durian.preflight.compose import compose
 from verl_durian.preflight.examine import examine
-from verl_durian.preflight.model import Model, read
+from verl_durian.preflight.model import Model, check_context, read
 
-LARGE = Model("qwen2_5_vl", 73_411_000_000, 80, 8192, 152064, None)
+LARGE = Model("qwen2_5_vl", 73_411_000_000, 80, 8192, 152064, 128000, None)
 
 
 def picture(size: int = 56) -> bytes:
@@ -173,6 +173,12 @@ def test_overrides_that_hydra_does_not_take(run):
     told = {override: text for text in problems for override in wrong if text.startswith(f"{override}: ")}
     assert len(told) == len(problems) == len(wrong)
     assert all(wrong[override] in text for override, text in told.items())
+
+
+def test_lengths_beyond_the_models_context_are_refused(run):
+    problem = run.problem(check_context, {"data.max_response_length": 10**6})
+    assert "data.max_response_length=1000000: 1000064 tokens, and the model reads" in problem
+    assert "MAX_RESPONSE_LENGTH" in problem
 
 
 def test_what_only_training_needs_is_not_asked_for_where_nothing_is_trained(run):
@@ -410,7 +416,7 @@ def test_images_that_the_model_cannot_take(run, tmp_path):
 
 def test_images_that_cannot_be_scored(run):
     config = run.config()
-    other = Model("llava", 1, 1, 1, 1, type("P", (), {"image_processor": None}))
+    other = Model("llava", 1, 1, 1, 1, 1, type("P", (), {"image_processor": None}))
     (finding,) = data._check_perceptual([row()], True, "data.train_files=f", config, other)
     assert "cannot be scored by the vision tower of a llava" in finding.text
     assert data._check_perceptual([row(visual_entropy=1.0)], True, "data.train_files=f", config, other) == []

@@ -90,6 +90,13 @@ def test_buffer_is_found_in_the_source_of_vllm() -> None:
 
 
 @needs_transformers_5
+@pytest.mark.parametrize(("length", "refused"), [(0, True), (1, False), (64, False), (65, True)])
+def test_an_overlong_buffer_longer_than_a_response_is_refused(length: int, refused: bool) -> None:
+    buffer = "+reward.reward_kwargs.overlong_buffer_cfg"
+    found = problems({"+reward.reward_kwargs.max_resp_len": 64, f"{buffer}.enable": True, f"{buffer}.len": length})
+    assert [f"overlong_buffer_cfg.len={length}: must be from 1 to" in problem for problem in found] == [True] * refused
+
+
 @pytest.mark.parametrize(
     ("changes", "refused"),
     [

@@ -181,7 +181,7 @@ def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, si
         assert config.actor_rollout_ref.ref.megatron.tensor_model_parallel_size == (
             actor.megatron.tensor_model_parallel_size
         )
-    model = Model("qwen2_5_vl", round(1e9 * BILLIONS[size]), layers, width, words, None)
+    model = Model("qwen2_5_vl", round(1e9 * BILLIONS[size]), layers, width, words, 128000, None)
     (estimate,) = memory.check(config, model, 80e9)
     assert not estimate.stops and "lower PPO_MICRO_BATCH_SIZE" not in estimate.text, estimate.text
     training, rollouts = map(int, re.findall(r"(\d+) GB", estimate.text)[:2])

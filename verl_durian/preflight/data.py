@@ -192,9 +192,11 @@ def _check_lengths(rows: list[dict[str, Any]], where: str, config: DictConfig, m
     text = f"{where}: {over} of the first {len(rows)} prompts are longer than data.max_prompt_length={longest} tokens "
     text += f"(the longest has {max(lengths)})"
     remedy = "; raise it (MAX_PROMPT_LENGTH), or make the images smaller"
-    if over == len(rows) or (over and not config.data.filter_overlong_prompts):
+    filtered, trains = config.data.filter_overlong_prompts, not config.trainer.val_only
+    if over == len(rows) or (over and trains and not filtered):
         return [Finding(text + remedy)]
-    return [note(f"{text} and will be left out{remedy}")] if over else []
+    fate = "will be left out" if filtered else "will count as wrong"
+    return [note(f"{text} and {fate}{remedy}")] if over else []
 
 
 def _prompt_tokens(row: dict[str, Any], config: DictConfig, model: Model) -> int:

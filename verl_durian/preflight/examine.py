@@ -59,6 +59,8 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
         model_type = read.type if read else None
     except ValueError as error:
         findings.append(Finding(str(error)))
+    if read is not None:
+        findings += model.check_context(config, read)
     findings += [Finding(text) for text in settings.find(config, model_type)]
     findings += data.check(config, read)
     findings += machine.check(config, read if trains else None)

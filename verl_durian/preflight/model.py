@@ -20,7 +20,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from verl_durian.preflight import one_line
+from verl_durian.preflight import Finding, one_line
 
 _WHERE = "actor_rollout_ref.model.path"
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -38,6 +38,8 @@ class Model:
     """Of the language model, as the two that follow."""
     width: int
     vocabulary: int
+    context: int
+    """Tokens of prompt and response that it reads."""
     processor: Any
     """transformers' processor of texts and images, or the tokenizer of a model that takes texts alone."""
 
@@ -109,8 +111,23 @@ def read(settings: DictConfig) -> Model | None:
         text.num_hidden_layers,
         text.hidden_size,
         text.vocab_size,
+        text.max_position_embeddings,
         processor,
     )
+
+
+def check_context(config: DictConfig, model: Model) -> list[Finding]:
+    """Whether the model reads prompts and responses of the length that the settings allow; vLLM refuses others."""
+    prompt, response = config.data.max_prompt_length, config.data.max_response_length
+    wanted = config.actor_rollout_ref.rollout.max_model_len or prompt + response
+    if wanted <= model.context:
+        return []
+    return [
+        Finding(
+            f"data.max_prompt_length={prompt} and data.max_response_length={response}: {wanted} tokens, and the model "
+            f"reads {model.context}; lower them (MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH)"
+        )
+    ]
 
 
 def count_parameters(config: Any) -> int:

@@ -33,10 +33,22 @@ def find(config: DictConfig, model_type: str | None) -> list[str]:
     Returns:
         Every problem with its remedy, one line each.
     """
-    problems = _micro_batches_that_do_not_divide(config)
+    problems = _micro_batches_that_do_not_divide(config) + _overlong_buffer(config)
     if model_type in (*QWEN2_VL_FAMILY, None):
         problems += _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
     return problems
+
+
+def _overlong_buffer(config: DictConfig) -> list[str]:
+    """A penalty over more tokens than a response has, at which verl's reward workers end, and with them every rollout."""
+    kwargs = OmegaConf.select(config, "reward.reward_kwargs") or {}
+    longest, buffer = kwargs.get("max_resp_len"), kwargs.get("overlong_buffer_cfg") or {}
+    if not buffer.get("enable") or longest is None or 0 < buffer.get("len", 0) <= longest:
+        return []
+    return [
+        f"reward.reward_kwargs.overlong_buffer_cfg.len={buffer.get('len')}: must be from 1 to "
+        f"reward.reward_kwargs.max_resp_len={longest}; lower it (OVERLONG_BUFFER), 0 leaves the penalty out"
+    ]
 
 
 def _noise_in_image_normalization(config: DictConfig) -> list[str]:

@@ -56,6 +56,9 @@ MARKS = ("<think>", "</think>", "\\boxed{")
 VOCABULARY = 512
 """Upper bound of the tokenizer's size before `MARKS`: 8 special tokens, 256 bytes, and merges up to whole words."""
 
+CONTEXT = 1024
+"""Tokens of a prompt and its response together: room for prompts of other data, in which most tokens are letters."""
+
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}{% for part in message['content'] %}"
@@ -87,7 +90,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         eos_token=END,
         pad_token=PAD,
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),
-        model_max_length=512,
+        model_max_length=CONTEXT,
         chat_template=CHAT_TEMPLATE,
     )
 
@@ -115,7 +118,7 @@ def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
             "num_hidden_layers": 3,
             "num_attention_heads": 4,
             "num_key_value_heads": 2,
-            "max_position_embeddings": 512,
+            "max_position_embeddings": CONTEXT,
             "rms_norm_eps": 1e-6,
             "tie_word_embeddings": False,
             "rope_parameters": {

@@ -1,0 +1,165 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The paper's experiment from end to end, in small: copies of the sets with their real schemas -> `verl-durian prepare`
+-> the training recipe, every backbone with every estimator, a run that is killed and goes on -> the five benchmarks."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import suppress
+from pathlib import Path
+
+import prepare_fixtures
+import psutil
+import pyarrow.parquet as pq
+import pytest
+import recipe
+
+from verl_durian.evaluation.paper import BENCHMARKS
+from verl_durian.quickstart.model import write_model
+
+STEPS = 4
+LENGTHS = {"MAX_PROMPT_LENGTH": 768, "MAX_RESPONSE_LENGTH": 24}  # the model's tokens are letters, mostly
+
+
+class Experiment:
+    """Data, model and runs, in one folder."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.data, self.model = folder, folder / "data", folder / "model"
+        write_model(self.model)
+        for name, make in prepare_fixtures.FIXTURES.items():
+            make(folder / "sources" / name)
+            prepare = [str(Path(sys.executable).with_name("verl-durian")), "prepare", name]
+            prepare += ["--source", str(folder / "sources" / name), "--output", str(self.data / name)]
+            subprocess.run(prepare, check=True, capture_output=True)
+
+    def variables(self, name: str, **others: object) -> dict[str, object]:
+        return {
+            "MODEL_PATH": self.model,
+            "DATA_DIR": self.data,
+            "OUTPUT": self.folder / name,
+            "VERL_DURIAN_CACHE": self.folder / "cache",
+            "TEST_FREQ": -1,
+            "SAVE_FREQ": -1,
+            "OVERLONG_BUFFER": 8,
+            **LENGTHS,
+            **others,
+        }
+
+    def metrics(self, name: str) -> dict[int, dict[str, float]]:
+        """Those of each step that the last start of a run logged."""
+        lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
+        return {entry["step"]: entry["data"] for entry in map(json.loads, lines)}
+
+
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory) -> Experiment:
+    return Experiment(tmp_path_factory.mktemp("recipes"))
+
+
+# durian on dapo, and grpo on grpo, are trained by the other tests of this folder; durian on grpo is killed below.
+@pytest.mark.parametrize(
+    ("backbone", "estimator"),
+    [
+        ("dapo", "grpo"),
+        ("dapo", "rloo"),
+        ("grpo", "rloo"),
+        ("dapo", "reinforce_plus_plus_baseline"),
+        ("grpo", "reinforce_plus_plus_baseline"),
+    ],
+)
+def test_every_backbone_trains_with_every_estimator(experiment, backbone, estimator):
+    name = f"{backbone}_{estimator}"
+    variables = experiment.variables(name, BACKBONE=backbone, ESTIMATOR=estimator, DATASET="virl39k", TOTAL_STEPS=2)
+    done = recipe.run("run_qwen25vl_durian.sh", "trainer.val_before_train=False", **variables)
+    assert done.returncode == 0, done.stdout[-5000:]
+    metrics = experiment.metrics(name)
+    assert sorted(metrics) == [1, 2]
+    for step in metrics.values():
+        assert step["actor/lr"] == 1e-6 and ("actor/kl_loss" in step) == (backbone == "grpo")
+        assert not any(key.startswith("durian/") for key in step)
+
+
+def prompts(folder: Path) -> dict[int, Counter[str]]:
+    """What was asked in each step."""
+    return {
+        int(file.stem): Counter(json.loads(line)["input"] for line in file.read_text().splitlines())
+        for file in folder.glob("*.jsonl")
+    }
+
+
+def kill(process: subprocess.Popen) -> None:
+    """As if the machine stopped: the recipe and all of Ray at once."""
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    for number in (signal.SIGSTOP, signal.SIGKILL):
+        for member in family:
+            with suppress(psutil.Error):  # it may be gone
+                member.send_signal(number)
+    process.wait()
+
+
+def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment):
+    def start(name: str) -> tuple[list[str], dict[str, object]]:
+        dump = experiment.folder / name / "rollouts"
+        options = ["trainer.val_before_train=False", f"trainer.rollout_data_dir={dump}"]
+        variables = experiment.variables(name, BACKBONE="grpo", TOTAL_STEPS=STEPS, SAVE_FREQ=1)
+        return options, variables
+
+    options, variables = start("undisturbed")
+    done = recipe.run("run_qwen25vl_durian.sh", *options, **variables)
+    assert done.returncode == 0, done.stdout[-5000:]
+    expected = prompts(experiment.folder / "undisturbed" / "rollouts")
+    assert sorted(expected) == [1, 2, 3, 4] and expected[1] != expected[2]
+
+    options, variables = start("killed")
+    folder = experiment.folder / "killed"
+    saved = folder / "checkpoints" / "latest_checkpointed_iteration.txt"
+    with (experiment.folder / "killed.log").open("w") as log:
+        process = subprocess.Popen(
+            recipe.command("run_qwen25vl_durian.sh", *options),
+            env=recipe.environment(**variables),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        while not saved.exists() or int(saved.read_text() or 0) < 2:
+            assert process.poll() is None, (experiment.folder / "killed.log").read_text()[-5000:]
+            time.sleep(0.1)
+        kill(process)
+    last = int(saved.read_text())
+    done = recipe.run("run_qwen25vl_durian.sh", *options, **variables)
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert sorted(experiment.metrics("killed")) == list(range(last + 1, STEPS + 1))
+    assert prompts(folder / "rollouts") == expected
+    (before,) = folder.glob("metrics-until-*.jsonl")
+    steps = [json.loads(line)["step"] for line in before.read_text().splitlines()]
+    assert steps[:last] == list(range(1, last + 1))
+    for step in experiment.metrics("killed").values():
+        assert step["durian/prompts/num"] == 8
+
+
+def test_the_five_benchmarks_are_scored(experiment):
+    output = experiment.folder / "evaluation"
+    done = recipe.run("run_eval.sh", experiment.model, DATA_DIR=experiment.data, OUTPUT=output, **LENGTHS)
+    assert done.returncode == 0, done.stdout[-5000:]
+    report = json.loads((output / "report.json").read_text())
+    rows = {name: pq.read_metadata(*(experiment.data / name).glob("*.parquet")).num_rows for name in BENCHMARKS}
+    assert {name: each["questions"] for name, each in report["benchmarks"].items()} == rows
+    assert [each["unanswered"] for each in report["benchmarks"].values()] == [[]] * len(BENCHMARKS)
+    assert set(report["benchmarks"]["hallusionbench"]["groups"]) == {"aAcc", "fAcc", "qAcc", "mean"}
+    assert report["benchmarks"]["wemath"]["problems"]["problems"] > 0
+    assert 0 <= report["average"] <= 1
