@@ -40,7 +40,7 @@ def find(config: DictConfig, model_type: str | None) -> list[str]:
 
 
 def _overlong_buffer(config: DictConfig) -> list[str]:
-    """A penalty over more tokens than a response has, at which verl's reward workers end, and with them every rollout."""
+    """A penalty over more tokens than a response has, at which verl's reward workers end, and every rollout fails."""
     kwargs = OmegaConf.select(config, "reward.reward_kwargs") or {}
     longest, buffer = kwargs.get("max_resp_len"), kwargs.get("overlong_buffer_cfg") or {}
     if not buffer.get("enable") or longest is None or 0 < buffer.get("len", 0) <= longest:
