@@ -320,8 +320,7 @@ def test_jsonl_is_read_too(run):
     file = run.folder / "train.jsonl"
     rows = [row("red?", images=[]) for _ in range(24)]
     file.write_text("".join(json.dumps(each) + "\n" for each in rows))
-    (note,) = run.notes(data.check, {"data.train_files": file})
-    assert "have no image" in note
+    assert "the first 16 rows have no image" in run.problem(data.check, {"data.train_files": file})
 
 
 @pytest.mark.parametrize(
@@ -386,12 +385,22 @@ def test_too_few_rows_for_a_step(run):
     assert "the training set has 10 rows" in run.problem(data.check, {"data.train_max_samples": 10})
 
 
-def test_text_only_data_are_a_note(run):
+def test_text_only_data_leave_the_perceptual_axis_empty(run):
     run.write(*[row("red?", images=[])] * 24)
-    (note,) = run.notes(data.check)
+    megatron = {"actor_rollout_ref.actor.strategy": "megatron"}  # has no code of its own for the model
+    (note,) = run.notes(data.check, megatron)
     assert "have no image" in note and "+algorithm.durian.weights.perceptual=0" in note
-    assert run.notes(data.check, {"algorithm.durian.weights.perceptual": 0}) == []
-    assert run.notes(data.check, {"algorithm.adv_estimator": "grpo"}) == []
+    assert run.notes(data.check, {**megatron, "algorithm.durian.weights.perceptual": 0}) == []
+    assert run.notes(data.check, {**megatron, "algorithm.adv_estimator": "grpo"}) == []
+
+
+def test_rows_without_image_on_which_verl_crashes(run):
+    run.write(*[row("red?", images=[])] * 24)
+    problem = run.problem(data.check, {"algorithm.adv_estimator": "grpo"})
+    assert "16 of the first 16 rows have no image, and verl crashes on a micro batch of such rows" in problem
+    run.write(*[row("red?", images=[])] * 3, *[row()] * 21)
+    (note,) = run.notes(data.check)
+    assert "3 of the first 16 rows have no image" in note and "PPO_MICRO_BATCH_SIZE" in note
 
 
 def test_images_that_the_model_cannot_take(run, tmp_path):

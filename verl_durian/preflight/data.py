@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
 from verl_durian.config import DurianConfig
-from verl_durian.preflight import Finding, note, one_line
+from verl_durian.preflight import Finding, note, one_line, settings
 from verl_durian.preflight.model import Model
 from verl_durian.start_checks import is_durian
 from verl_durian.vision_families import FAMILIES
@@ -113,8 +113,10 @@ def _check_file(file: str, where: str, config: DictConfig, model: Model | None) 
             )
         ], count
     findings = []
+    if where.startswith("data.train_files") and not config.trainer.val_only and model is not None:
+        findings += _check_texts(rows, where, config, model)
     if where.startswith("data.train_files") and is_durian(config.algorithm.adv_estimator):
-        findings = _check_perceptual(rows, has_images, where, config, model)
+        findings += _check_perceptual(rows, has_images, where, config, model)
     if model is not None and not any(finding.stops for finding in findings):
         findings += _check_lengths(rows, where, config, model)
     return findings, count
@@ -149,6 +151,22 @@ def _row_problem(row: dict[str, Any], number: int, config: DictConfig) -> str | 
                 f"each, or name the column (data.{key.rstrip('s')}_key)"
             )
     return None
+
+
+def _check_texts(rows: list[dict[str, Any]], where: str, config: DictConfig, model: Model) -> list[Finding]:
+    """Whether rows without image would make micro batches on which verl crashes."""
+    if model.type not in settings.QWEN2_VL_FAMILY or not settings.needs_images(config):
+        return []
+    keys = (config.data.image_key, config.data.video_key)
+    without = sum(not any(row.get(key) for key in keys) for row in rows)
+    text = f"{where}: {without} of the first {len(rows)} rows have no image, and verl crashes on a micro batch of such"
+    if without == len(rows):
+        return [Finding(f"{text} rows; add rows with images, or train a model that takes texts alone")]
+    return (
+        [note(f"{text} rows alone; take them out, or make a micro batch large (PPO_MICRO_BATCH_SIZE)")]
+        if without
+        else []
+    )
 
 
 def _check_perceptual(

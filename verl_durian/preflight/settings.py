@@ -142,6 +142,12 @@ def _log_prob_micro_batches(config: DictConfig) -> list[str]:
     ]
 
 
+def needs_images(config: DictConfig) -> bool:
+    """Whether verl's code for a model of the `QWEN2_VL_FAMILY` crashes on a micro batch without any image."""
+    fsdp = config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2")
+    return fsdp and int(version("transformers").split(".")[0]) >= 5
+
+
 def _micro_batches_of_padding(config: DictConfig) -> list[str]:
     """Micro batches of nothing but verl's padding rows, on which its Qwen2-VL code crashes.
 
@@ -160,8 +166,7 @@ def _micro_batches_of_padding(config: DictConfig) -> list[str]:
     P follows from the settings unless rollouts fail or have several outputs, which this cannot foresee.
     """
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    old_transformers = int(version("transformers").split(".")[0]) < 5
-    if old_transformers or not config.trainer.use_v1 or actor.strategy not in ("fsdp", "fsdp2"):
+    if not config.trainer.use_v1 or not needs_images(config):
         return []
     ranks, padding = _ranks(config), _padding_rows(config)
     padding_per_rank = -(-padding // ranks)
