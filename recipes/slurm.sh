@@ -37,7 +37,8 @@ export NNODES=$SLURM_JOB_NUM_NODES NGPUS_PER_NODE=${SLURM_GPUS_ON_NODE:-8}
 
 mapfile -t nodes < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 head=$(srun --nodes=1 --ntasks=1 --nodelist="${nodes[0]}" hostname -I | awk '{ print $1 }')
-on() { srun --overlap --nodes=1 --ntasks=1 --nodelist="$@"; }
+# srun does not inherit the job's --cpus-per-task.
+on() { srun --overlap --nodes=1 --ntasks=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-64}" --nodelist="$@"; }
 
 # Only this job's processes may speak to its Ray; older releases of Ray take no notice.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=${RAY_AUTH_TOKEN:-$(head -c 32 /dev/urandom | sha256sum | cut -d " " -f 1)}

@@ -208,6 +208,7 @@ def virl39k(folder: Path) -> None:
     )
     add("<image>What is this?", "\\boxed{a lost picture}", "images/lost.png")
     add("<image>What is this?", "\\boxed{}", "images/chart-0.png")
+    add("<image>\nFind x.\n(A) 12\n(B) 13\n(C) 17\n(D) 60", "\\boxed{\\text{B. 13}}", "images/triangle-0.png")
     folder.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.Table.from_pylist(rows), folder / "39Krelease.parquet")
     with zipfile.ZipFile(folder / "images.zip", "w") as archive:

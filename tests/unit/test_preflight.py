@@ -476,6 +476,9 @@ def test_memory_that_cannot_suffice(run):
     ):
         problem, estimate = memory.check(gpu_settings(run, sound | changes), LARGE, 80e9)
         assert problem.stops and told in problem.text
+    policy = {"actor_rollout_ref.actor.strategy": "fsdp2", "actor_rollout_ref.actor.fsdp_config.offload_policy": True}
+    (estimate,) = memory.check(gpu_settings(run, {tp: 8, nodes: 1, **policy}), LARGE, 80e9)
+    assert not estimate.stops
     micro = {"actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 64, "data.max_response_length": 2048}
     (estimate,) = memory.check(gpu_settings(run, sound | micro), LARGE, 80e9)
     assert not estimate.stops and "lower PPO_MICRO_BATCH_SIZE" in estimate.text

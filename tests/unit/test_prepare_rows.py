@@ -43,6 +43,7 @@ def test_a_question_has_as_many_marks_as_images_and_no_other(question, images):
         ("<image2> or <image1>?", 2, "<image> or <image>?", [1, 0]),
         ("Is <image1> here? <image1>", 1, "Is <image> here? <image1>", [0]),
         ("Is <image2> here?", 2, "<image>Is <image> here?", [0, 1]),
+        ("<image>Which?", 2, "<image><image>Which?", [0, 1]),
         ("<image><image>Which?", 1, "<image>< image >Which?", [0]),
         ("<image>\nFind x.", 0, "Find x.", []),
         ("The tags <image> and <video>", 0, "The tags < image > and < video >", []),

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from verl.trainer.ppo.utils import create_rl_dataset
 
 from verl_durian import cli
+from verl_durian.prepare import mathvision
 from verl_durian.prepare.rows import THINKING_PROMPT
 from verl_durian.prepare.sets import SETS
 from verl_durian.reward import compute_score
@@ -182,10 +183,11 @@ def test_virl39k(prepared):
     )
     assert asked(train["Fixture-18"])[1] == "50\\%"
     assert asked(train["Fixture-19"])[0].startswith("Compare <image> with <image>:")
-    assert asked(train["Fixture-20"]) == ("What is $1 + \\frac{1}{2}$?", "\\frac{3}{2}", "number", [])
-    assert asked(train["Fixture-21"])[0].startswith("In HTML, what do the tags < image > and < video >")
-    assert json.loads(train["Fixture-20"]["extra_info"]["metadata"])["PassRate_32BTrained"] == 1.0
+    assert asked(train["Fixture-24"])[1:] == ("B", "choice", ["12", "13", "17", "60"])
+    assert json.loads(train["Fixture-0"]["extra_info"]["metadata"])["PassRate_32BTrained"] == 0.5
     assert dropped(prepared, "virl39k") == {
+        "Fixture-20": "no image",
+        "Fixture-21": "no image",
         "Fixture-22": "an image is not there images/lost.png",
         "Fixture-23": "no answer",
     }
@@ -205,6 +207,21 @@ def test_mathverse(prepared):
         "Plane Geometry",
     )
     assert not dropped(prepared, "mathverse")
+
+
+@pytest.mark.parametrize(
+    ("stored", "sound"),
+    [
+        ("69{degrees}", "69"),
+        ("8\\sqrt{3}{squareinches}", "8\\sqrt{3}"),
+        ("\\frac{3}{4}\\pi{inches}", "\\frac{3}{4}\\pi"),
+        ("\x0crac{36}{13}", "\\frac{36}{13}"),
+        ("\\sqrt{m}", "\\sqrt{m}"),
+        ("\\frac{1}{2}", "\\frac{1}{2}"),
+    ],
+)
+def test_slips_of_mathvision_are_mended(stored, sound):
+    assert mathvision._sound(stored) == sound
 
 
 def test_mathvision(prepared):

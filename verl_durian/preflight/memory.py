@@ -83,7 +83,8 @@ def check(config: DictConfig, model: Model, gpu_bytes: float) -> list[Finding]:
     """
     rollout, gpus = config.actor_rollout_ref.rollout, gpus_of(config)
     kept = state(config, model.parameters)
-    training = kept.on_each(gpus) + _pass_bytes(config, model) + _OVERHEAD
+    held = 0 if _never_on_the_gpu(config) else kept.on_each(gpus)
+    training = held + _pass_bytes(config, model) + _OVERHEAD
     waiting = 0 if _offloaded(config) else kept.on_each(gpus, gradients=False)
     engine = rollout.gpu_memory_utilization * gpu_bytes
     engine_weights = 2 * model.parameters / rollout.tensor_model_parallel_size
@@ -98,11 +99,11 @@ def check(config: DictConfig, model: Model, gpu_bytes: float) -> list[Finding]:
                 "let more GPUs share an engine (ROLLOUT_TP)"
             )
         )
-    if kept.on_each(gpus) > gpu_bytes:
+    if held > gpu_bytes:
         findings.append(
             Finding(
                 f"trainer.nnodes={config.trainer.nnodes}, trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}: "
-                f"weights, gradients and optimizer take {kept.on_each(gpus) / 1e9:.0f} GB of each GPU, more than the "
+                f"weights, gradients and optimizer take {held / 1e9:.0f} GB of each GPU, more than the "
                 f"{size}; take more nodes (NNODES), or train adapters (LORA_RANK=64)"
             )
         )
@@ -131,7 +132,13 @@ def host_bytes(config: DictConfig, parameters: int) -> float:
 def _offloaded(config: DictConfig) -> bool:
     actor = config.actor_rollout_ref.actor
     engine = actor.megatron if actor.strategy == "megatron" else actor.fsdp_config
-    return engine.param_offload and engine.optimizer_offload
+    return engine.param_offload and engine.optimizer_offload or _never_on_the_gpu(config)
+
+
+def _never_on_the_gpu(config: DictConfig) -> bool:
+    """FSDP's own offloading, which brings a layer to the GPU for as long as it computes."""
+    actor = config.actor_rollout_ref.actor
+    return actor.strategy == "fsdp2" and actor.fsdp_config.offload_policy
 
 
 def _pass_bytes(config: DictConfig, model: Model) -> float:

@@ -13,13 +13,22 @@
 # limitations under the License.
 """MathVision (MATH-V): problems of mathematics competitions."""
 
+import re
+
 from verl_durian.prepare.choices import LETTERS, letter_of, read_choices, write_choices
 from verl_durian.prepare.data_set import DataSet, Dropped, Problem, Row, picture, text
 from verl_durian.prepare.images import EVALUATION
 
+_UNIT = re.compile(r"\{(?:square|cubic)?(?:degrees?|inch(?:es)?|feet|foot|(?:centi|milli|kilo)?meters?|units?)\}$")
+
+
+def _sound(answer: str) -> str:
+    """Without the set's own slips: a unit in braces, `69{degrees}`, and `\\f` of a `\\frac` read as a form feed."""
+    return _UNIT.sub("", answer.replace("\f", r"\f"))
+
 
 def _problem(row: Row) -> Problem:
-    question, answer = text(row, "question"), text(row, "answer")
+    question, answer = text(row, "question"), _sound(text(row, "answer"))
     image = picture(row, "decoded_image")
     metadata = {"subject": row["subject"], "level": row["level"]}
     options = [option.strip() for option in row["options"] or []]

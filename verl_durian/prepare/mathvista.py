@@ -13,6 +13,8 @@
 # limitations under the License.
 """MathVista: questions about figures, charts and photographs."""
 
+import math
+
 from verl_durian.prepare.choices import letter_of_text, write_choices
 from verl_durian.prepare.data_set import DataSet, Dropped, Problem, Row, picture, text
 from verl_durian.prepare.images import EVALUATION
@@ -43,7 +45,7 @@ def _form(row: Row) -> str:
     kind, precision = row["answer_type"], row["precision"]
     if kind == "integer":
         return "\nThe answer is an integer."
-    if kind == "float" and precision:
+    if kind == "float" and precision and not math.isnan(precision):
         return f"\nThe answer is a number with {precision:.0f} decimal place{'s' if precision > 1 else ''}."
     return "\nThe answer is a list, such as [1, 2, 3]." if kind == "list" else ""
 

@@ -95,7 +95,8 @@ def _content(image: Row | None) -> bytes:
 def place_images(question: str, images: int) -> tuple[str, list[int]]:
     """Makes a question have as many `<image>` as there are images, and no other mark at which verl parts a prompt.
 
-    The first mark stands for the first image, `<image2>` for the second. Images without a mark stand at the front. What
+    The first mark stands for the first image, `<image2>` for the second. Images without a mark stand at the front,
+    or behind the last mark if they follow the first marked image. What
     marks no image is taken out at the front, where it is but a place, and else is spaced out: `< image >`.
 
     Args:
@@ -119,7 +120,10 @@ def place_images(question: str, images: int) -> tuple[str, list[int]]:
 
     placed = _MARK.sub(place, question)
     without_mark = [number for number in range(images) if number not in order]
-    return IMAGE * len(without_mark) + placed, without_mark + order
+    before = [number for number in without_mark if number < min(order, default=images)]
+    after = without_mark[len(before) :]
+    end = placed.rindex(IMAGE) + len(IMAGE) if order else 0
+    return IMAGE * len(before) + placed[:end] + IMAGE * len(after) + placed[end:], before + order + after
 
 
 def verl_row(
