@@ -22,6 +22,7 @@ CPU=(
     trainer.device=cpu
     transfer_queue.backend.SimpleStorage.num_data_storage_units=1
     data.dataloader_num_workers=0
+    data.filter_overlong_prompts_workers=1
     +actor_rollout_ref.model.override_config.attn_implementation=sdpa
     actor_rollout_ref.model.use_remove_padding=False
     actor_rollout_ref.model.enable_gradient_checkpointing=False

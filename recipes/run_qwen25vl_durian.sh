@@ -65,6 +65,7 @@ PPO_MINI_BATCH_SIZE=${PPO_MINI_BATCH_SIZE:-128} # prompts an update
 ROLLOUTS=${ROLLOUTS:-8}                         # rollouts a prompt
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-2048}
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-2048}
+FILTER_WORKERS=${FILTER_WORKERS:-8} # processes that look, before the first step, which prompts are too long
 LR=${LR:-$([ "$LORA_RANK" = 0 ] && echo 1e-6 || echo 1e-5)} # adapters: ten times as much, as verl's documentation says
 EPOCHS=${EPOCHS:-15}
 TOTAL_STEPS=${TOTAL_STEPS:-null} # null: as many as EPOCHS make
@@ -100,6 +101,7 @@ DATA=(
     data.max_prompt_length="$MAX_PROMPT_LENGTH"
     data.max_response_length="$MAX_RESPONSE_LENGTH"
     data.filter_overlong_prompts=True
+    data.filter_overlong_prompts_workers="$FILTER_WORKERS"
     data.seed="$SEED"
 )
 
