@@ -12,7 +12,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-# Makes the environment and runs everything: linters, unit tests, one training run. Arguments go to pytest.
+# Makes the environment and runs everything: linters, unit tests, runs of the recipes. Arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
