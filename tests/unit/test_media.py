@@ -450,7 +450,7 @@ ODD = {
     "integer TIFF": encoded(Image.fromarray(data.camera().astype(np.int32)), "TIFF"),
     "Lab TIFF": encoded(Image.new("LAB", (40, 40), (90, 10, 20)), "TIFF"),
     "RGBA": encoded(FADING),
-    "large": png(4500, 4500),
+    "large": png(4000, 4000),
 }
 
 

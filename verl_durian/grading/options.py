@@ -26,7 +26,8 @@ _MARK = re.compile(r"[.):,、]+\s*|-\s+")
 _ANOTHER = re.compile(r"(?:\b(?:or|and)\b|/)\s*[(\[]?[A-Z]\b")
 _LETTERS = re.compile(r"[\s,;.&、(\[{]*[A-Z](?:(?:[\s,;.&、(){}\[\]]|\band\b)*[A-Z])*[)\]}]*")
 _YES_NO = re.compile(
-    rf"{_LEAD}(?P<word>yes|no|true|false)\b(?!\s*(?:/|,|or\b|and\b)\s*(?:yes|no|true|false)\b)", re.IGNORECASE
+    rf"{_LEAD}(?P<word>yes|no(?! idea\b)|true|false)\b(?!\s*(?:/|,|or\b|and\b)\s*(?:yes|no|true|false)\b)",
+    re.IGNORECASE,
 )
 _MEANING = {"yes": "yes", "true": "yes", "no": "no", "false": "no"}
 
