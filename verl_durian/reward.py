@@ -77,8 +77,8 @@ def compute_score(
         data_source: Name of the data set; rows are graded by their answer type, not by their set.
         solution_str: The response, decoded without special tokens.
         ground_truth: The right answer, a text.
-        extra_info: The row's `extra_info`, of which `answer_type` (without it: `number`) and `choices` are used; see
-            `grading.grade`.
+        extra_info: The row's `extra_info`, of which `answer_type` (without it: `number`), `choices` and `decimals` are
+            used; see `grading.grade`.
         **kwargs: Whatever else verl passes, not used.
 
     Returns:
@@ -92,7 +92,13 @@ def compute_score(
     choices = row.get("choices")
     accuracy = float(
         answer is not None
-        and grade(answer, ground_truth, row.get("answer_type") or "number", () if choices is None else choices)
+        and grade(
+            answer,
+            ground_truth,
+            row.get("answer_type") or "number",
+            () if choices is None else choices,
+            row.get("decimals"),
+        )
     )
     formatted = float(has_format(solution_str))
     return {

@@ -122,6 +122,29 @@ def test_score_of_every_type():
 
 
 @pytest.mark.parametrize(
+    ("gold", "answer", "decimals", "right"),
+    [
+        ("1.2", "1.23", None, False),
+        ("1.2", "1.23", 1, True),
+        ("1.2", "x = 1.23 cm", 1, True),
+        ("1.2 m", "123 cm", 1, True),
+        ("1.2", "1.15", 1, True),
+        ("1.2", "1.25", 1, True),
+        ("1.2", "1.251", 1, False),
+        ("1.2", "1", 1, False),
+        ("0.33", r"\frac{1}{3}", 2, True),
+        ("0.33", "0.34", 2, False),
+        ("0.33", "0.33, 0.34", 2, False),
+        ("3.1", r"\pi", 1, False),
+        ("red", "1.2", 1, False),
+    ],
+)
+def test_an_answer_may_have_more_decimals_than_asked_for(gold, answer, decimals, right):
+    row = {"answer_type": "number", "choices": [], "decimals": decimals}
+    assert compute_score("mathvista", f"\\boxed{{{answer}}}", gold, row)["acc"] == right
+
+
+@pytest.mark.parametrize(
     ("answer_type", "gold", "choices", "message"),
     [
         ("letter", "A", [], "extra_info.answer_type 'letter': must be number, choice or yes_no"),

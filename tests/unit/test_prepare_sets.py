@@ -257,6 +257,8 @@ def test_mathvista(prepared):
     assert questions["13"] == "\nThe answer is a number with 2 decimal places."
     assert questions["14"] == "\nThe answer is a list, such as [1, 2, 3]."
     assert questions["15"] == "" and asked(testmini["15"])[1] == "50%"
+    assert {number for number, row in testmini.items() if row["extra_info"]["decimals"]} == {"12", "13"}
+    assert testmini["12"]["extra_info"]["decimals"] == 1 and testmini["13"]["extra_info"]["decimals"] == 2
     assert asked(testmini["16"])[1] == "B"
     assert dropped(prepared, "mathvista") == {"17": "the answer is none of the choices neither of ['red', 'green']"}
 

@@ -22,7 +22,9 @@ LONGEST_ANSWER = 1000
 """Characters; real answers have less than a hundred. A longer one must equal the truth as text."""
 
 
-def grade(answer: str, gold: str, answer_type: str = "number", choices: Sequence[str] = ()) -> bool:
+def grade(
+    answer: str, gold: str, answer_type: str = "number", choices: Sequence[str] = (), decimals: int | None = None
+) -> bool:
     """Whether an answer is right.
 
     Args:
@@ -30,6 +32,7 @@ def grade(answer: str, gold: str, answer_type: str = "number", choices: Sequence
         gold: The right answer.
         answer_type: `number` (a number, LaTeX, an expression or words), `choice` (gold is a letter) or `yes_no`.
         choices: The options' texts in the order A, B, C..., for `choice`; empty if they are not known.
+        decimals: The decimal places that the question asks for, for `number`: an answer with more is rounded.
 
     Raises:
         ValueError: the answer type is none of these, or gold does not fit it.
@@ -38,7 +41,7 @@ def grade(answer: str, gold: str, answer_type: str = "number", choices: Sequence
         return answer.strip() == gold.strip()
     match answer_type:
         case "number":
-            return grade_value(answer, gold)
+            return grade_value(answer, gold, decimals)
         case "choice":
             return grade_choice(answer, gold, choices)
         case "yes_no":

@@ -19,6 +19,7 @@ normal text -> the same text? -> names (`x = 5`) and units off -> exact numbers,
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from verl_durian.grading import symbolic
 from verl_durian.grading.quantities import Number, read_number, same_numbers, split_unit, unit_factors
@@ -42,19 +43,23 @@ _OUTER_SEPARATOR = re.compile(r",(?!(?<=\d,)\d{3}(?!\d))|;|\b(?:and|or)\b")  # 1
 _MOST_ELEMENTS = 50
 
 
-def grade_value(answer: str, gold: str) -> bool:
+def grade_value(answer: str, gold: str, decimals: int | None = None) -> bool:
     """Whether a person would take the answer for the gold value.
 
     Args:
         answer: What the response's box holds, of limited length.
         gold: The right answer.
+        decimals: The decimal places that the question asks for: a number with more is right if it rounds to gold.
     """
     if answer.strip() == gold.strip():
         return answer.strip() != ""
     answer, gold = normal(answer), normal(gold)
     if not answer or not gold:
         return False
-    return _same(_parted(answer), _parted(gold))
+    answer_parts, gold_parts = _parted(answer), _parted(gold)
+    if decimals is not None and _rounds(answer_parts, gold_parts, decimals):
+        return True
+    return _same(answer_parts, gold_parts)
 
 
 @dataclass(frozen=True)
@@ -231,6 +236,18 @@ def settled(answer_text: str, gold_text: str) -> bool | None:
     if answer.number and gold.number:
         return any(same_numbers(gold.number, answer.number.times(factor)) for factor in factors)
     return False if not factors or _is_words(answer.text) or _is_words(gold.text) else None
+
+
+def _rounds(answer: _List, gold: _List, decimals: int) -> bool:
+    """Whether both are one number and the answer's rounds to gold's; a half may be rounded up or down."""
+    if len(answer.elements) != 1 or len(gold.elements) != 1:
+        return False
+    given, wanted = _measure(answer.elements[0].value), _measure(gold.elements[0].value)
+    if given.number is None or wanted.number is None:
+        return False
+    furthest = Fraction(1, 2 * 10**decimals)
+    exact = (given.number.value * factor for factor in unit_factors(wanted.unit, given.unit))
+    return any(abs(value - wanted.number.value) <= furthest for value in exact)
 
 
 def _same_value(answer_text: str, gold_text: str) -> bool:

@@ -46,6 +46,8 @@ class Problem:
     """Of a choice, the texts from A on; empty where the set does not have them as text."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """What evaluation and analysis need; JSON can hold it."""
+    decimals: int | None = None
+    """Of a number, the decimal places that the question asks for."""
 
 
 @dataclass(frozen=True)

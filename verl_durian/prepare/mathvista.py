@@ -30,7 +30,9 @@ def _problem(row: Row) -> Problem:
     if row["unit"]:
         question = f"{question} (Unit: {row['unit']})"
     if kind == "free_form":
-        return Problem(f"{question}{_form(row)}", [image], answer, "number", metadata=metadata)
+        decimals = _decimals(row)
+        asked = f"{question}{_form(row, decimals)}"
+        return Problem(asked, [image], answer, "number", metadata=metadata, decimals=decimals)
     if kind != "multi_choice":
         raise Dropped("unknown question_type", kind)
     choices = row["choices"] or []
@@ -40,13 +42,18 @@ def _problem(row: Row) -> Problem:
     return Problem(f"{question}\n{write_choices(choices)}", [image], letter, "choice", choices, metadata)
 
 
-def _form(row: Row) -> str:
+def _decimals(row: Row) -> int | None:
+    precision = row["precision"]
+    return int(precision) if row["answer_type"] == "float" and precision and not math.isnan(precision) else None
+
+
+def _form(row: Row, decimals: int | None) -> str:
     """The form of an answer that no choice tells, as the set's own `query` has it."""
-    kind, precision = row["answer_type"], row["precision"]
+    kind = row["answer_type"]
     if kind == "integer":
         return "\nThe answer is an integer."
-    if kind == "float" and precision and not math.isnan(precision):
-        return f"\nThe answer is a number with {precision:.0f} decimal place{'s' if precision > 1 else ''}."
+    if decimals:
+        return f"\nThe answer is a number with {decimals} decimal place{'s' if decimals > 1 else ''}."
     return "\nThe answer is a list, such as [1, 2, 3]." if kind == "list" else ""
 
 
@@ -74,6 +81,7 @@ MATHVISTA = DataSet(
     treatment=(
         "The choices are written out; of a choice the letter is graded, where the set has its text.",
         "Of other questions the form of the answer is told, as in the set's own `query`: an integer, the number of "
-        "decimal places, a list; and the unit where there is one.",
+        "decimal places, a list; and the unit where there is one. A number is right if it rounds to the truth at these "
+        "decimal places, as the set's own scorer has it.",
     ),
 )

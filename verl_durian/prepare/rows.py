@@ -143,6 +143,7 @@ def verl_row(
             "question": question.replace(IMAGE, "").strip(),
             "answer_type": problem.answer_type,
             "choices": list(problem.choices),
+            "decimals": problem.decimals,
             "metadata": json.dumps(problem.metadata, ensure_ascii=False),
         },
     }

@@ -43,6 +43,7 @@ SCHEMA = pa.schema(
                 "question": _TEXT,
                 "answer_type": _TEXT,
                 "choices": pa.list_(_TEXT),
+                "decimals": pa.int64(),
                 "metadata": _TEXT,
             }
         ),
