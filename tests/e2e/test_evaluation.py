@@ -53,6 +53,7 @@ class Run:
             "trainer.val_before_train=False",
             BACKBONE="grpo",
             ESTIMATOR="grpo",
+            LORA_RANK=4,
             MODEL_PATH=out / "model",
             TRAIN_FILES=questions,
             VAL_FILES=questions,

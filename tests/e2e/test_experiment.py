@@ -15,11 +15,11 @@
 -> the training recipe, every backbone with every estimator, a run that is killed and goes on -> the five benchmarks."""
 
 import json
+import re
 import signal
 import subprocess
 import sys
 import time
-from collections import Counter
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,11 +28,16 @@ import psutil
 import pyarrow.parquet as pq
 import pytest
 import recipe
+import torch
+from omegaconf import OmegaConf
+from verl.trainer.ppo.utils import create_rl_sampler
 
 from verl_durian.evaluation.paper import BENCHMARKS
+from verl_durian.quickstart.data import make_rows, write_parquet
 from verl_durian.quickstart.model import write_model
 
 STEPS = 4
+BATCH = int(recipe.SMALL["TRAIN_BATCH_SIZE"])
 LENGTHS = {"MAX_PROMPT_LENGTH": 768, "MAX_RESPONSE_LENGTH": 24}  # the model's tokens are letters, mostly
 
 
@@ -72,7 +77,7 @@ def experiment(tmp_path_factory) -> Experiment:
     return Experiment(tmp_path_factory.mktemp("recipes"))
 
 
-# durian on dapo, and grpo on grpo, are trained by the other tests of this folder; durian on grpo is killed below.
+# durian on both is trained, and killed, below; grpo on grpo is trained by the test of the evaluation.
 @pytest.mark.parametrize(
     ("backbone", "estimator"),
     [
@@ -95,12 +100,25 @@ def test_every_backbone_trains_with_every_estimator(experiment, backbone, estima
         assert not any(key.startswith("durian/") for key in step)
 
 
-def prompts(folder: Path) -> dict[int, Counter[str]]:
-    """What was asked in each step."""
-    return {
-        int(file.stem): Counter(json.loads(line)["input"] for line in file.read_text().splitlines())
-        for file in folder.glob("*.jsonl")
-    }
+@pytest.fixture(scope="module")
+def numbered(experiment) -> Path:
+    """Questions of the quickstart that end with the row's number."""
+    rows = list(make_rows("train", per_kind=200))
+    for number, row in enumerate(rows):
+        row["prompt"][0]["content"] += f" ({number})"
+    file = experiment.folder / "numbered.parquet"
+    write_parquet(rows, file)
+    return file
+
+
+def places(rollouts: Path, order: list[int]) -> dict[int, list[int]]:
+    """Where the rows that a step was trained on stand in the order in which the sampler deals them."""
+    place = {row: place for place, row in enumerate(order)}
+    asked = {}
+    for file in rollouts.glob("*.jsonl"):
+        inputs = [json.loads(line)["input"] for line in file.read_text().splitlines()]
+        asked[int(file.stem)] = sorted({place[int(re.findall(r"\((\d+)\)", text)[-1])] for text in inputs})
+    return dict(sorted(asked.items()))
 
 
 def steps(metrics: Path) -> list[int]:
@@ -118,23 +136,15 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment):
-    def start(name: str) -> tuple[list[str], dict[str, object]]:
-        dump = experiment.folder / name / "rollouts"
-        options = ["trainer.val_before_train=False", f"trainer.rollout_data_dir={dump}"]
-        variables = experiment.variables(name, BACKBONE="grpo", TOTAL_STEPS=STEPS, SAVE_FREQ=1)
-        return options, variables
-
-    options, variables = start("undisturbed")
-    done = recipe.run("run_qwen25vl_durian.sh", *options, **variables)
-    assert done.returncode == 0, done.stdout[-5000:]
-    expected = prompts(experiment.folder / "undisturbed" / "rollouts")
-    assert sorted(expected) == [1, 2, 3, 4] and expected[1] != expected[2]
-
-    options, variables = start("killed")
-    folder = experiment.folder / "killed"
+@pytest.mark.parametrize("backbone", ["grpo", "dapo"])
+def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment, numbered, backbone):
+    name = f"killed_{backbone}"
+    folder = experiment.folder / name
+    options = ["trainer.val_before_train=False", f"trainer.rollout_data_dir={folder / 'rollouts'}"]
+    variables = experiment.variables(name, BACKBONE=backbone, TOTAL_STEPS=STEPS, SAVE_FREQ=1)
+    variables |= {"TRAIN_FILES": numbered, "VAL_FILES": numbered, "SEED": 7, "MAX_PROMPT_LENGTH": 128}
     logged = folder / "metrics.jsonl"
-    with (experiment.folder / "killed.log").open("w") as log:
+    with (experiment.folder / f"{name}.log").open("w") as log:
         process = subprocess.Popen(
             recipe.command("run_qwen25vl_durian.sh", *options),
             env=recipe.environment(**variables),
@@ -142,25 +152,35 @@ def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment):
             stderr=subprocess.STDOUT,
         )
         while 2 not in steps(logged):
-            assert process.poll() is None, (experiment.folder / "killed.log").read_text()[-5000:]
+            assert process.poll() is None, (experiment.folder / f"{name}.log").read_text()[-5000:]
             time.sleep(0.1)
         kill(process)
     last = int((folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+    loader = torch.load(folder / "checkpoints" / f"global_step_{last}" / "data.pt", weights_only=False)
+    dealt = loader["_num_yielded"] * (1 if backbone == "dapo" else BATCH)
     done = recipe.run("run_qwen25vl_durian.sh", *options, **variables)
     assert done.returncode == 0, done.stdout[-5000:]
-    assert sorted(experiment.metrics("killed")) == list(range(last + 1, STEPS + 1))
+    assert sorted(experiment.metrics(name)) == list(range(last + 1, STEPS + 1))
     (before,) = folder.glob("metrics-until-*.jsonl")
     assert steps(before)[:2] == [1, 2]
-    asked = prompts(folder / "rollouts")
-    assert {1, 2, *range(last + 1, STEPS + 1)} <= set(asked)
-    assert asked == {step: expected[step] for step in asked}
-    for step in experiment.metrics("killed").values():
-        assert step["durian/prompts/num"] == 8
+    for step in experiment.metrics(name).values():
+        assert step["durian/prompts/num"] == BATCH
+
+    sampler = create_rl_sampler(OmegaConf.create({"shuffle": True, "seed": 7}), pq.read_table(numbered))
+    asked = places(folder / "rollouts", list(sampler))
+    assert list(asked) == list(range(1, STEPS + 1))
+    assert all(len(rows) == BATCH for rows in asked.values())
+    in_order = [row for rows in asked.values() for row in rows]
+    assert in_order == sorted(in_order)
+    assert dealt <= asked[last + 1][0] < dealt + BATCH
+    if backbone == "grpo":  # DAPO leaves out prompts without signal
+        assert in_order == list(range(STEPS * BATCH))
 
 
 def test_the_five_benchmarks_are_scored(experiment):
     output = experiment.folder / "evaluation"
-    done = recipe.run("run_eval.sh", experiment.model, DATA_DIR=experiment.data, OUTPUT=output, **LENGTHS)
+    checkpoint = experiment.folder / "killed_dapo" / "checkpoints" / f"global_step_{STEPS}"
+    done = recipe.run("run_eval.sh", checkpoint, DATA_DIR=experiment.data, OUTPUT=output, **LENGTHS)
     assert done.returncode == 0, done.stdout[-5000:]
     report = json.loads((output / "report.json").read_text())
     rows = {name: pq.read_metadata(*(experiment.data / name).glob("*.parquet")).num_rows for name in BENCHMARKS}
