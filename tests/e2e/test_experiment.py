@@ -20,8 +20,12 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import prepare_fixtures
 import psutil
@@ -36,7 +40,7 @@ from verl_durian.evaluation.paper import BENCHMARKS
 from verl_durian.quickstart.data import make_rows, write_parquet
 from verl_durian.quickstart.model import write_model
 
-STEPS = 4
+STEPS, SEED = 4, 7
 BATCH = int(recipe.SMALL["TRAIN_BATCH_SIZE"])
 LENGTHS = {"MAX_PROMPT_LENGTH": 768, "MAX_RESPONSE_LENGTH": 24}  # the model's tokens are letters, mostly
 
@@ -78,22 +82,38 @@ def experiment(tmp_path_factory) -> Experiment:
 
 
 # durian on both is trained, and killed, below; grpo on grpo is trained by the test of the evaluation.
-@pytest.mark.parametrize(
-    ("backbone", "estimator"),
-    [
-        ("dapo", "grpo"),
-        ("dapo", "rloo"),
-        ("grpo", "rloo"),
-        ("dapo", "reinforce_plus_plus_baseline"),
-        ("grpo", "reinforce_plus_plus_baseline"),
-    ],
-)
-def test_every_backbone_trains_with_every_estimator(experiment, backbone, estimator):
-    name = f"{backbone}_{estimator}"
-    variables = experiment.variables(name, BACKBONE=backbone, ESTIMATOR=estimator, DATASET="virl39k", TOTAL_STEPS=2)
-    done = recipe.run("run_qwen25vl_durian.sh", "trainer.val_before_train=False", **variables)
+PAIRS = [
+    ("dapo", "grpo"),
+    ("dapo", "rloo"),
+    ("grpo", "rloo"),
+    ("dapo", "reinforce_plus_plus_baseline"),
+    ("grpo", "reinforce_plus_plus_baseline"),
+]
+
+
+def in_pairs(run: Callable[..., Any], arguments: Iterable[tuple]) -> dict[tuple, Any]:
+    """What each run gave; two at a time, since one leaves half of two cores idle."""
+    with ThreadPoolExecutor(2) as pool:
+        done = {each: pool.submit(run, *each) for each in arguments}
+        return {each: future.result() for each, future in done.items()}
+
+
+@pytest.fixture(scope="module")
+def trained(experiment) -> dict[tuple[str, str], subprocess.CompletedProcess[str]]:
+    def train(backbone: str, estimator: str) -> subprocess.CompletedProcess[str]:
+        variables = experiment.variables(
+            f"{backbone}_{estimator}", BACKBONE=backbone, ESTIMATOR=estimator, DATASET="virl39k", TOTAL_STEPS=2
+        )
+        return recipe.run("run_qwen25vl_durian.sh", "trainer.val_before_train=False", **variables)
+
+    return in_pairs(train, PAIRS)
+
+
+@pytest.mark.parametrize(("backbone", "estimator"), PAIRS)
+def test_every_backbone_trains_with_every_estimator(experiment, trained, backbone, estimator):
+    done = trained[backbone, estimator]
     assert done.returncode == 0, done.stdout[-5000:]
-    metrics = experiment.metrics(name)
+    metrics = experiment.metrics(f"{backbone}_{estimator}")
     assert sorted(metrics) == [1, 2]
     for step in metrics.values():
         assert step["actor/lr"] == 1e-6 and ("actor/kl_loss" in step) == (backbone == "grpo")
@@ -136,50 +156,70 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-@pytest.mark.parametrize("backbone", ["grpo", "dapo"])
-def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment, numbered, backbone):
-    name = f"killed_{backbone}"
-    folder = experiment.folder / name
-    options = ["trainer.val_before_train=False", f"trainer.rollout_data_dir={folder / 'rollouts'}"]
-    variables = experiment.variables(name, BACKBONE=backbone, TOTAL_STEPS=STEPS, SAVE_FREQ=1)
-    variables |= {"TRAIN_FILES": numbered, "VAL_FILES": numbered, "SEED": 7, "MAX_PROMPT_LENGTH": 128}
-    logged = folder / "metrics.jsonl"
-    with (experiment.folder / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(
-            recipe.command("run_qwen25vl_durian.sh", *options),
-            env=recipe.environment(**variables),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        while 2 not in steps(logged):
-            assert process.poll() is None, (experiment.folder / f"{name}.log").read_text()[-5000:]
-            time.sleep(0.1)
-        kill(process)
-    last = int((folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
-    loader = torch.load(folder / "checkpoints" / f"global_step_{last}" / "data.pt", weights_only=False)
-    dealt = loader["_num_yielded"] * (1 if backbone == "dapo" else BATCH)
-    done = recipe.run("run_qwen25vl_durian.sh", *options, **variables)
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert sorted(experiment.metrics(name)) == list(range(last + 1, STEPS + 1))
-    (before,) = folder.glob("metrics-until-*.jsonl")
-    assert steps(before)[:2] == [1, 2]
-    for step in experiment.metrics(name).values():
-        assert step["durian/prompts/num"] == BATCH
+@dataclass
+class Killed:
+    """A run that was killed after two steps and started again."""
 
-    sampler = create_rl_sampler(OmegaConf.create({"shuffle": True, "seed": 7}), pq.read_table(numbered))
-    asked = places(folder / "rollouts", list(sampler))
+    folder: Path
+    last: int
+    """The step of the last checkpoint before."""
+    dealt: int
+    """Batches that the data loader had dealt until then."""
+    again: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def killed(experiment, numbered) -> dict[tuple[str], Killed]:
+    def run(backbone: str) -> Killed:
+        folder = experiment.folder / f"killed_{backbone}"
+        options = ["trainer.val_before_train=False", f"trainer.rollout_data_dir={folder / 'rollouts'}"]
+        variables = experiment.variables(folder.name, BACKBONE=backbone, TOTAL_STEPS=STEPS, SAVE_FREQ=1)
+        variables |= {"TRAIN_FILES": numbered, "VAL_FILES": numbered, "SEED": SEED, "MAX_PROMPT_LENGTH": 128}
+        log = experiment.folder / f"{folder.name}.log"
+        with log.open("w") as output:
+            process = subprocess.Popen(
+                recipe.command("run_qwen25vl_durian.sh", *options),
+                env=recipe.environment(**variables),
+                stdout=output,
+                stderr=subprocess.STDOUT,
+            )
+            while 2 not in steps(folder / "metrics.jsonl"):
+                assert process.poll() is None, log.read_text()[-5000:]
+                time.sleep(0.1)
+            kill(process)
+        last = int((folder / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
+        loader = torch.load(folder / "checkpoints" / f"global_step_{last}" / "data.pt", weights_only=False)
+        again = recipe.run("run_qwen25vl_durian.sh", *options, **variables)
+        return Killed(folder, last, loader["_num_yielded"], again)
+
+    return in_pairs(run, [("grpo",), ("dapo",)])
+
+
+@pytest.mark.parametrize("backbone", ["grpo", "dapo"])
+def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment, killed, numbered, backbone):
+    run = killed[backbone,]
+    assert run.again.returncode == 0, run.again.stdout[-5000:]
+    metrics = experiment.metrics(run.folder.name)
+    assert sorted(metrics) == list(range(run.last + 1, STEPS + 1))
+    assert all(step["durian/prompts/num"] == BATCH for step in metrics.values())
+    (before,) = run.folder.glob("metrics-until-*.jsonl")
+    assert steps(before)[:2] == [1, 2]
+
+    sampler = create_rl_sampler(OmegaConf.create({"shuffle": True, "seed": SEED}), pq.read_table(numbered))
+    asked = places(run.folder / "rollouts", list(sampler))
     assert list(asked) == list(range(1, STEPS + 1))
     assert all(len(rows) == BATCH for rows in asked.values())
     in_order = [row for rows in asked.values() for row in rows]
     assert in_order == sorted(in_order)
-    assert dealt <= asked[last + 1][0] < dealt + BATCH
-    if backbone == "grpo":  # DAPO leaves out prompts without signal
+    if backbone == "grpo":
         assert in_order == list(range(STEPS * BATCH))
+    else:  # prompts are dealt one by one, and those without signal are left out
+        assert run.dealt <= asked[run.last + 1][0] < run.dealt + BATCH
 
 
-def test_the_five_benchmarks_are_scored(experiment):
+def test_the_five_benchmarks_are_scored(experiment, killed):
     output = experiment.folder / "evaluation"
-    checkpoint = experiment.folder / "killed_dapo" / "checkpoints" / f"global_step_{STEPS}"
+    checkpoint = killed["dapo",].folder / "checkpoints" / f"global_step_{STEPS}"
     done = recipe.run("run_eval.sh", checkpoint, DATA_DIR=experiment.data, OUTPUT=output, **LENGTHS)
     assert done.returncode == 0, done.stdout[-5000:]
     report = json.loads((output / "report.json").read_text())
