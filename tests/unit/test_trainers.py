@@ -18,6 +18,7 @@ Rollouts, log-probabilities and values, which a model would give, are made here;
 
 import asyncio
 import copy
+import functools
 from types import SimpleNamespace
 
 import advantage_step
@@ -45,8 +46,13 @@ def transfer_queue():
     ray.shutdown()
 
 
-def compose(*overrides: str):
+@functools.cache
+def composed(*overrides: str):
     return advantage_step.compose(*DURIAN, *overrides)
+
+
+def compose(*overrides: str):
+    return copy.deepcopy(composed(*overrides))
 
 
 def make_rows(outputs: int = 1) -> list[dict]:
