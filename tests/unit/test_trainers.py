@@ -275,6 +275,19 @@ def test_metrics_are_told_once(step):
     assert not any(name.startswith("durian") for name in step(rows, config)[2])
 
 
+def durian_metrics(metrics: dict) -> dict:
+    return {name: value for name, value in metrics.items() if "durian/" in name and name != "durian/hook_seconds"}
+
+
+def test_nothing_is_kept_from_one_step_to_the_next(step):
+    rows, config = make_rows(), compose()
+    first, _, metrics = step(rows, config)
+    step([row for row in rows if row["uid"] > "prompt3"], config)
+    again, _, metrics_again = step(rows, config)
+    assert torch.equal(first, again)
+    assert durian_metrics(metrics) == durian_metrics(metrics_again)
+
+
 @pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
 def test_last_output_of_a_session_stands_for_all(mode):
     """Padding, two-output sessions among one-output ones, a session whose last output is rejected."""
