@@ -96,12 +96,9 @@ def test_fully_asynchronous_training_with_thresholds_of_the_training_set(runs):
     variables = runs.variables("fully_async")
     command, environment = recipe.command("run_qwen25vl_durian.sh", "--dry-run"), recipe.environment(**variables)
     shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
-    of_v1 = shlex.split(shown[shown.index("python -m verl.trainer.main_ppo") :].replace("\\\n", ""))
+    of_v1 = shown[shown.index("\npython ") :].replace("\\\n", "")
     command = [
-        *[
-            "verl.experimental.fully_async_policy.fully_async_main" if w == "verl.trainer.main_ppo" else w
-            for w in of_v1
-        ],
+        *shlex.split(of_v1.replace("verl.trainer.main_ppo", "verl.experimental.fully_async_policy.fully_async_main")),
         *OWN_SLOT,
         "ray_kwargs.ray_init.num_cpus=40",
         "actor_rollout_ref.hybrid_engine=False",
@@ -120,6 +117,7 @@ def test_fully_asynchronous_training_with_thresholds_of_the_training_set(runs):
     assert done.returncode == 0, done.stdout[-5000:]
     steps = runs.metrics("fully_async")
     told = re.search(r"thresholds of visual entropy of the training set, nats: \[(\S+), (\S+)\]", done.stdout)
+    assert steps
     for step in steps:
         assert step["durian/prompts/num"] == 4 and step["actor/grad_norm"] > 0
         for number in (1, 2):
