@@ -51,7 +51,7 @@ SYMBOLS = (
     # Options and settings are checked here, before Ray starts.
     Symbol(CONFIG, "validate_config", ("config",)),
     # Every trainer: the estimator is called from here.
-    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator")),
+    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator", "config")),
     # The older trainer and what is built on it: the training data, the columns that survive generation, the metrics.
     Symbol(RAY_TRAINER, "RayPPOTrainer._create_dataloader", ("self", "train_dataset")),
     Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", ("self", "batch")),
