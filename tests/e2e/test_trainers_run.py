@@ -81,7 +81,7 @@ def test_separate_async_with_two_updates_a_step(runs):
         "trainer.v1.separate_async.num_warmup_batches=0",  # so that every rollout is of the policy of its step
         "trainer.val_before_train=False",
         *OWN_SLOT,
-        **runs.variables("separate_async", LR=1e-3),
+        **runs.variables("separate_async", LR=1e-4),
     )
     assert done.returncode == 0, done.stdout[-5000:]
     steps = runs.metrics("separate_async")
@@ -89,7 +89,7 @@ def test_separate_async_with_two_updates_a_step(runs):
     for step in steps:
         assert step["durian/prompts/num"] == 4 and step["durian/prompts/all_equal"] == 0
         assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
-        assert step["training/rollout_actor_probs_pearson_corr"] > 0.999  # the rollouts have the new weights
+        assert step["training/rollout_actor_probs_pearson_corr"] > 0.9999  # the rollouts have the new weights
 
 
 def test_fully_asynchronous_training_with_thresholds_of_the_training_set(runs):
