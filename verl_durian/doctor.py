@@ -82,6 +82,7 @@ def look_here() -> list[dict]:
         return findings
     try:
         import verl  # noqa: F401
+        from verl.experimental.fully_async_policy import fully_async_rollouter as rollouter
         from verl.trainer.ppo import core_algos, ray_trainer
         from verl.trainer.ppo.v1 import trainer_base
         from verl.utils import config as verl_config
@@ -110,13 +111,14 @@ def look_here() -> list[dict]:
     )
     hooked = {
         "start checks": verl_config.validate_config,
-        "hook in both trainers": ray_trainer.compute_advantage,
-        "hook in the older trainer, data": ray_trainer.RayPPOTrainer._create_dataloader,
-        "hook in the older trainer, columns": ray_trainer.RayPPOTrainer._get_gen_batch,
-        "hook in the older trainer, metrics": ray_trainer.compute_data_metrics,
+        "hook in every trainer": ray_trainer.compute_advantage,
+        "hook in the older trainers, data": ray_trainer.RayPPOTrainer._create_dataloader,
+        "hook in the older trainers, columns": ray_trainer.RayPPOTrainer._get_gen_batch,
+        "hook in the older trainers, metrics": ray_trainer.compute_data_metrics,
         "hook in trainer V1, data": trainer_base.PPOTrainer._init_dataloader,
         "hook in trainer V1, metrics": trainer_base.PPOTrainer._compute_advantage,
         "hook in trainer V1, columns": trainer_base.compute_advantage_for_multi_trajectories,
+        "hook in fully asynchronous training": rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
     }
     for subject, function in hooked.items():
         ours = function.__code__.co_filename.startswith(os.path.dirname(__file__))
