@@ -80,6 +80,9 @@ def look_here() -> list[dict]:
     allowed = policy == "auto" or "durian" in [name.strip() for name in policy.split(",")]
     if not add("verl may load it", allowed, f"VERL_USE_EXTERNAL_PLUGINS={policy}", "unset VERL_USE_EXTERNAL_PLUGINS"):
         return findings
+    from verl_durian import cpu, verl_api
+
+    versions = " or ".join(verl_api.SEEN_IN)
     try:
         import verl  # noqa: F401
         from verl.experimental.fully_async_policy import fully_async_rollouter as rollouter
@@ -87,17 +90,15 @@ def look_here() -> list[dict]:
         from verl.trainer.ppo.v1 import trainer_base
         from verl.utils import config as verl_config
     except Exception as error:  # whatever it is, it is what the user must know
-        remedy = 'install verl with its extras: pip install "verl[verl-core]>=0.9.0,<0.10"'
+        remedy = f"install verl {versions} together with verl-durian, so that pip brings what both need"
         if not os.environ.get("VERL_PLATFORM") and "torchvision" in str(error.__cause__ or error):
             remedy = "on a machine without a GPU: export VERL_PLATFORM=cpu"
-        add("import verl", False, f"{type(error).__name__}: {error.__cause__ or error}", remedy)
+        said = f"verl {_version('verl')}: {type(error).__name__}: {error.__cause__ or error}"
+        add("import verl", False, said, remedy)
         return findings
     add("import verl", True, verl.__version__)
 
-    from verl_durian import cpu, verl_api
-
     lacking = verl_api.missing()
-    versions = " or ".join(verl_api.SEEN_IN)
     add("what is relied on in verl", not lacking, "; ".join(lacking) or "all there", f"install verl {versions}")
 
     loaded = "verl_durian.plugin" in sys.modules

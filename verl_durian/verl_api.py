@@ -101,6 +101,6 @@ def require() -> None:
     if problems:
         raise RuntimeError(
             f"verl {importlib.metadata.version('verl')} does not fit this verl-durian, which was made for verl "
-            f"{' and '.join(SEEN_IN)}: {'; '.join(problems)}. Install one of those versions with its extra verl-core, "
-            "or a newer verl-durian."
+            f"{' and '.join(SEEN_IN)}: {'; '.join(problems)}. Install one of those versions together with "
+            "verl-durian, so that pip brings what both need, or a newer verl-durian."
         )
