@@ -20,12 +20,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import prepare_fixtures
 import psutil
@@ -91,13 +88,6 @@ PAIRS = [
 ]
 
 
-def in_pairs(run: Callable[..., Any], arguments: Iterable[tuple]) -> dict[tuple, Any]:
-    """What each run gave; two at a time, since one leaves half of two cores idle."""
-    with ThreadPoolExecutor(2) as pool:
-        done = {each: pool.submit(run, *each) for each in arguments}
-        return {each: future.result() for each, future in done.items()}
-
-
 @pytest.fixture(scope="module")
 def trained(experiment) -> dict[tuple[str, str], subprocess.CompletedProcess[str]]:
     def train(backbone: str, estimator: str) -> subprocess.CompletedProcess[str]:
@@ -106,7 +96,7 @@ def trained(experiment) -> dict[tuple[str, str], subprocess.CompletedProcess[str
         )
         return recipe.run("run_qwen25vl_durian.sh", "trainer.val_before_train=False", **variables)
 
-    return in_pairs(train, PAIRS)
+    return recipe.in_pairs(train, PAIRS)
 
 
 @pytest.mark.parametrize(("backbone", "estimator"), PAIRS)
@@ -192,7 +182,7 @@ def killed(experiment, numbered) -> dict[tuple[str], Killed]:
         again = recipe.run("run_qwen25vl_durian.sh", *options, **variables)
         return Killed(folder, last, loader["_num_yielded"], again)
 
-    return in_pairs(run, [("grpo",), ("dapo",)])
+    return recipe.in_pairs(run, [("grpo",), ("dapo",)])
 
 
 @pytest.mark.parametrize("backbone", ["grpo", "dapo"])

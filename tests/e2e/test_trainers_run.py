@@ -35,7 +35,9 @@ OWN_SLOT = (
 
 
 class Runs:
-    """Data and model for runs in one folder."""
+    """Data and model for runs in one folder, and what became of these."""
+
+    done: dict[tuple, subprocess.CompletedProcess[str]]
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -68,13 +70,8 @@ class Runs:
         return [step for step in steps if "durian/prompts/num" in step]
 
 
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory) -> Runs:
-    return Runs(tmp_path_factory.mktemp("trainers"))
-
-
-def test_separate_async_with_two_updates_a_step(runs):
-    done = recipe.run(
+def separate_async(runs: Runs) -> subprocess.CompletedProcess[str]:
+    return recipe.run(
         "run_qwen25vl_durian.sh",
         "trainer.v1.trainer_mode=separate_async",
         "trainer.v1.separate_async.parameter_sync_step=2",
@@ -83,19 +80,12 @@ def test_separate_async_with_two_updates_a_step(runs):
         *OWN_SLOT,
         **runs.variables("separate_async", LR=1e-4),
     )
-    assert done.returncode == 0, done.stdout[-5000:]
-    steps = runs.metrics("separate_async")
-    assert len(steps) == 2
-    for step in steps:
-        assert step["durian/prompts/num"] == 4 and step["durian/prompts/all_equal"] == 0
-        assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
-        assert step["training/rollout_actor_probs_pearson_corr"] > 0.9999  # the rollouts have the new weights
 
 
-def test_fully_asynchronous_training_with_thresholds_of_the_training_set(runs):
-    variables = runs.variables("fully_async")
-    command, environment = recipe.command("run_qwen25vl_durian.sh", "--dry-run"), recipe.environment(**variables)
-    shown = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+def fully_async(runs: Runs) -> subprocess.CompletedProcess[str]:
+    environment = recipe.environment(**runs.variables("fully_async"))
+    dry_run = recipe.command("run_qwen25vl_durian.sh", "--dry-run")
+    shown = subprocess.run(dry_run, env=environment, capture_output=True, text=True, check=True).stdout
     of_v1 = shown[shown.index("\npython ") :].replace("\\\n", "")
     command = [
         *shlex.split(of_v1.replace("verl.trainer.main_ppo", "verl.experimental.fully_async_policy.fully_async_main")),
@@ -111,9 +101,29 @@ def test_fully_asynchronous_training_with_thresholds_of_the_training_set(runs):
         "+algorithm.durian.perceptual.thresholds=dataset",
     ]
     (runs.folder / "fully_async").mkdir()
-    done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=900
-    )
+    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Runs:
+    runs = Runs(tmp_path_factory.mktemp("trainers"))
+    runs.done = recipe.in_pairs(lambda train: train(runs), [(separate_async,), (fully_async,)])
+    return runs
+
+
+def test_separate_async_with_two_updates_a_step(runs):
+    done = runs.done[separate_async,]
+    assert done.returncode == 0, done.stdout[-5000:]
+    steps = runs.metrics("separate_async")
+    assert len(steps) == 2
+    for step in steps:
+        assert step["durian/prompts/num"] == 4 and step["durian/prompts/all_equal"] == 0
+        assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
+        assert step["training/rollout_actor_probs_pearson_corr"] > 0.9999  # the rollouts have the new weights
+
+
+def test_fully_asynchronous_training_with_thresholds_of_the_training_set(runs):
+    done = runs.done[fully_async,]
     assert done.returncode == 0, done.stdout[-5000:]
     steps = runs.metrics("fully_async")
     told = re.search(r"thresholds of visual entropy of the training set, nats: \[(\S+), (\S+)\]", done.stdout)
