@@ -145,6 +145,7 @@ def run_v0(rows: list[dict], config):
 
 
 def start_transfer_queue(config) -> None:
+    """On a Ray of its own; `stop_transfer_queue` ends both."""
     import ray
     import transfer_queue as tq
     from omegaconf import OmegaConf
@@ -154,6 +155,14 @@ def start_transfer_queue(config) -> None:
     config.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1
     OmegaConf.resolve(config)
     tq.init(config.transfer_queue)
+
+
+def stop_transfer_queue() -> None:
+    import ray
+    import transfer_queue as tq
+
+    tq.close()  # which forgets its actors, so that another may be started
+    ray.shutdown()
 
 
 def main(out: str, *estimators: str) -> None:

@@ -22,7 +22,6 @@ import advantage_step
 import datasets
 import numpy as np
 import pytest
-import ray
 import torch
 from durian_reference import durian as reference
 from scipy.stats import spearmanr
@@ -40,7 +39,7 @@ def config():
     config = advantage_step.compose(*DURIAN)
     advantage_step.start_transfer_queue(config)
     yield config
-    ray.shutdown()
+    advantage_step.stop_transfer_queue()
 
 
 def expected(rows: list[dict], thresholds: str | list[float] = "batch") -> torch.Tensor:

@@ -43,7 +43,7 @@ DURIAN = ("algorithm.adv_estimator=durian", "+algorithm.durian.reasoning.num_gro
 def transfer_queue():
     advantage_step.start_transfer_queue(advantage_step.compose())
     yield
-    ray.shutdown()
+    advantage_step.stop_transfer_queue()
 
 
 @functools.cache
