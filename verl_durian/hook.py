@@ -18,7 +18,8 @@
 (b) In each step the row's visual entropy and log-probabilities reach the estimator: ``compute_advantage``.
 (c) Its metrics join the step's: ``_compute_advantage`` (V1), ``compute_data_metrics`` (older trainer).
 
-With another estimator every function here calls verl's own and does nothing else.
+With another estimator every function here calls verl's own and does nothing else. A verl that has an estimator
+``durian`` of its own (patches/README.md) keeps (b) and has no (c): there only (a) is hooked.
 """
 
 import functools
@@ -34,6 +35,7 @@ import torch
 from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import AdvantageEstimator
 
+from verl_durian import verl_api
 from verl_durian.config import DurianConfig
 from verl_durian.estimator import STEP, Step
 from verl_durian.metrics import durian_metrics
@@ -108,10 +110,11 @@ def install_ray_trainer(ray_trainer: Any) -> None:
         _WAITING.set(None)
         return metrics
 
-    ray_trainer.compute_advantage = compute_advantage
-    ray_trainer.compute_data_metrics = compute_data_metrics
     trainer._create_dataloader = _create_dataloader
-    trainer._get_gen_batch = _get_gen_batch
+    if not verl_api.computes_durian():
+        ray_trainer.compute_advantage = compute_advantage
+        ray_trainer.compute_data_metrics = compute_data_metrics
+        trainer._get_gen_batch = _get_gen_batch
 
 
 def install_trainer_v1(trainer_base: Any) -> None:
@@ -151,8 +154,9 @@ def install_trainer_v1(trainer_base: Any) -> None:
         return data
 
     trainer._init_dataloader = _init_dataloader
-    trainer._compute_advantage = _compute_advantage
-    trainer_base.compute_advantage_for_multi_trajectories = compute_advantage_for_multi_trajectories
+    if not verl_api.computes_durian():
+        trainer._compute_advantage = _compute_advantage
+        trainer_base.compute_advantage_for_multi_trajectories = compute_advantage_for_multi_trajectories
 
 
 def _add_columns(data: DataProto, meta: Any, options: DurianConfig, kv_batch_get: Callable[..., Any]) -> None:
