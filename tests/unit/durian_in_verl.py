@@ -45,6 +45,7 @@ def main(out: str, model: str, folder: str) -> None:
 
     rows, several = advantage_step.make_rows(), advantage_step.make_rows(outputs=3)
     advantages, _, metrics = advantage_step.run_v1(rows, config)
+    trainer_base.tq.kv_batch_get = kv_batch_get
     found = {
         "verl": ray_trainer.__file__,
         "estimator": estimator.__module__,
