@@ -98,7 +98,7 @@ checks() {
         if VERL_USE_EXTERNAL_PLUGINS=none PYTHONPATH="$PWD" bash -c "$check" > "$work/check.log" 2>&1; then
             echo "ok      $check"
         else
-            echo "failed  $check: $(tail -n 1 "$work/check.log" | cut -c 1-160)"
+            echo "failed  $check"
         fi
     done << EOF
 $work/ruff/bin/ruff check verl tests
