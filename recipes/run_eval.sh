@@ -25,9 +25,10 @@
 set -euo pipefail
 RECIPES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-case ${1:--} in
-    -*) echo "usage: bash recipes/run_eval.sh CHECKPOINT [OVERRIDES...]" >&2 && exit 2 ;;
-esac
+refuse() { echo "$*" >&2 && exit 2; }
+
+case ${1:--} in -*) refuse "usage: bash recipes/run_eval.sh CHECKPOINT [--dry-run] [OVERRIDES...]" ;; esac
+command -v python >/dev/null || refuse "python: not found; activate the environment that verl-durian is installed in"
 CHECKPOINT=$1
 shift
 
@@ -49,20 +50,24 @@ LOGGER=${LOGGER:-[console,file]}             # verl's loggers; file writes OUTPU
 #######################################################################
 
 FILES=()
+MISSING=()
 for benchmark in $BENCHMARKS; do
-    found=("$DATA_DIR/$benchmark"/*.parquet)
-    if [ ! -e "${found[0]}" ]; then
-        echo "$DATA_DIR/$benchmark: no parquet file: verl-durian prepare $benchmark --source ... --output $DATA_DIR/$benchmark" >&2
-        exit 2
-    fi
-    for file in "${found[@]}"; do FILES+=("$(realpath "$file")"); done
+    case $benchmark in
+        mathverse | mathvision | mathvista | wemath | hallusionbench) ;;
+        *) refuse "BENCHMARKS=$BENCHMARKS: $benchmark is none of mathverse, mathvision, mathvista, wemath, hallusionbench" ;;
+    esac
+    for file in "$DATA_DIR/$benchmark"/*.parquet; do
+        if [ -e "$file" ]; then FILES+=("$(realpath "$file")"); else MISSING+=("$benchmark"); fi
+    done
 done
+for benchmark in "${MISSING[@]}"; do
+    echo "$DATA_DIR/$benchmark: no parquet file; make it: verl-durian prepare $benchmark --output $DATA_DIR/$benchmark" >&2
+done
+if [ ${#MISSING[@]} -gt 0 ]; then exit 2; fi
 python -m verl_durian.evaluation check "${FILES[@]}"
 
 MODEL_PATH=$(python -m verl_durian.evaluation.checkpoint "$CHECKPOINT")
-mkdir -p "$OUTPUT"
-OUTPUT=$(cd "$OUTPUT" && pwd)
-rm -f "$OUTPUT"/answers/0.jsonl "$OUTPUT"/report.{json,md,png} # of an earlier run
+OUTPUT=$(realpath -m "$OUTPUT")
 export VERL_FILE_LOGGER_PATH=$OUTPUT/metrics.jsonl
 GPUS=$((NNODES * NGPUS_PER_NODE))
 printf -v list '"%s",' "${FILES[@]}"
@@ -139,5 +144,9 @@ if [ "${VERL_PLATFORM:-}" = cpu ]; then source "$RECIPES/cpu_settings.sh"; fi
 SETTINGS=("${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ALGO[@]}" "${TRAINER[@]}" "${CPU[@]}" "$@")
 
 python -m verl_durian.preflight "${SETTINGS[@]}"
+case " $* " in *" --dry-run "*) exit ;; esac
+
+mkdir -p "$OUTPUT"
+rm -f "$OUTPUT"/answers/0.jsonl "$OUTPUT"/report.{json,md,png} # of an earlier run
 python -m verl.trainer.main_ppo "${SETTINGS[@]}"
 python -m verl_durian.evaluation report "$OUTPUT" --model "$CHECKPOINT" "${FILES[@]}"

@@ -15,7 +15,7 @@
 # The whole path on a machine with Python 3.11, 2 CPU cores and 12 GB of memory, and no GPU: an environment, image
 # questions, a tiny Qwen2.5-VL that sees but answers badly, verl's training with Durian on DAPO, and a report.
 #
-#   bash recipes/run_quickstart.sh                                # about 20 minutes the first time
+#   bash recipes/run_quickstart.sh                                # 10 to 20 minutes the first time
 #   bash recipes/run_quickstart.sh algorithm.adv_estimator=grpo   # the baseline; environment, data and model are there
 #
 # Every run gets a folder of its own, $OUT/runs/<time>. Further arguments are settings of verl's, and win.

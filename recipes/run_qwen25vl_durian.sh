@@ -27,6 +27,10 @@
 
 set -euo pipefail
 RECIPES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+refuse() { echo "$*" >&2 && exit 2; }
+
+case " $* " in *" --help "* | *" -h "*) sed -n '/^# Durian on/,/^#####*$/p' "${BASH_SOURCE[0]}" && exit ;; esac
+command -v python >/dev/null || refuse "python: not found; activate the environment that verl-durian is installed in"
 
 ########################### user-adjustable ###########################
 
@@ -72,7 +76,7 @@ TOTAL_STEPS=${TOTAL_STEPS:-null} # null: as many as EPOCHS make
 SEED=${SEED:-1}
 TEST_FREQ=${TEST_FREQ:-5} # steps between two validations; there is one before the first step and one after the last
 SAVE_FREQ=${SAVE_FREQ:-20}
-KEEP=${KEEP:-2}                  # checkpoints that stay on the disk
+KEEP=${KEEP:-2}                  # checkpoints that stay on the disk; null: all
 RESUME=${RESUME:-auto}           # auto: from the last checkpoint in OUTPUT; disable; or a folder global_step_N
 LOGGER=${LOGGER:-[console,file]} # verl's loggers; file writes OUTPUT/metrics.jsonl
 
@@ -85,8 +89,15 @@ OVERLONG_BUFFER=${OVERLONG_BUFFER:-512}
 
 #######################################################################
 
-case $BACKBONE in dapo | grpo) ;; *) echo "BACKBONE=$BACKBONE: must be dapo or grpo" >&2 && exit 2 ;; esac
-case $ENGINE in fsdp | megatron) ;; *) echo "ENGINE=$ENGINE: must be fsdp or megatron" >&2 && exit 2 ;; esac
+case $BACKBONE in dapo | grpo) ;; *) refuse "BACKBONE=$BACKBONE: must be dapo or grpo" ;; esac
+case $ENGINE in fsdp | megatron) ;; *) refuse "ENGINE=$ENGINE: must be fsdp or megatron" ;; esac
+case $LORA_RANK in '' | *[!0-9]*) refuse "LORA_RANK=$LORA_RANK: must be a whole number, 0 for all weights" ;; esac
+if [ "$TRAIN_FILES" = "$DATA_DIR/$DATASET/train.parquet" ]; then
+    case $DATASET in
+        geometry3k | virl39k) ;;
+        *) refuse "DATASET=$DATASET: must be geometry3k or virl39k; TRAIN_FILES=... names your own" ;;
+    esac
+fi
 
 # On a cluster the workers have another working directory.
 OUTPUT=$(realpath -m "$OUTPUT")
@@ -224,7 +235,7 @@ case $RESUME in
 esac
 
 CPU=()
-if [ "${VERL_PLATFORM:-}" = cpu ]; then source "$RECIPES/cpu_settings.sh"; fi
+if [ "${VERL_PLATFORM:-}" = cpu ] && [ "$ENGINE" = fsdp ]; then source "$RECIPES/cpu_settings.sh"; fi
 
 SETTINGS=("${DATA[@]}" "${MODEL[@]}" "${ACTOR[@]}" "${ROLLOUT[@]}" "${ALGO[@]}" "${TRAINER[@]}" "${CPU[@]}" "$@")
 

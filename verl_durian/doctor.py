@@ -80,23 +80,25 @@ def look_here() -> list[dict]:
     allowed = policy == "auto" or "durian" in [name.strip() for name in policy.split(",")]
     if not add("verl may load it", allowed, f"VERL_USE_EXTERNAL_PLUGINS={policy}", "unset VERL_USE_EXTERNAL_PLUGINS"):
         return findings
+    from verl_durian import cpu, verl_api
+
+    versions = " or ".join(verl_api.SEEN_IN)
     try:
         import verl  # noqa: F401
+        from verl.experimental.fully_async_policy import fully_async_rollouter as rollouter
         from verl.trainer.ppo import core_algos, ray_trainer
         from verl.trainer.ppo.v1 import trainer_base
         from verl.utils import config as verl_config
     except Exception as error:  # whatever it is, it is what the user must know
-        remedy = 'install verl with its extras: pip install "verl[verl-core]>=0.9.0,<0.10"'
+        remedy = f"install verl {versions} together with verl-durian, so that pip brings what both need"
         if not os.environ.get("VERL_PLATFORM") and "torchvision" in str(error.__cause__ or error):
             remedy = "on a machine without a GPU: export VERL_PLATFORM=cpu"
-        add("import verl", False, f"{type(error).__name__}: {error.__cause__ or error}", remedy)
+        said = f"verl {_version('verl')}: {type(error).__name__}: {error.__cause__ or error}"
+        add("import verl", False, said, remedy)
         return findings
     add("import verl", True, verl.__version__)
 
-    from verl_durian import cpu, verl_api
-
     lacking = verl_api.missing()
-    versions = " or ".join(verl_api.SEEN_IN)
     add("what is relied on in verl", not lacking, "; ".join(lacking) or "all there", f"install verl {versions}")
 
     loaded = "verl_durian.plugin" in sys.modules
@@ -110,16 +112,17 @@ def look_here() -> list[dict]:
     )
     hooked = {
         "start checks": verl_config.validate_config,
-        "hook in the older trainer, data": ray_trainer.RayPPOTrainer._create_dataloader,
+        "hook in the older trainers, data": ray_trainer.RayPPOTrainer._create_dataloader,
         "hook in trainer V1, data": trainer_base.PPOTrainer._init_dataloader,
     }
     if not verl_api.computes_durian():
         hooked |= {
-            "hook in both trainers": ray_trainer.compute_advantage,
-            "hook in the older trainer, columns": ray_trainer.RayPPOTrainer._get_gen_batch,
-            "hook in the older trainer, metrics": ray_trainer.compute_data_metrics,
+            "hook in every trainer": ray_trainer.compute_advantage,
+            "hook in the older trainers, columns": ray_trainer.RayPPOTrainer._get_gen_batch,
+            "hook in the older trainers, metrics": ray_trainer.compute_data_metrics,
             "hook in trainer V1, metrics": trainer_base.PPOTrainer._compute_advantage,
             "hook in trainer V1, columns": trainer_base.compute_advantage_for_multi_trajectories,
+            "hook in fully asynchronous training": rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
         }
     for subject, function in hooked.items():
         ours = function.__code__.co_filename.startswith(os.path.dirname(__file__))

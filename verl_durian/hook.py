@@ -11,12 +11,17 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Brings the estimator what it needs, in verl's two PPO ray trainers, and its metrics into the metrics of the step.
+"""Brings the estimator what it needs, in each of verl's PPO trainers, and its metrics into the metrics of the step.
 
 (a) Before the first step every training row gets its visual entropy, and the config the thresholds of the training set
-    where it asks for them: ``_init_dataloader``, ``_create_dataloader``.
-(b) In each step the row's visual entropy and log-probabilities reach the estimator: ``compute_advantage``.
-(c) Its metrics join the step's: ``_compute_advantage`` (V1), ``compute_data_metrics`` (older trainer).
+    where it asks for them: ``_init_dataloader`` (V1), ``_create_dataloader`` (older trainers).
+(b) In each step the row's visual entropy and log-probabilities reach the estimator: ``compute_advantage``. Where verl
+    would lose the visual entropy between data and estimator it is kept: ``_get_gen_batch`` (older trainers),
+    ``generate_sequences_single`` (fully asynchronous), or fetched: ``compute_advantage_for_multi_trajectories`` (V1).
+(c) The metrics join the step's: ``_compute_advantage`` (V1), ``compute_data_metrics`` (older trainers).
+
+The older trainers are ``RayPPOTrainer`` and those that derive from it and import its functions: one-step off-policy
+and fully asynchronous training.
 
 With another estimator every function here calls verl's own and does nothing else. A verl that has an estimator
 ``durian`` of its own (patches/README.md) keeps (b) and has no (c): there only (a) is hooked.
@@ -50,8 +55,12 @@ _ACCURACY = "acc"  # what verl's own reward functions, and ours, call a rollout'
 # What Trainer V1 is computing advantages of; set while it does so, and only there.
 _V1_BATCH: ContextVar["_V1Batch | None"] = ContextVar("durian_v1_batch", default=None)
 
-# The older trainer has no dict of metrics where it computes advantages: they wait here for its compute_data_metrics.
+# The older trainers have no dict of metrics where they compute advantages: they wait here for compute_data_metrics.
 _WAITING: ContextVar[dict[str, float] | None] = ContextVar("durian_waiting", default=None)
+
+
+# The thresholds of the training set, in the meta_info of rollouts for a trainer that has not seen it.
+_THRESHOLDS = "durian_thresholds"
 
 
 @dataclass
@@ -61,12 +70,11 @@ class _V1Batch:
 
 
 def install_ray_trainer(ray_trainer: Any) -> None:
-    """Hooks the module ``verl.trainer.ppo.ray_trainer``, which also holds what both trainers share."""
+    """Hooks the module ``verl.trainer.ppo.ray_trainer``, which also holds what all trainers share."""
     trainer = ray_trainer.RayPPOTrainer
     verl_compute_advantage = ray_trainer.compute_advantage
     verl_create_dataloader = trainer._create_dataloader
     verl_get_gen_batch = trainer._get_gen_batch
-    verl_compute_data_metrics = ray_trainer.compute_data_metrics
 
     @functools.wraps(verl_compute_advantage)
     def compute_advantage(data: DataProto, adv_estimator: Any, *args: Any, **kwargs: Any) -> DataProto:
@@ -74,6 +82,9 @@ def install_ray_trainer(ray_trainer: Any) -> None:
         if not is_durian(adv_estimator) and v1_batch is None:
             return verl_compute_advantage(data, adv_estimator, *args, **kwargs)
         start = time.perf_counter()
+        thresholds = data.meta_info.pop(_THRESHOLDS, None)
+        if thresholds is not None:
+            kwargs["config"].durian.perceptual.thresholds = list(thresholds)
         step = Step(batch=data.batch, non_tensor_batch=data.non_tensor_batch)
         token = STEP.set(step)
         try:
@@ -103,6 +114,16 @@ def install_ray_trainer(ray_trainer: Any) -> None:
                 batch.non_tensor_batch[key] = gen_batch.non_tensor_batch.pop(key)
         return gen_batch
 
+    trainer._create_dataloader = _create_dataloader
+    if not verl_api.computes_durian():
+        ray_trainer.compute_advantage = compute_advantage
+        trainer._get_gen_batch = _get_gen_batch
+
+
+def install_metric_utils(metric_utils: Any) -> None:
+    """Hooks the module ``verl.trainer.ppo.metric_utils``, whose function every trainer's module imports by name."""
+    verl_compute_data_metrics = metric_utils.compute_data_metrics
+
     @functools.wraps(verl_compute_data_metrics)
     def compute_data_metrics(batch: DataProto, *args: Any, **kwargs: Any) -> dict[str, Any]:
         metrics = verl_compute_data_metrics(batch, *args, **kwargs)
@@ -110,11 +131,29 @@ def install_ray_trainer(ray_trainer: Any) -> None:
         _WAITING.set(None)
         return metrics
 
-    trainer._create_dataloader = _create_dataloader
     if not verl_api.computes_durian():
-        ray_trainer.compute_advantage = compute_advantage
-        ray_trainer.compute_data_metrics = compute_data_metrics
-        trainer._get_gen_batch = _get_gen_batch
+        metric_utils.compute_data_metrics = compute_data_metrics
+
+
+def install_fully_async(fully_async_rollouter: Any) -> None:
+    """Hooks the module ``verl.experimental.fully_async_policy.fully_async_rollouter``."""
+    manager = fully_async_rollouter.FullyAsyncAgentLoopManager
+    verl_generate = manager.generate_sequences_single
+
+    @functools.wraps(verl_generate)
+    async def generate_sequences_single(self: Any, prompts: DataProto) -> DataProto:
+        rollouts = await verl_generate(self, prompts)
+        if is_durian(self.config.algorithm.adv_estimator):
+            # verl keeps no column of the prompts, and the trainer, another process, loads no training data.
+            options = DurianConfig.from_algorithm(self.config.algorithm).perceptual
+            if options.key in prompts.non_tensor_batch:
+                rollouts.non_tensor_batch[options.key] = prompts.non_tensor_batch[options.key]
+            if isinstance(options.thresholds, list):
+                rollouts.meta_info[_THRESHOLDS] = tuple(options.thresholds)
+        return rollouts
+
+    if not verl_api.computes_durian():
+        manager.generate_sequences_single = generate_sequences_single
 
 
 def install_trainer_v1(trainer_base: Any) -> None:

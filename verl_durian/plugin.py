@@ -44,17 +44,31 @@ def _hook_ray_trainer(ray_trainer: ModuleType) -> None:
     hook.install_ray_trainer(ray_trainer)
 
 
+def _hook_metric_utils(metric_utils: ModuleType) -> None:
+    from verl_durian import hook
+
+    hook.install_metric_utils(metric_utils)
+
+
 def _hook_trainer_v1(trainer_base: ModuleType) -> None:
     from verl_durian import hook
 
     hook.install_trainer_v1(trainer_base)
 
 
+def _hook_fully_async(fully_async_rollouter: ModuleType) -> None:
+    from verl_durian import hook
+
+    hook.install_fully_async(fully_async_rollouter)
+
+
 HOOKS = {
     verl_api.CORE_ALGOS: _register_estimator,
     verl_api.CONFIG: _install_start_checks,
     verl_api.RAY_TRAINER: _hook_ray_trainer,
+    verl_api.METRIC_UTILS: _hook_metric_utils,
     verl_api.TRAINER_V1: _hook_trainer_v1,
+    verl_api.FULLY_ASYNC: _hook_fully_async,
 }
 
 

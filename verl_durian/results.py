@@ -29,9 +29,12 @@ def output_folder(output: Path) -> Iterator[None]:
     """Makes a folder for results, and keeps other runs out of it.
 
     Raises:
-        ValueError: another run is writing to it.
+        ValueError: it cannot be made, or another run is writing to it.
     """
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"--output {output}: no folder can be made there ({error.strerror}): name another") from error
     folder = os.open(output, os.O_RDONLY)
     try:
         try:

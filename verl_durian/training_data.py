@@ -147,7 +147,12 @@ def _check(rows: datasets.Dataset, key: str, media_keys: list[str]) -> None:
                         f"training row {without[start + offset]} has an image or a video, and no {key}: take rows that "
                         "cannot be scored out of the data"
                     )
-    if len(without) > 0:
+    if len(without) == len(rows):
+        logger.warning(
+            "durian: no training row has an image: there is no perceptual axis, and its weight goes to each prompt's "
+            "own GRPO advantage (metric durian/rows_without_image is 1)"
+        )
+    elif len(without) > 0:
         logger.warning(
             "durian: %d of %d training rows have no image; they take their own GRPO advantage for the perceptual one "
             "(metric durian/rows_without_image)",

@@ -27,7 +27,9 @@ FAILURES: list[str] = []
 
 CORE_ALGOS = "verl.trainer.ppo.core_algos"
 RAY_TRAINER = "verl.trainer.ppo.ray_trainer"
+METRIC_UTILS = "verl.trainer.ppo.metric_utils"
 TRAINER_V1 = "verl.trainer.ppo.v1.trainer_base"
+FULLY_ASYNC = "verl.experimental.fully_async_policy.fully_async_rollouter"
 CONFIG = "verl.utils.config"
 PROTOCOL = "verl.protocol"
 
@@ -48,17 +50,19 @@ SYMBOLS = (
     Symbol(CORE_ALGOS, "AdvantageEstimator.GRPO"),
     # Options and settings are checked here, before Ray starts.
     Symbol(CONFIG, "validate_config", ("config",)),
-    # Both trainers: the estimator is called from here.
-    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator")),
-    # The older trainer: the training data, the columns that survive generation, the metrics of a step.
+    # Every trainer: the estimator is called from here.
+    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator", "config")),
+    # The older trainer and what is built on it: the training data, the columns that survive generation, the metrics.
     Symbol(RAY_TRAINER, "RayPPOTrainer._create_dataloader", ("self", "train_dataset")),
     Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", ("self", "batch")),
-    Symbol(RAY_TRAINER, "compute_data_metrics", ("batch",)),
+    Symbol(METRIC_UTILS, "compute_data_metrics", ("batch",)),
     # Trainer V1: the training data, the advantage step, sessions with several outputs, the columns in TransferQueue.
     Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", ("self",)),
     Symbol(TRAINER_V1, "PPOTrainer._compute_advantage", ("self", "batch", "metrics")),
     Symbol(TRAINER_V1, "compute_advantage_for_multi_trajectories", ("data", "batch_keys", "adv_estimator", "config")),
     Symbol(TRAINER_V1, "tq.kv_batch_get", ("keys", "partition_id", "select_fields")),
+    # Fully asynchronous training: what reaches the trainer, which has not seen the training data, from the rollouts.
+    Symbol(FULLY_ASYNC, "FullyAsyncAgentLoopManager.generate_sequences_single", ("self", "prompts")),
     # What a batch is.
     Symbol(PROTOCOL, "DataProto", ("batch", "non_tensor_batch", "meta_info")),
 )
@@ -102,6 +106,6 @@ def require() -> None:
     if problems:
         raise RuntimeError(
             f"verl {importlib.metadata.version('verl')} does not fit this verl-durian, which was made for verl "
-            f"{' and '.join(SEEN_IN)}: {'; '.join(problems)}. Install one of those versions with its extra verl-core, "
-            "or a newer verl-durian."
+            f"{' and '.join(SEEN_IN)}: {'; '.join(problems)}. Install one of those versions together with "
+            "verl-durian, so that pip brings what both need, or a newer verl-durian."
         )

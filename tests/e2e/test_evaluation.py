@@ -53,6 +53,7 @@ class Run:
             "trainer.val_before_train=False",
             BACKBONE="grpo",
             ESTIMATOR="grpo",
+            LORA_RANK=4,
             MODEL_PATH=out / "model",
             TRAIN_FILES=questions,
             VAL_FILES=questions,
@@ -128,8 +129,8 @@ def test_it_ends_with_the_table(run):
     ("arguments", "environment", "remedy"),
     [
         ([], {}, "usage: bash recipes/run_eval.sh CHECKPOINT"),
-        (["{model}"], {"BENCHMARKS": "mathvista geometry3k"}, "verl-durian prepare geometry3k --source"),
-        (["{model}"], {"BENCHMARKS": "mathvista", "DATA_DIR": "nowhere"}, "nowhere/mathvista: no parquet file"),
+        (["{model}"], {"BENCHMARKS": "mathvista geometry3k"}, "geometry3k is none of mathverse, mathvision"),
+        (["{model}"], {"DATA_DIR": "nowhere"}, "make it: verl-durian prepare hallusionbench --output nowhere/hallus"),
         (["{data}"], {}, "holds neither config.json nor a checkpoint of verl's"),
         (["no/model"], {}, "no such folder, and no model that the hub lets us read"),
         (

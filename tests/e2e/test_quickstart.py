@@ -21,6 +21,7 @@ import os
 import re
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -151,45 +152,70 @@ def test_settings_that_cannot_work_are_refused_at_once(run, out, override, remed
     assert "Started a local Ray instance" not in done.stdout
 
 
-def test_the_older_trainer_trains_with_durian(run, out):
-    runs = set((out / "runs").iterdir())
-    done = quickstart(
-        out, "trainer.use_v1=false", "data.train_max_samples=300", "data.val_max_samples=16", *V0, steps=2
-    )
-    assert done.returncode == 0, done.stdout[-5000:]
-    (folder,) = set((out / "runs").iterdir()) - runs
-    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    for step in (entry["data"] for entry in metrics if entry["step"] > 0):
-        assert step["durian/prompts/num"] == 16 and step["durian/rows_without_image"] == 0
-        assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
+class Others:
+    """Two more trainings, at the same time, since one leaves half of two cores idle."""
 
+    def __init__(self, out: Path):
+        self.out = out
+        with ThreadPoolExecutor(2) as pool:
+            older, killed = pool.submit(self.train_with_the_older_trainer), pool.submit(self.kill_a_worker)
+        self.older, self.killed = older.result(), killed.result()
 
-def test_a_dead_worker_ends_the_run_with_its_error(run, out):
-    runs = set((out / "runs").iterdir())
-    environment = {**os.environ, "OUT": str(out), "STEPS": "50", "VERL_DURIAN_CACHE": str(out / "cache")}
-    command = ["bash", ROOT / "recipes" / "run_quickstart.sh", "data.val_max_samples=8", "data.train_max_samples=300"]
-    with open(out / "killed.log", "w") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    def start(self, name: str, *overrides: str, steps: int) -> subprocess.Popen[str]:
+        environment = {**os.environ, "OUT": str(self.out / name), "STEPS": str(steps)}
+        environment["VERL_DURIAN_CACHE"] = str(self.out / "cache")
+        few = ("data.train_max_samples=300", "data.val_max_samples=16")
+        with open(self.out / f"{name}.log", "w") as log:
+            return subprocess.Popen(
+                ["bash", ROOT / "recipes" / "run_quickstart.sh", *few, *overrides],
+                env=environment,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def told(self, name: str) -> str:
+        return (self.out / f"{name}.log").read_text()
+
+    def file(self, name: str, file: str) -> Path | None:
+        """A file of a run's folder."""
+        return next((self.out / name).glob(f"runs/*/{file}"), None)
+
+    def train_with_the_older_trainer(self) -> int:
+        return self.start("older", *V0, steps=2).wait(timeout=1200)
+
+    def kill_a_worker(self) -> int:
+        process = self.start("killed", steps=50)
         try:
             deadline = time.monotonic() + 600
-            while not any("step:1 " in log.read_text() for log in new_logs(out, runs)):
+            while (log := self.file("killed", "train.log")) is None or "step:1 " not in log.read_text():
                 assert process.poll() is None and time.monotonic() < deadline
                 time.sleep(1)
             workers = [each for each in psutil.Process(process.pid).children(recursive=True) if is_vllm_worker(each)]
             assert workers
             for worker in workers:
                 worker.kill()
-            assert process.wait(timeout=300) != 0
+            return process.wait(timeout=300)
         finally:
             process.terminate()
-    output = (out / "killed.log").read_text()
-    (train_log,) = new_logs(out, runs)
-    _, told, _ = output.rsplit("=" * 100, 2)
-    assert DEATH.search(told) and "Error: " in told and str(train_log) in told
 
 
-def new_logs(out: Path, known: set[Path]) -> list[Path]:
-    return [log for run in set((out / "runs").iterdir()) - known for log in run.glob("train.log")]
+@pytest.fixture(scope="module")
+def others(run, out):
+    return Others(out)
+
+
+def test_the_older_trainer_trains_with_durian(others):
+    assert others.older == 0, others.told("older")[-5000:]
+    metrics = [json.loads(line) for line in others.file("older", "metrics.jsonl").read_text().splitlines()]
+    for step in (entry["data"] for entry in metrics if entry["step"] > 0):
+        assert step["durian/prompts/num"] == 16 and step["durian/rows_without_image"] == 0
+        assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
+
+
+def test_a_dead_worker_ends_the_run_with_its_error(others):
+    assert others.killed != 0
+    _, told, _ = others.told("killed").rsplit("=" * 100, 2)
+    assert DEATH.search(told) and "Error: " in told and str(others.file("killed", "train.log")) in told
 
 
 def is_vllm_worker(process: psutil.Process) -> bool:

@@ -76,28 +76,38 @@ def padded(rows: list[dict], field: str) -> torch.Tensor:
     return torch.nn.utils.rnn.pad_sequence([row[field] for row in rows], batch_first=True)
 
 
-def run_v1(rows: list[dict], config, multiple: int = 1) -> tuple[torch.Tensor, torch.Tensor, dict]:
-    """V1's ``_compute_advantage`` on the rows, padded by verl to a multiple of ``multiple``.
-
-    Returns:
-        advantages and response mask, both (bs, response_length) with padding rows last, and the metrics.
-    """
+def put_rows(rows: list[dict]):
+    """Puts the rows into TransferQueue; returns its KVBatchMeta."""
     import transfer_queue as tq
-    from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
-    from verl.trainer.ppo.v1.trainer_sync import PPOTrainerSync
     from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
     keys = [row["key"] for row in rows]
     fields = [{name: value for name, value in row.items() if name != "key"} for row in rows]
     tags = [{"status": "success", "prompt_len": 5, "response_len": 1, "seq_len": 6} for _ in rows]
-    batch = tq.kv_batch_put(
+    return tq.kv_batch_put(
         keys=keys, partition_id="train", fields=list_of_dict_to_tensordict(fields), tags=tags
     ) or tq.KVBatchMeta(keys=keys, tags=tags, partition_id="train")
-    batch = upsample_batch_to_divisible_size(batch, multiple, eos_token_id=0)
-    trainer = object.__new__(PPOTrainerSync)
+
+
+def run_v1(rows: list[dict], config, multiple: int = 1, mode: str = "sync") -> tuple[torch.Tensor, torch.Tensor, dict]:
+    """V1's ``_compute_advantage`` in a trainer of this mode, on the rows, padded by verl to a multiple of ``multiple``.
+
+    Returns:
+        advantages and response mask, both (bs, response_length) with padding rows last, and the metrics.
+    """
+    import transfer_queue as tq
+    from verl.trainer.ppo.core_algos import get_kl_controller
+    from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+    from verl.trainer.ppo.v1 import get_trainer_cls
+
+    batch = upsample_batch_to_divisible_size(put_rows(rows), multiple, eos_token_id=0)
+    trainer = object.__new__(get_trainer_cls(mode))
     trainer.config = config
+    trainer.kl_ctrl_in_reward = get_kl_controller(config.algorithm.kl_ctrl)
     metrics: dict = {}
     try:
+        if config.algorithm.rollout_correction.bypass_mode:
+            batch = trainer._compute_old_log_prob(batch, metrics)
         trainer._compute_advantage(batch, metrics)
         fields = ["advantages", "response_mask"]
         found = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=fields).to_padded_tensor()

@@ -32,6 +32,7 @@ def main(out: str, model: str, folder: str) -> None:
         os.environ.pop("VERL_PLATFORM", None)  # without the plugin verl knows no platform "cpu"
     import advantage_step
     import transfer_queue as tq
+    from verl.experimental.fully_async_policy import fully_async_rollouter
     from verl.trainer.ppo import core_algos, ray_trainer
     from verl.trainer.ppo.v1 import trainer_base
 
@@ -59,6 +60,7 @@ def main(out: str, model: str, folder: str) -> None:
                 trainer_base.PPOTrainer._init_dataloader,
                 trainer_base.PPOTrainer._compute_advantage,
                 trainer_base.compute_advantage_for_multi_trajectories,
+                fully_async_rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
             )
             if hasattr(function, "__wrapped__")
         ),

@@ -149,6 +149,31 @@ def test_gloo_process_group_starts() -> None:
     assert run(code, "cpu") == "gloo"
 
 
+@needs_cpu_lane
+def test_weights_kept_for_later_do_not_change_with_an_update() -> None:
+    code = """
+        import os, socket
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        import verl, torch
+        from torch.distributed.fsdp import fully_shard
+        from verl.utils.fsdp_utils import fsdp2_sharded_load_from_cpu, fsdp2_sharded_save_to_cpu
+        torch.distributed.init_process_group("gloo")
+        model = torch.nn.Linear(3, 3)
+        fully_shard(model, mesh=torch.distributed.init_device_mesh("cpu", (1,)))
+        old = model.weight.full_tensor().clone()
+        kept = fsdp2_sharded_save_to_cpu(model)
+        with torch.no_grad():
+            model.weight.add_(1)
+        changed = model.weight.full_tensor().clone()
+        fsdp2_sharded_load_from_cpu(model, *kept)
+        print(torch.equal(old, changed), torch.equal(old, model.weight.full_tensor()))
+    """
+    assert run(code, "cpu").splitlines()[-1] == "False True"
+
+
 def test_nothing_is_patched_without_the_variable() -> None:
     """Read in a process that does not import verl, whose import may fail where torchvision is a CUDA build."""
     code = """

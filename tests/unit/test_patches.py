@@ -155,7 +155,7 @@ def test_the_same_advantages_with_the_plugin_the_patches_and_both(step, steps):
 def test_the_hook_stands_aside_where_verl_computes_durian(steps):
     assert steps["plugin"]["estimator"] == "verl_durian.estimator"
     assert steps["both"]["estimator"] == steps["patches"]["estimator"] == "verl.trainer.ppo.core_algos"
-    assert len(steps["plugin"]["hooked"]) == 7
+    assert len(steps["plugin"]["hooked"]) == 8
     assert steps["both"]["hooked"] == ["_create_dataloader", "_init_dataloader"]
     assert steps["patches"]["hooked"] == []
     # One fetch and one estimate, where the hook has to fetch two columns more.

@@ -168,6 +168,11 @@ def test_overrides_that_hydra_does_not_take(run):
         "data.max_prompt_length=long": "must be an integer",
         "data.filter_overlong_prompts=1": "must be true or false",
         "actor_rollout_ref.rollout.gpu_memory_utilization=half": "must be a number",
+        "trainer.n_gpus_per_node=0": "must be an integer, 1 or more",
+        "trainer.total_training_steps=x": "must be an integer, 1 or more",
+        "data.seed=x": "must be an integer",
+        "actor_rollout_ref.model.lora_rank=-3": "must be an integer, 0 or more",
+        "algorithm.durian.reasoning.num_groups=8": "write it with a + in front",
     }
     problems, _ = run.examined(*wrong)
     told = {override: text for text in problems for override in wrong if text.startswith(f"{override}: ")}
@@ -197,6 +202,11 @@ def test_what_is_not_about_hydra_is_told_with_it(run):
         "algorithm.durian.weight",
         "data.train_files",
     ]
+
+
+def test_a_value_of_another_kind_is_told_without_what_follows_from_its_default(run):
+    problems, _ = run.examined("actor_rollout_ref.rollout.n=x")  # verl's default is 1
+    assert problems == ["actor_rollout_ref.rollout.n=x: must be an integer, 1 or more"]
 
 
 def test_a_group_that_does_not_exist(run):
@@ -504,6 +514,13 @@ def test_room_for_checkpoints(run):
     assert run.notes(checkpoints.check, {"trainer.save_freq": 1}) == []
 
 
+def test_a_folder_that_cannot_be_written_to_is_named(run):
+    (run.folder / "file").touch()
+    for folder, reason in ((run.folder / "file" / "x", "is a file"), ("/proc/x", "/proc: No such file or directory")):
+        problem = run.problem(checkpoints.check, {"trainer.default_local_dir": folder})
+        assert problem.startswith(f"trainer.default_local_dir={folder}: ") and reason in problem
+
+
 def test_a_checkpoint_that_is_not_there(run):
     def resume(folder: Path) -> dict:
         return {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": folder}
@@ -537,6 +554,6 @@ def test_dry_run_prints_config_and_command_and_tells_the_findings(run, capsys):
 
 def test_without_dry_run_only_findings_are_told(run, capsys):
     assert main(run.settings()) == 0
-    assert capsys.readouterr() == ("", "")
+    assert capsys.readouterr() == ("", "preflight: no problem found\n")
     assert main([*run.settings(), "--dryrun"]) == 2
     assert "--dryrun: no setting" in capsys.readouterr().err

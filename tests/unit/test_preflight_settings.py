@@ -89,6 +89,15 @@ def test_buffer_is_found_in_the_source_of_vllm() -> None:
     assert settings._vllm_keeps_image_normalization_in_a_buffer() == hasattr(vllm, "FusedInputNorm")
 
 
+def test_a_metric_that_the_reward_does_not_return_is_refused() -> None:
+    filtered = {"algorithm.filter_groups.enable": True, "algorithm.filter_groups.metric": "foo"}
+    ours = {"reward.custom_reward_function.path": "pkg://verl_durian.reward"}
+    (problem,) = problems({**filtered, **ours}, "qwen3_vl")
+    assert problem == "algorithm.filter_groups.metric=foo: must be reward, score, acc, format (FILTER_METRIC)"
+    assert problems({**filtered, **ours, "algorithm.filter_groups.metric": "acc"}, "qwen3_vl") == []
+    assert problems(filtered, "qwen3_vl") == [], "another reward may return it"
+
+
 @needs_transformers_5
 @pytest.mark.parametrize(("length", "refused"), [(0, True), (1, False), (64, False), (65, True)])
 def test_an_overlong_buffer_longer_than_a_response_is_refused(length: int, refused: bool) -> None:

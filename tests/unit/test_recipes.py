@@ -268,7 +268,7 @@ def test_dry_run_starts_nothing(recipe):
     assert not (recipe.folder / "out").exists()
 
 
-@pytest.mark.parametrize("variable", ["BACKBONE", "ENGINE"])
+@pytest.mark.parametrize("variable", ["BACKBONE", "ENGINE", "DATASET", "LORA_RANK"])
 def test_unknown_choices_are_named(recipe, variable):
     done = recipe.run(**{variable: "ppo"})
     assert done.returncode == 2 and f"{variable}=ppo: must be " in done.stderr

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from verl_durian.results import whole_file
+from verl_durian.results import output_folder, whole_file
 from verl_durian.scoring.entropy_cache import EntropyCache, Entry
 
 BYTES = 10_000
@@ -41,6 +41,13 @@ def test_what_fails_leaves_the_file_that_was_there(tmp_path):
         file.write(b"after")
         raise ZeroDivisionError
     assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("a.txt", b"before")]
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="--output .*/file/x: no folder can be made there"):
+        with output_folder(tmp_path / "file" / "x"):
+            pass
 
 
 def write_bytes(folder: Path) -> None:

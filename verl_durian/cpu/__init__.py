@@ -20,7 +20,8 @@ The user sets verl's own variable, ``VERL_PLATFORM=cpu``. Then three places act,
 - ``verl_durian_cpu.pth``, read by every Python interpreter at its start, lets torchvision import.
 
 Made for small models: tests, continuous integration, a first look. Worker slots are "GPU" resources that Ray is told
-about (``+ray_kwargs.ray_init.num_gpus=1``); recipes/run_quickstart.sh has every setting that goes with it.
+about (``+ray_kwargs.ray_init.num_gpus=1``); recipes/run_quickstart.sh has every setting that goes with it. Trainers
+that roll out on slots of their own get new weights there through ``checkpoint_engine``: see docs/trainers.md.
 """
 
 import os

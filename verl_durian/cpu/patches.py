@@ -23,6 +23,8 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+import wrapt
+
 
 def _find(module_name: str, name: str) -> tuple[ModuleType, Any]:
     """The module and its attribute.
@@ -77,4 +79,23 @@ def pin_no_memory() -> None:
     module.CPUOffloadPolicy = UnpinnedCPUOffloadPolicy  # type: ignore[attr-defined]
 
 
-PATCHES: tuple[Callable[[], None], ...] = (name_vllm_distribution, use_gloo_only, pin_no_memory)
+def copy_saved_weights() -> None:
+    """verl 0.9.1 keeps FSDP2 weights for later by ``Tensor.cpu()``, which on a CPU is no copy: updates change them.
+
+    The trainers with several updates a step keep them, so that all of these refer to one old policy.
+    """
+
+    def patch(module: ModuleType) -> None:
+        _, original = _find(module.__name__, "fsdp2_sharded_save_to_cpu")
+
+        @functools.wraps(original)
+        def save(model: Any) -> Any:
+            state, spec = original(model)
+            return {name: (weight.clone(), rest) for name, (weight, rest) in state.items()}, spec
+
+        module.fsdp2_sharded_save_to_cpu = save  # type: ignore[attr-defined]
+
+    wrapt.register_post_import_hook(patch, "verl.utils.fsdp_utils")  # which takes seconds to import
+
+
+PATCHES: tuple[Callable[[], None], ...] = (name_vllm_distribution, use_gloo_only, pin_no_memory, copy_saved_weights)

@@ -15,7 +15,8 @@
 
     python -m verl_durian.evaluation.checkpoint CHECKPOINT
 
-prints the folder. What verl saved with FSDP is merged first, into a folder beside, and again when it has changed.
+prints the folder. What verl saved with FSDP is merged first, with its LoRA adapter if it has one, into a folder beside,
+and again when it has changed.
 """
 
 import json
@@ -48,10 +49,10 @@ def hugging_face_folder(checkpoint: str) -> str:
         return str(folder)
     actor = folder / "actor" if (folder / "actor").is_dir() else folder
     megatron = actor / "model" / "huggingface"
-    if (actor / "lora_train_meta.json").exists() or (megatron / "adapter").exists():
+    if (megatron / "adapter").exists():
         raise ValueError(
-            f"{checkpoint}: holds LoRA adapters: `python -m verl.model_merger merge --backend fsdp --local_dir {actor} "
-            "--target_dir FOLDER`, fold FOLDER/lora_adapter in with peft's merge_and_unload, and name the result"
+            f"{checkpoint}: holds a LoRA adapter that Megatron saved: fold {megatron / 'adapter'} into the model that "
+            "was trained with peft's merge_and_unload, and name the result"
         )
     if (actor / "fsdp_config.json").exists():
         return str(_merge(actor))
@@ -70,7 +71,7 @@ def hugging_face_folder(checkpoint: str) -> str:
 
 
 def _merge(actor: Path) -> Path:
-    """Merges the shards of FSDP with verl's own merger, which writes bfloat16."""
+    """Merges the shards of FSDP with verl's own merger, which writes bfloat16 and leaves a LoRA adapter aside."""
     ranks = json.loads((actor / "fsdp_config.json").read_text())["world_size"]
     shards = [actor / f"model_world_size_{ranks}_rank_{rank}.pt" for rank in range(ranks)]
     missing = [shard.name for shard in shards if not shard.exists()]
@@ -89,6 +90,12 @@ def _merge(actor: Path) -> Path:
     done = subprocess.run([*merger, "--local_dir", str(actor), "--target_dir", str(part)], stdout=sys.stderr)
     if done.returncode != 0:
         raise ValueError(f"{actor}: verl.model_merger could not merge it, see above")
+    adapter = part / "lora_adapter"
+    if adapter.exists():
+        from verl_durian.evaluation.adapter import fold_in  # imports much that full weights do not need
+
+        fold_in(part, adapter)
+        shutil.rmtree(adapter)
     (part / MERGED_FROM).write_text(json.dumps(source))
     shutil.rmtree(merged, ignore_errors=True)
     part.rename(merged)

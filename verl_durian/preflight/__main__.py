@@ -52,6 +52,7 @@ def main(arguments: list[str]) -> int:
     if problems:
         print(f"preflight: {len(problems)} problem{'s' * (len(problems) > 1)}; nothing is started", file=sys.stderr)
         return REFUSED
+    print(f"preflight: no problem found{'; nothing is started' * (DRY_RUN in arguments)}", file=sys.stderr)
     return 0
 
 

@@ -11,9 +11,10 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Room for checkpoints, and the one to go on from."""
+"""A folder and room for checkpoints, and the one to go on from."""
 
 import shutil
+import tempfile
 from pathlib import Path
 
 from omegaconf import DictConfig
@@ -25,17 +26,24 @@ _STEP = "global_step_"
 
 
 def check(config: DictConfig, model: Model | None) -> list[Finding]:
-    """Checks the checkpoint that is named, and the free disk for those to come.
+    """Checks the checkpoint that is named, and folder and free disk for those to come.
 
     Args:
         config: verl's whole config.
         model: The model to train; None where it cannot be read.
     """
     findings = _check_resume(config)
-    if config.trainer.save_freq > 0 and model is not None:
-        folder = Path(config.trainer.default_local_dir).expanduser().absolute()
-        there = next(each for each in (folder, *folder.parents) if each.exists())
-        findings += check_room(config, model, shutil.disk_usage(there).free)
+    folder = Path(config.trainer.default_local_dir).expanduser().absolute()
+    there = next(each for each in (folder, *folder.parents) if each.exists())
+    try:
+        with tempfile.TemporaryDirectory(dir=there):
+            pass
+    except OSError as error:
+        reason = f"{there} is a file" if there.is_file() else f"{there}: {error.strerror}"
+        findings.append(Finding(f"trainer.default_local_dir={folder}: {reason}; name a folder to write to (OUTPUT)"))
+    else:
+        if config.trainer.save_freq > 0 and model is not None:
+            findings += check_room(config, model, shutil.disk_usage(there).free)
     return findings
 
 

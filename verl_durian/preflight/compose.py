@@ -28,6 +28,22 @@ from verl_durian.preflight.installation import folder_of
 
 _REFUSED_KEY = re.compile(r"Could not (?:override|append to config. An item is already at) '(.+?)'")
 _KINDS = {bool: "true or false", int: "an integer", float: "a number"}
+_LEAST = {
+    "data.seed": None,
+    "data.train_batch_size": 1,
+    "data.max_prompt_length": 1,
+    "data.max_response_length": 1,
+    "actor_rollout_ref.model.lora_rank": 0,
+    "actor_rollout_ref.actor.ppo_mini_batch_size": 1,
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
+    "actor_rollout_ref.rollout.n": 1,
+    "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+    "trainer.nnodes": 1,
+    "trainer.n_gpus_per_node": 1,
+    "trainer.total_epochs": 1,
+    "trainer.total_training_steps": 1,
+}
+"""Keys that hold an integer, or null where that is verl's default, and the least that makes sense."""
 
 
 def compose(overrides: list[str]) -> DictConfig:
@@ -43,8 +59,9 @@ def compose(overrides: list[str]) -> DictConfig:
         return hydra.compose("ppo_trainer", overrides)
 
 
-def compose_what_can_be(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
-    """verl's config from the overrides that Hydra takes, and a finding for each of the others."""
+def compose_what_can_be(overrides: list[str]) -> tuple[DictConfig, list[Finding], list[Finding]]:
+    """verl's config without the overrides that cannot be: a finding for each that Hydra does not take, and for each
+    whose value is of another kind, in the place of which verl's default stands."""
     taken, findings = [], []
     parser = OverridesParser.create()
     for override in overrides:
@@ -76,10 +93,9 @@ def compose_what_can_be(overrides: list[str]) -> tuple[DictConfig, list[Finding]
             raise ValueError(f"Hydra cannot compose the config: {one_line(error)}") from error
     last = {_key(override): override for override in taken}  # which is the one that counts
     wrong = {override: kind for key, override in last.items() if (kind := _other_kind(config, key))}
-    if not wrong:
-        return config, findings
-    findings += [Finding(f"{override}: must be {kind}") for override, kind in wrong.items()]
-    return compose([each for each in taken if each not in wrong]), findings
+    if wrong:
+        config = compose([each for each in taken if each not in wrong])
+    return config, findings, [Finding(f"{override}: must be {kind}") for override, kind in wrong.items()]
 
 
 @functools.cache
@@ -94,6 +110,10 @@ def _key(override: str) -> str:
 def _other_kind(config: DictConfig, key: str) -> str | None:
     """What the value of a key must be, where it is something else than verl's default is; null is left to verl."""
     default, value = (OmegaConf.select(each, key, throw_on_missing=False) for each in (_defaults(), config))
+    if key in _LEAST and not (value is None and default is None):
+        least = _LEAST[key]
+        if type(value) is not int or (least is not None and value < least):
+            return "an integer" if least is None else f"an integer, {least} or more"
     kind = type(default)
     if kind not in _KINDS or value is None or type(value) is kind or (kind is float and type(value) is int):
         return None
@@ -106,6 +126,8 @@ def _what_is_wrong(override: str) -> str:
     """Why Hydra does not take an override: its key is unknown, or known and has a + in front."""
     if override.startswith("+"):
         return f"{override}: verl has this key already; write it without the +"
+    if _key(override).startswith("algorithm.durian."):
+        return f"{override}: verl does not know this option of the plugin; write it with a + in front"
     node: Any = _defaults()
     path: list[str] = []
     for part in _key(override).split("."):

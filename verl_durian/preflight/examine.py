@@ -44,11 +44,11 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
         ModuleNotFoundError: verl is not installed.
         ValueError: Hydra makes no config of it at all.
     """
-    config, refused = compose_what_can_be(overrides)
+    config, refused, replaced = compose_what_can_be(overrides)
     trains = not config.trainer.val_only
     of_verl = installation.check()
-    findings = refused + of_verl + installation.check_packages(config)
-    if not of_verl:
+    findings = refused + replaced + of_verl + installation.check_packages(config)
+    if not of_verl and not replaced:  # other settings may not go with verl's default
         if trains:
             findings += estimator.check(config)
         if not refused:
@@ -61,9 +61,11 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
         findings.append(Finding(str(error)))
     if read is not None:
         findings += model.check_context(config, read)
-    findings += [Finding(text) for text in settings.find(config, model_type)]
+    if not replaced:
+        findings += [Finding(text) for text in settings.find(config, model_type)]
     findings += data.check(config, read)
-    findings += machine.check(config, read if trains else None)
+    if not replaced:
+        findings += machine.check(config, read if trains else None)
     if trains:
         findings += checkpoints.check(config, read)
     return config, findings

@@ -63,15 +63,18 @@ def read_type(path: str) -> str | None:
         if not file.exists():
             raise ValueError(f"{_WHERE}={path}: the folder holds no config.json; name the folder of a checkpoint")
     else:
-        from huggingface_hub import hf_hub_download
+        from huggingface_hub import constants, hf_hub_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
         try:
             file = Path(hf_hub_download(path, "config.json"))
         except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
+            if folder.is_absolute():
+                raise ValueError(f"{_WHERE}={path}: no such folder; correct the path (MODEL_PATH)") from error
+            reason = "not downloaded, and HF_HUB_OFFLINE=1" if constants.HF_HUB_OFFLINE else type(error).__name__
             raise ValueError(
-                f"{_WHERE}={path}: no such folder, and no model that the hub lets us read ({type(error).__name__}); "
-                "correct the path, or download the model first where there is no network"
+                f"{_WHERE}={path}: no such folder, and no model that the hub lets us read ({reason}); correct the path "
+                "(MODEL_PATH), or download the model first where there is no network"
             ) from error
     return json.loads(file.read_text()).get("model_type")
 

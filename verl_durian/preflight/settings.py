@@ -33,7 +33,7 @@ def find(config: DictConfig, model_type: str | None) -> list[str]:
     Returns:
         Every problem with its remedy, one line each.
     """
-    problems = _micro_batches_that_do_not_divide(config) + _overlong_buffer(config)
+    problems = _micro_batches_that_do_not_divide(config) + _overlong_buffer(config) + _filter_metric(config)
     if model_type in (*QWEN2_VL_FAMILY, None):
         problems += _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
     return problems
@@ -49,6 +49,15 @@ def _overlong_buffer(config: DictConfig) -> list[str]:
         f"reward.reward_kwargs.overlong_buffer_cfg.len={buffer.get('len')}: must be from 1 to "
         f"reward.reward_kwargs.max_resp_len={longest}; lower it (OVERLONG_BUFFER), 0 leaves the penalty out"
     ]
+
+
+def _filter_metric(config: DictConfig) -> list[str]:
+    """A metric that our reward does not return, which verl tells in the first step."""
+    groups, reward = config.algorithm.filter_groups, config.reward.custom_reward_function.path
+    known = ("reward", "score", "acc", "format")
+    if not (groups and groups.enable) or reward != "pkg://verl_durian.reward" or groups.metric in known:
+        return []
+    return [f"algorithm.filter_groups.metric={groups.metric}: must be {', '.join(known)} (FILTER_METRIC)"]
 
 
 def _noise_in_image_normalization(config: DictConfig) -> list[str]:

@@ -156,7 +156,7 @@ def _read(parts: Sequence[Part], tasks: Mapping[int, Any], function: Callable[..
         batch_size=None,
         num_cpus=0,
         resources={f"node:{ray.util.get_node_ip_address()}": 1e-3} if local else None,
-        concurrency=min(_READERS * (1 if local else len(ray.nodes())), len(tasks)),
+        concurrency=min(_READERS * (1 if local else sum(node["Alive"] for node in ray.nodes())), len(tasks)),
     )
 
 

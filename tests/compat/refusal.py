@@ -1,0 +1,100 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""A release of verl that is not claimed: it is refused, and other estimators do not notice the plugin.
+
+Run by tests/run_compat.sh, in an environment where such a release was installed over a claimed one by force.
+"""
+
+import importlib.metadata
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RELEASE = importlib.metadata.version("verl")
+
+START = """
+import advantage_step
+from verl.utils import config as verl_config
+config = advantage_step.compose(
+    "algorithm.adv_estimator={estimator}", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4", "trainer.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.name=vllm",
+)
+verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+print("accepted")
+"""
+
+ADVANTAGES = """
+import sys
+import advantage_step, numpy as np
+config, found = advantage_step.compose(), {}
+for estimator in ("grpo", "rloo"):
+    config.algorithm.adv_estimator = estimator
+    found[estimator] = advantage_step.run_v0(advantage_step.make_rows(), config).batch["advantages"].numpy()
+np.savez(sys.argv[1], plugin="verl_durian.plugin" in sys.modules, **found)
+"""
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess:
+    everything = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "unit"), **environment}
+    return subprocess.run(
+        [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=everything, timeout=300
+    )
+
+
+def test_pip_refuses():
+    done = run("-m", "pip", "install", "--dry-run", ".", f"verl=={RELEASE}")
+    assert done.returncode != 0
+    said = " ".join((done.stdout + done.stderr).split())
+    assert "depends on verl" in said and ">=0.9.0" in said, said
+
+
+def test_doctor_refuses():
+    done = run("-m", "verl_durian.cli", "doctor", COLUMNS="200")
+    assert done.returncode == 1
+    said = " ".join(done.stdout.split())
+    assert f"verl {RELEASE}" in said and "Remedy: install verl 0.9.0 or 0.9.1" in said, said
+    assert "Not ready" in said and "All is well" not in said
+
+
+# No older release loads plugins: this is how a user would have one load a module all the same.
+LOADED = {"VERL_USE_EXTERNAL_MODULES": "verl_durian.plugin"}
+
+
+@pytest.mark.parametrize("estimator", ["durian", "grpo"])
+def test_where_it_is_loaded_all_the_same_durian_alone_is_refused_at_start(estimator):
+    done = run("-c", START.format(estimator=estimator), **LOADED)
+    if estimator == "grpo":
+        assert done.returncode == 0 and "accepted" in done.stdout, done.stderr
+    else:
+        assert done.returncode != 0 and "accepted" not in done.stdout
+        assert f"RuntimeError: verl {RELEASE} does not fit this verl-durian" in done.stderr, done.stderr
+        assert "made for verl 0.9.0 and 0.9.1" in done.stderr and "trainer_base" in done.stderr
+
+
+def test_other_estimators_compute_the_same_with_and_without_the_plugin(tmp_path):
+    found = {}
+    for name, environment in (("with", LOADED), ("without", {})):
+        done = run("-c", ADVANTAGES, tmp_path / f"{name}.npz", **environment)
+        assert done.returncode == 0, done.stderr
+        found[name] = np.load(tmp_path / f"{name}.npz")
+    assert found["with"]["plugin"] and not found["without"]["plugin"]
+    for estimator in ("grpo", "rloo"):
+        assert found["with"][estimator].any()
+        assert found["with"][estimator].tobytes() == found["without"][estimator].tobytes()

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# Installs releases of verl, each in an environment of its own, and runs the tests of estimator and hook there.
+#
+#     bash tests/run_compat.sh                       # the releases that are claimed, and two older ones
+#     bash tests/run_compat.sh 0.9.0 ../verl         # this release, and a clone
+#
+# A release in SEEN_IN (verl_durian/verl_api.py) is claimed: pip must install it together with this project, and every
+# test must pass. Another release is put over that by force, and must be refused (tests/compat/refusal.py). What a clone
+# does is only told. COMPAT names the folder of environments and logs, PYTHON another Python.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export PYTHON=${PYTHON:-python3.11}
+COMPAT=${COMPAT:-.compat}
+TESTS=(tests/unit/test_{config,estimator,hook,metrics,plugin,training_data}.py)
+# For the pictures of the tests; no vLLM, which they do without.
+PACKAGES=(easy-vqa scikit-image torchvision)
+
+export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
+export PIP_DISABLE_PIP_VERSION_CHECK=1
+
+mkdir -p "$COMPAT"
+grep -v '^verl==' constraints-cpu.txt >"$COMPAT/constraints.txt"
+claimed=$("$PYTHON" -c 'from verl_durian.verl_api import SEEN_IN; print(*SEEN_IN)')
+# shellcheck disable=SC2086
+[ $# -gt 0 ] || set -- $claimed 0.8.0 0.7.1
+
+install() { # VENV KIND RELEASE
+    local verl="verl==$3"
+    [ "$2" = claimed ] || verl="verl==${claimed##* }"
+    VENV=$1 CONSTRAINTS=$COMPAT/constraints.txt bash recipes/setup_cpu.sh --editable ".[dev]" "$verl" "${PACKAGES[@]}"
+    case $2 in
+        # Without what it asks for: verl below 0.9 wants numpy 1, which no new pyarrow works with.
+        other) "$1/bin/python" -m pip install --quiet --no-deps "verl==$3" ;;
+        clone) "$1/bin/python" -m pip install --quiet --editable "$3" ;;
+    esac
+}
+
+failed=0
+table=$(printf '%-20s %-12s %-13s %-6s %s' release installed should result tests)
+for release in "$@"; do
+    name=$(basename "$release") tests=("${TESTS[@]}")
+    if [ -d "$release" ]; then
+        kind=clone should="(a clone)"
+    elif [[ " $claimed " == *" $release "* ]]; then
+        kind=claimed should=pass
+    else
+        kind=other should="be refused" tests=(tests/compat/refusal.py)
+    fi
+    venv=$COMPAT/$name log=$COMPAT/$name.log result=ok version="-" said="not installed: see $log"
+    echo "verl $release: installing and testing; $log"
+    if install "$venv" "$kind" "$release" >"$log" 2>&1; then
+        version=$("$venv/bin/python" -c 'from importlib.metadata import version; print(version("verl"))')
+        "$venv/bin/python" -m pytest "${tests[@]}" >>"$log" 2>&1 || result=FAILED
+        said=$(tail -n 1 "$log" | tr -d '=')
+    else
+        result=FAILED
+    fi
+    [ "$result" = ok ] || [ "$kind" = clone ] || failed=1
+    table+=$(printf '\n%-20s %-12s %-13s %-6s %s' "$name" "$version" "$should" "$result" "$said")
+done
+echo "$table"
+exit "$failed"

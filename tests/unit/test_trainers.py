@@ -1,0 +1,485 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The same rows give the same advantages and metrics in every trainer of verl, as TransferQueue and DataProto data.
+
+Rollouts, log-probabilities and values, which a model would give, are made here; all the rest is verl's own.
+"""
+
+import asyncio
+import copy
+import functools
+from types import SimpleNamespace
+
+import advantage_step
+import numpy as np
+import pytest
+import ray
+import torch
+from durian_reference import durian as reference
+from verl.protocol import DataProto
+
+THRESHOLDS = "+algorithm.durian.perceptual.thresholds"
+CORRECTION = "algorithm.rollout_correction"
+BYPASS = f"{CORRECTION}.bypass_mode=True"
+REJECTION = (f"{CORRECTION}.rollout_rs=seq_mean_k3", f"{CORRECTION}.rollout_rs_threshold=1")
+KL_IN_REWARD = ("algorithm.use_kl_in_reward=True", "algorithm.kl_ctrl.kl_coef=0.3")
+CRITIC = ("critic.enable=True", "trainer.critic_warmup=5")
+LORA = "actor_rollout_ref.model.lora_rank=8"
+DURIAN = ("algorithm.adv_estimator=durian", "+algorithm.durian.reasoning.num_groups=3")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def transfer_queue():
+    advantage_step.start_transfer_queue(advantage_step.compose())
+    yield
+    ray.shutdown()
+
+
+@functools.cache
+def composed(*overrides: str):
+    return advantage_step.compose(*DURIAN, *overrides)
+
+
+def compose(*overrides: str):
+    return copy.deepcopy(composed(*overrides))
+
+
+def make_rows(outputs: int = 1) -> list[dict]:
+    """Rollouts with what a reference policy and a critic would add, and two prompts that lost some of theirs."""
+    rng = np.random.default_rng(1)
+    lost = ("prompt2_0", "prompt2_3", "prompt5_1", "prompt5_2", "prompt5_3")
+    rows = [row for row in advantage_step.make_rows(outputs) if not row["key"].startswith(lost)]
+    for row in rows:
+        length = len(row["responses"])
+        row["rollout_log_probs"] = row["old_log_probs"] * torch.from_numpy(rng.uniform(0.5, 1.5, length)).float()
+        row["ref_log_prob"] = row["old_log_probs"] - torch.from_numpy(rng.random(length)).float()
+        row["values"] = torch.from_numpy(rng.random(length)).float()
+    return rows
+
+
+def expected(rows: list[dict], config, rejected: tuple[str, ...] = ()) -> torch.Tensor:
+    """What loops over float64 numbers give for the rows, (bs,)."""
+    log_probs = "rollout_log_probs" if config.algorithm.rollout_correction.bypass_mode else "old_log_probs"
+    rewards = advantage_step.padded(rows, "rm_scores").double()
+    if config.algorithm.use_kl_in_reward:
+        difference = advantage_step.padded(rows, "old_log_probs") - advantage_step.padded(rows, "ref_log_prob")
+        rewards = rewards - config.algorithm.kl_ctrl.kl_coef * difference.double()
+    kept = torch.tensor([row["key"] not in rejected for row in rows])
+    durian = config.algorithm.durian
+    return torch.tensor(
+        reference(
+            rewards.numpy(),
+            (advantage_step.padded(rows, "response_mask") * kept.unsqueeze(-1)).numpy(),
+            [row["uid"] for row in rows],
+            advantage_step.padded(rows, log_probs).double().numpy(),
+            [float("nan") if row["visual_entropy"] is None else row["visual_entropy"] for row in rows],
+            weights=(0.1, 0.2, 0.7),
+            quantiles=(0.25, 0.75),
+            num_groups=durian.reasoning.num_groups,
+            thresholds=durian.get("perceptual", {}).get("thresholds", "batch"),
+        ),
+        dtype=torch.float32,
+    )
+
+
+def data_proto(rows: list[dict]) -> DataProto:
+    """The rows as the older trainers hold them after generation and the passes through the models."""
+    names = ("response_mask", "rm_scores", "old_log_probs", "rollout_log_probs", "ref_log_prob", "values", "responses")
+    tensors = {name: advantage_step.padded(rows, name) for name in names if name in rows[0]}
+    tensors["prompts"] = advantage_step.padded(rows, "prompts")
+    tensors["attention_mask"] = torch.cat([torch.ones_like(tensors["prompts"]), tensors["response_mask"]], dim=1)
+    infos = [row["extra_fields"]["reward_extra_info"] for row in rows]
+    return DataProto.from_dict(
+        tensors=tensors,
+        non_tensors={
+            "uid": np.array([row["uid"] for row in rows], dtype=object),
+            "visual_entropy": np.array([row["visual_entropy"] for row in rows], dtype=object),
+            "acc": np.array([info["acc"] for info in infos]),
+        },
+        meta_info={"reward_extra_keys": ["acc"], "global_token_num": tensors["attention_mask"].sum(-1).tolist()},
+    )
+
+
+def v1(mode: str):
+    def step(rows: list[dict], config):
+        return advantage_step.run_v1(rows, config, mode=mode)
+
+    return step
+
+
+def ray_ppo_trainer(rows: list[dict], config):
+    """``RayPPOTrainer.fit`` from the reward to the metrics, the calls as they stand there."""
+    from verl.trainer.ppo import ray_trainer
+    from verl.trainer.ppo.core_algos import get_kl_controller
+    from verl.trainer.ppo.rollout_corr_helper import apply_bypass_mode, compute_rollout_correction_and_add_to_batch
+
+    batch, correction = data_proto(rows), config.algorithm.rollout_correction
+    batch.batch["token_level_scores"] = batch.batch["rm_scores"]
+    if correction.bypass_mode:
+        apply_bypass_mode(batch, correction, config.actor_rollout_ref.actor.policy_loss)
+    if config.algorithm.use_kl_in_reward:
+        controller = get_kl_controller(config.algorithm.kl_ctrl)
+        batch, _ = ray_trainer.apply_kl_penalty(batch, kl_ctrl=controller, kl_penalty=config.algorithm.kl_penalty)
+    else:
+        batch.batch["token_level_rewards"] = batch.batch["token_level_scores"]
+    if not correction.bypass_mode:
+        batch, _ = compute_rollout_correction_and_add_to_batch(batch, correction)
+    batch = ray_trainer.compute_advantage(
+        batch,
+        adv_estimator=config.algorithm.adv_estimator,
+        gamma=config.algorithm.gamma,
+        lam=config.algorithm.lam,
+        num_repeat=advantage_step.ROLLOUTS,
+        norm_adv_by_std_in_grpo=True,
+        config=config.algorithm,
+    )
+    metrics = ray_trainer.compute_data_metrics(batch=batch, use_critic=bool(config.critic.enable))
+    return batch.batch["advantages"], batch.batch["response_mask"], metrics
+
+
+def trainer_of(name: str, config):
+    """A trainer that rolls out elsewhere, as far as it can be without workers."""
+    from verl.experimental.fully_async_policy.fully_async_trainer import FullyAsyncTrainer
+    from verl.experimental.one_step_off_policy.ray_trainer import OneStepOffRayTrainer
+    from verl.experimental.separation.ray_trainer import SeparateRayPPOTrainer
+    from verl.single_controller.ray import ResourcePoolManager
+    from verl.trainer.ppo.core_algos import get_kl_controller
+
+    classes = {
+        "separation": SeparateRayPPOTrainer,
+        "one_step_off_policy": OneStepOffRayTrainer,
+        "fully_async_policy": FullyAsyncTrainer.__ray_metadata__.modified_class,
+    }
+    trainer = object.__new__(classes[name])
+    trainer.config, trainer.metrics, trainer.timing_raw = config, {}, {"step": 1.0}
+    trainer.kl_ctrl_in_reward = get_kl_controller(config.algorithm.kl_ctrl)
+    trainer.use_rm, trainer.use_critic = False, bool(config.critic.enable)
+    trainer.resource_pool_manager = ResourcePoolManager({"trainer_pool": [1]}, {})
+    return trainer
+
+
+def of_batch(trainer, batch: DataProto):
+    """The trainer's own methods from the reward to the metrics."""
+    batch = trainer._fit_compute_reward(batch)
+    if trainer.config.algorithm.rollout_correction.bypass_mode:
+        batch = trainer._fit_compute_log_prob(batch)
+    batch = trainer._fit_compute_advantage(batch)
+    trainer._fit_collect_metrics(batch)
+    return batch.batch["advantages"], batch.batch["response_mask"], trainer.metrics
+
+
+def separate(name: str):
+    def step(rows: list[dict], config):
+        return of_batch(trainer_of(name, config), data_proto(rows))
+
+    return step
+
+
+STEPS = {
+    "sync": v1("sync"),
+    "colocate_async": v1("colocate_async"),
+    "separate_async": v1("separate_async"),
+    "RayPPOTrainer": ray_ppo_trainer,
+    "separation": separate("separation"),
+    "one_step_off_policy": separate("one_step_off_policy"),
+    "fully_async_policy": separate("fully_async_policy"),
+}
+
+
+@pytest.fixture(params=STEPS)
+def step(request):
+    return STEPS[request.param]
+
+
+def check(found, rows: list[dict], config, rejected: tuple[str, ...] = ()) -> dict:
+    """The advantages are those of the loops, and the metrics count the prompts; returns the metrics."""
+    advantages, mask, metrics = found
+    row_advantages = expected(rows, config, rejected)
+    assert row_advantages.abs().sum() > 5
+    torch.testing.assert_close(advantages, row_advantages.unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
+    assert metrics["durian/prompts/num"] == len({row["uid"] for row in rows if row["key"] not in rejected})
+    assert metrics["durian/hook_seconds"] > 0
+    return metrics
+
+
+def test_mixed_batch_of_unequal_groups(step):
+    rows, config = make_rows(), compose()
+    sizes = {sum(row["uid"] == uid for row in rows) for uid in {row["uid"] for row in rows}}
+    assert sizes == {1, 2, 4}
+    metrics = check(step(rows, config), rows, config)
+    assert metrics["durian/rows_without_image"] == pytest.approx(4 / len(rows))
+
+
+def test_text_alone(step):
+    rows, config = make_rows(), compose()
+    for row in rows:
+        row["visual_entropy"] = None
+    metrics = check(step(rows, config), rows, config)
+    assert metrics["durian/rows_without_image"] == 1
+    # Weights 0.1 and 0.2 are both the prompt's own, so that the absent axis can be told by the options too.
+    plain = compose("+algorithm.durian.weights={original: 0.3, perceptual: 0, reasoning: 0.7}")
+    advantages, mask, metrics = step(rows, plain)
+    lone = torch.tensor([row["uid"] == "prompt5" for row in rows])  # whose GRPO advantage is not 0
+    wanted = expected(rows, config).unsqueeze(-1) * mask
+    torch.testing.assert_close(advantages[~lone], wanted[~lone], rtol=1e-5, atol=1e-5)
+    assert "durian/rows_without_image" not in metrics
+
+
+def test_bypass_mode(step):
+    rows, config = make_rows(), compose(BYPASS)
+    assert not torch.allclose(expected(rows, config), expected(rows, compose()))
+    for row in rows:
+        del row["old_log_probs"]
+    check(step(rows, config), rows, config)
+
+
+def test_rejection_sampling(step):
+    rows, config = make_rows(), compose(*REJECTION)
+    keys = [row["key"] for row in rows]  # of two prompts half the rollouts, of a third all
+    rejected = tuple(key for key in keys if key[:9] in ("prompt4_0", "prompt4_2", "prompt6_3") or key[6] == "8")
+    for row in rows:
+        if row["key"] in rejected:
+            row["rollout_log_probs"] = row["old_log_probs"] - 3
+    found = step(rows, config)
+    check(found, rows, config, rejected)
+    assert tuple(key for key, kept in zip(keys, found[1].any(dim=-1), strict=True) if not kept) == rejected
+
+
+def test_kl_in_reward(step):
+    rows, config = make_rows(), compose(*KL_IN_REWARD)
+    assert not torch.allclose(expected(rows, config), expected(rows, compose()))
+    check(step(rows, config), rows, config)
+
+
+def test_critic_and_adapters_change_nothing(step):
+    rows, config = make_rows(), compose(*CRITIC, LORA)
+    metrics = check(step(rows, config), rows, config)
+    assert not any(name.startswith("critic/values") for name in metrics) or metrics["critic/values/mean"] > 0
+
+
+def test_metrics_are_told_once(step):
+    rows, config = make_rows(), compose()
+    step(rows, config)
+    config.algorithm.adv_estimator = "grpo"
+    assert not any(name.startswith("durian") for name in step(rows, config)[2])
+
+
+def durian_metrics(metrics: dict) -> dict:
+    return {name: value for name, value in metrics.items() if "durian/" in name and name != "durian/hook_seconds"}
+
+
+def test_nothing_is_kept_from_one_step_to_the_next(step):
+    rows, config = make_rows(), compose()
+    first, _, metrics = step(rows, config)
+    step([row for row in rows if row["uid"] > "prompt3"], config)
+    again, _, metrics_again = step(rows, config)
+    assert torch.equal(first, again)
+    assert durian_metrics(metrics) == durian_metrics(metrics_again)
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_last_output_of_a_session_stands_for_all(mode):
+    """Padding, two-output sessions among one-output ones, a session whose last output is rejected."""
+    rows, config = make_rows(outputs=2), compose(*REJECTION)
+    rows = [row for row in rows if row["key"] not in ("prompt0_0_1", "prompt1_2_0")]
+    last = {}
+    for row in rows:
+        session, output = row["key"].rsplit("_", 1)
+        last[session] = max(last.get(session, row), row, key=lambda each: each["key"])
+        if session == "prompt4_1" and output == "1":
+            row["rollout_log_probs"] = row["old_log_probs"] - 3
+    advantages, mask, _ = advantage_step.run_v1(rows, config, multiple=16, mode=mode)
+    assert len(advantages) > len(rows)
+    of_last = list(last.values())
+    assert {row["key"][-1] for row in of_last} == {"0", "1"}
+    of_session = dict(zip(last, expected(of_last, config, rejected=("prompt4_1_1",)).tolist(), strict=True))
+    assert of_session["prompt4_1"] == 0
+    wanted = torch.tensor([of_session[row["key"].rsplit("_", 1)[0]] for row in rows])
+    real = slice(0, len(rows))
+    torch.testing.assert_close(advantages[real], wanted.unsqueeze(-1) * mask[real], rtol=1e-5, atol=1e-5)
+    assert not advantages[len(rows) :].any()
+
+    config.algorithm.adv_estimator = "grpo"
+    of_grpo, _, _ = advantage_step.run_v1(rows, config, multiple=16, mode=mode)
+    assert torch.equal(of_grpo[real] == 0, of_grpo[real] * mask[real] == 0)
+    sessions = [row["key"].rsplit("_", 1)[0] for row in rows]
+    for session in set(sessions):  # as for GRPO, a session has one advantage
+        members = [k for k, each in enumerate(sessions) if each == session]
+        for found in (advantages, of_grpo):
+            assert len({found[k][mask[k].bool()].max().item() for k in members if mask[k].any()}) <= 1
+
+
+class WithoutWorkers:
+    """Takes the place of what a V1 trainer does on accelerators."""
+
+    def prepare_step(self):
+        return {}
+
+    def _balance_batch(self, batch, metrics):
+        from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
+
+        return upsample_batch_to_divisible_size(batch, 8, eos_token_id=0)
+
+    def _compute_old_log_prob(self, batch, metrics):
+        return batch
+
+    _update_actor = _compute_old_log_prob
+
+    def on_sample_begin(self): ...
+
+    on_sample_end = on_sample_begin
+
+
+def put_group(uid: str, rows: list[dict], status: str, age: int) -> None:
+    import transfer_queue as tq
+
+    advantage_step.put_rows([row for row in rows if row["uid"] == uid])
+    tq.kv_batch_put(
+        keys=[uid], partition_id="train", tags=[{"is_prompt": True, "status": status, "global_steps": 10 - age}]
+    )
+
+
+@pytest.mark.parametrize(("mode", "updates"), [("sync", 1), ("colocate_async", 1), ("separate_async", 3)])
+def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates):
+    """V1's own ``step``: an update is a batch of its own. Failed groups stay small (sync) or are refilled (async)."""
+    import transfer_queue as tq
+    from verl.trainer.ppo.v1 import get_trainer_cls
+    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
+
+    rows = make_rows()
+    config = compose(f"data.train_batch_size={9 - 9 % updates}", f"trainer.v1.trainer_mode={mode}")
+    rows_of_refill = [{**row, "key": f"new{row['key']}", "uid": f"new{row['uid']}"} for row in rows]
+    order = [f"prompt{number}" for number in range(9)]  # oldest first
+
+    def refill(number: int) -> int:
+        assert number == 1
+        put_group("newprompt1", rows_of_refill, "finished", age=0)
+        return number
+
+    kind = ReplayBuffer if mode == "sync" else ReplayBufferAsync
+    trainer = object.__new__(
+        type("Trainer", (WithoutWorkers, get_trainer_cls(mode)), {"on_sample_end": lambda self: None})
+    )
+    trainer.config, trainer.parameter_sync_step, trainer.global_steps = config, updates, 10
+    trainer.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
+    trainer.use_reference_policy = trainer.use_critic = False
+    trainer.replay_buffer = kind(mode, config.trainer, None, "drop", None, poll_interval=0.1, refill_fn=refill)
+    for age, uid in enumerate(reversed(order)):
+        put_group(uid, rows, "failure" if uid == "prompt1" else "finished", age)
+    if mode != "sync":
+        order = [uid for uid in order if uid != "prompt1"] + ["newprompt1"]
+
+    metrics: dict = {}
+    batch = trainer.step(metrics, {})
+    try:
+        found = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["advantages", "response_mask"])
+    finally:
+        tq.kv_clear(keys=batch.keys, partition_id="train")
+    found = dict(zip(batch.keys, zip(found["advantages"], found["response_mask"], strict=True), strict=True))
+    by_key = {row["key"]: row for row in rows + rows_of_refill}
+    assert sum(key not in by_key for key in batch.keys) > 0  # padding rows
+    each = len(order) // updates
+    sizes = []
+    for start in range(0, len(order), each):
+        of_update = [row for row in by_key.values() if row["uid"] in order[start : start + each]]
+        sizes.append(len(of_update))
+        for row, advantage in zip(of_update, expected(of_update, config), strict=True):
+            row_advantages, mask = found.pop(row["key"])
+            torch.testing.assert_close(row_advantages, advantage * mask, rtol=1e-5, atol=1e-5)
+    assert all(key.startswith("pad") and not advantages.any() for key, (advantages, _) in found.items())
+    assert metrics["durian/prompts/num"] == pytest.approx(each)
+    assert metrics["durian/reasoning/std_min"] <= metrics["durian/reasoning/std_median"]
+    assert metrics["durian/hook_seconds"] > 0
+
+
+def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
+    """From the rollouter, which alone has seen the training set, to the trainer, which has a config of its own."""
+    from verl.experimental.fully_async_policy.detach_utils import RolloutSample, assemble_batch_from_rollout_samples
+    from verl.experimental.fully_async_policy.fully_async_rollouter import FullyAsyncAgentLoopManager
+
+    rows = make_rows()
+    rollouter_config, trainer_config = compose(f"{THRESHOLDS}=dataset"), compose(f"{THRESHOLDS}=dataset")
+    rollouter_config.algorithm.durian.perceptual.thresholds = [1.5, 2.5]  # as `_prepare` leaves it there
+    uids = sorted({row["uid"] for row in rows})
+    groups = [[row for row in rows if row["uid"] == uid] for uid in uids]
+    rollouts = []
+    for group in groups:
+        batch = pad_responses(data_proto(group), max(len(row["responses"]) for row in rows))
+        del batch.non_tensor_batch["visual_entropy"], batch.meta_info["global_token_num"]
+        for name in ("min_global_steps", "max_global_steps"):
+            batch.non_tensor_batch[name] = np.zeros(len(group), dtype=object)
+        batch.meta_info["metrics"] = [{"generate_sequences": 1.0, "tool_calls": 0.0} for _ in group]
+        rollouts.append(batch)
+
+    @ray.remote
+    class AgentLoopWorker:
+        """verl's hands back a batch without the columns of the prompts."""
+
+        def __init__(self, answers):
+            self.answers = iter(answers)
+
+        def generate_sequences(self, prompts):
+            return next(self.answers)
+
+    manager = object.__new__(FullyAsyncAgentLoopManager)
+    manager.config, manager.agent_loop_workers = rollouter_config, [AgentLoopWorker.remote(rollouts)]
+
+    def ask(entropies: list) -> DataProto:
+        columns = {"visual_entropy": np.array(entropies, dtype=object)}
+        prompts = DataProto.from_dict(tensors={"dummy": torch.zeros(len(entropies))}, non_tensors=columns)
+        return asyncio.run(manager.generate_sequences_single(prompts))
+
+    samples = []
+    for uid, group in zip(uids, groups, strict=True):
+        entropies = np.array([row["visual_entropy"] for row in group], dtype=object)
+        prompts = DataProto.from_dict(
+            tensors={"dummy": torch.zeros(len(group))}, non_tensors={"visual_entropy": entropies}
+        )
+        output = asyncio.run(manager.generate_sequences_single(prompts))
+        samples.append(RolloutSample(ray.cloudpickle.loads(ray.cloudpickle.dumps(output)), uid, 0, {}))
+    batch = assemble_batch_from_rollout_samples(samples, None, trainer_config)
+    batch.to_tensordict()  # so it goes to the actor's workers
+
+    ordered = [row for group in groups for row in group]
+    found = of_batch(trainer_of("fully_async_policy", trainer_config), batch)
+    assert not torch.allclose(expected(ordered, rollouter_config), expected(ordered, compose()))
+    metrics = check(found, ordered, rollouter_config)
+    assert metrics["durian/perceptual/threshold_1"] == 1.5
+
+    plain = copy.deepcopy(rollouter_config)
+    plain.algorithm.adv_estimator = "grpo"
+    manager.config, manager.agent_loop_workers = plain, [AgentLoopWorker.remote(rollouts)]
+    assert "visual_entropy" not in ask([1.0]).non_tensor_batch
+
+
+def pad_responses(batch: DataProto, width: int) -> DataProto:
+    """To the length that all rollouts of a run have."""
+    tensors = {}
+    for name, values in batch.batch.items():
+        length = 5 + width if name == "attention_mask" else 5 if name == "prompts" else width
+        tensors[name] = torch.nn.functional.pad(values, (0, length - values.shape[1]))
+    return DataProto.from_dict(tensors=tensors, non_tensors=batch.non_tensor_batch, meta_info=batch.meta_info)
+
+
+def test_metrics_of_several_updates_are_brought_together_as_their_names_say():
+    """verl goes by words in a metric's name, such as min, max, sum or total."""
+    from verl.experimental.fully_async_policy import detach_utils
+    from verl.trainer.ppo.v1 import utils
+
+    _, _, metrics = STEPS["sync"](make_rows(), compose())
+    for aggregator in (utils.MetricsAggregator(), detach_utils.MetricsAggregator(total_gpus=1)):
+        kinds = {name: aggregator._get_aggregation_type(name) for name in metrics if name.startswith("durian/")}
+        assert {name for name, kind in kinds.items() if kind == "min"} == {"durian/reasoning/std_min"}
+        assert {name for name, kind in kinds.items() if kind == "max"} == {"durian/reasoning/std_max"}
+        assert {kind for kind in kinds.values()} <= {"min", "max", "avg", "weighted_avg"}
