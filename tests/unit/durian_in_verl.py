@@ -62,7 +62,7 @@ def main(out: str, model: str, folder: str) -> None:
                 trainer_base.compute_advantage_for_multi_trajectories,
                 fully_async_rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
             )
-            if hasattr(function, "__wrapped__")
+            if "verl_durian" in function.__code__.co_filename
         ),
         "calls": calls[:-1],  # the last is of run_v1 itself
         "metrics": sorted(name for name in metrics if name.startswith("durian/")),
