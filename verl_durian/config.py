@@ -137,6 +137,8 @@ def _read(section: Any, given: Any, path: str) -> Any:
     options = {item.name: item for item in fields(section)}
     values = {}
     for key, value in given.items():
+        if key == "_target_":  # of a verl that has these options itself
+            continue
         if key not in options:
             raise ValueError(f"{path}.{key}: there is no such option. Allowed under {path}: {_keys(section)}")
         kind: Any = options[key].type

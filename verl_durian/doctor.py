@@ -112,15 +112,18 @@ def look_here() -> list[dict]:
     )
     hooked = {
         "start checks": verl_config.validate_config,
-        "hook in every trainer": ray_trainer.compute_advantage,
         "hook in the older trainers, data": ray_trainer.RayPPOTrainer._create_dataloader,
-        "hook in the older trainers, columns": ray_trainer.RayPPOTrainer._get_gen_batch,
-        "hook in the older trainers, metrics": ray_trainer.compute_data_metrics,
         "hook in trainer V1, data": trainer_base.PPOTrainer._init_dataloader,
-        "hook in trainer V1, metrics": trainer_base.PPOTrainer._compute_advantage,
-        "hook in trainer V1, columns": trainer_base.compute_advantage_for_multi_trajectories,
-        "hook in fully asynchronous training": rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
     }
+    if not verl_api.computes_durian():
+        hooked |= {
+            "hook in every trainer": ray_trainer.compute_advantage,
+            "hook in the older trainers, columns": ray_trainer.RayPPOTrainer._get_gen_batch,
+            "hook in the older trainers, metrics": ray_trainer.compute_data_metrics,
+            "hook in trainer V1, metrics": trainer_base.PPOTrainer._compute_advantage,
+            "hook in trainer V1, columns": trainer_base.compute_advantage_for_multi_trajectories,
+            "hook in fully asynchronous training": rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
+        }
     for subject, function in hooked.items():
         ours = function.__code__.co_filename.startswith(os.path.dirname(__file__))
         add(subject, ours, "in place" if ours else "verl's own function is in place", _LOAD_REMEDY)

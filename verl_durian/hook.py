@@ -23,7 +23,8 @@
 The older trainers are ``RayPPOTrainer`` and those that derive from it and import its functions: one-step off-policy
 and fully asynchronous training.
 
-With another estimator every function here calls verl's own and does nothing else.
+With another estimator every function here calls verl's own and does nothing else. A verl that has an estimator
+``durian`` of its own (patches/README.md) keeps (b) and has no (c): there only (a) is hooked.
 """
 
 import functools
@@ -39,6 +40,7 @@ import torch
 from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import AdvantageEstimator
 
+from verl_durian import verl_api
 from verl_durian.config import DurianConfig
 from verl_durian.estimator import STEP, Step
 from verl_durian.metrics import durian_metrics
@@ -112,9 +114,10 @@ def install_ray_trainer(ray_trainer: Any) -> None:
                 batch.non_tensor_batch[key] = gen_batch.non_tensor_batch.pop(key)
         return gen_batch
 
-    ray_trainer.compute_advantage = compute_advantage
     trainer._create_dataloader = _create_dataloader
-    trainer._get_gen_batch = _get_gen_batch
+    if not verl_api.computes_durian():
+        ray_trainer.compute_advantage = compute_advantage
+        trainer._get_gen_batch = _get_gen_batch
 
 
 def install_metric_utils(metric_utils: Any) -> None:
@@ -128,7 +131,8 @@ def install_metric_utils(metric_utils: Any) -> None:
         _WAITING.set(None)
         return metrics
 
-    metric_utils.compute_data_metrics = compute_data_metrics
+    if not verl_api.computes_durian():
+        metric_utils.compute_data_metrics = compute_data_metrics
 
 
 def install_fully_async(fully_async_rollouter: Any) -> None:
@@ -148,7 +152,8 @@ def install_fully_async(fully_async_rollouter: Any) -> None:
                 rollouts.meta_info[_THRESHOLDS] = tuple(options.thresholds)
         return rollouts
 
-    manager.generate_sequences_single = generate_sequences_single
+    if not verl_api.computes_durian():
+        manager.generate_sequences_single = generate_sequences_single
 
 
 def install_trainer_v1(trainer_base: Any) -> None:
@@ -188,8 +193,9 @@ def install_trainer_v1(trainer_base: Any) -> None:
         return data
 
     trainer._init_dataloader = _init_dataloader
-    trainer._compute_advantage = _compute_advantage
-    trainer_base.compute_advantage_for_multi_trajectories = compute_advantage_for_multi_trajectories
+    if not verl_api.computes_durian():
+        trainer._compute_advantage = _compute_advantage
+        trainer_base.compute_advantage_for_multi_trajectories = compute_advantage_for_multi_trajectories
 
 
 def _add_columns(data: DataProto, meta: Any, options: DurianConfig, kv_batch_get: Callable[..., Any]) -> None:

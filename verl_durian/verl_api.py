@@ -95,6 +95,11 @@ def missing(module: str | None = None) -> list[str]:
     return problems
 
 
+def computes_durian() -> bool:
+    """Whether this verl has an estimator ``durian`` of its own and hands it what it needs, as patches/ make it."""
+    return hasattr(importlib.import_module(CORE_ALGOS).AdvantageEstimator, "DURIAN")
+
+
 def require() -> None:
     """Raises RuntimeError if this verl lacks anything the plugin relies on, naming it and the supported versions."""
     problems = missing()

@@ -1,0 +1,126 @@
+#!/usr/bin/env bash
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+# Runs verl's own CPU tests on verl 0.9.1 as it is and with patches/, each without and with the plugin, and compares.
+#
+#   bash tests/run_upstream.sh [CLONE]
+#
+# With a clone of verl's repository, whose checks no release brings, it lays the released files over a copy of the
+# clone's HEAD, applies the whole series there, and runs the checks of verl's CI before and after.
+set -euo pipefail
+root="$(cd "$(dirname "$0")/.." && pwd)"
+clone="${1:+$(cd "$1" && pwd)}"
+export PATH="$root/.venv/bin:$PATH" VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
+work="$(mktemp -d)"
+trap 'rm -rf "$work"' EXIT
+
+python -m pip download -q verl==0.9.1 --no-deps --only-binary :all: -d "$work"
+for tree in released patched; do
+    python -m zipfile -e "$work"/verl-0.9.1-*.whl "$work/$tree"
+done
+for patch in "$root"/patches/verl-0.9.1/000[123]-*.patch; do
+    patch -d "$work/patched" -p1 --batch --quiet -i "$patch"
+done
+
+# Without the plugin verl knows no platform "cpu", which the interpreter's start needs all the same.
+cat > "$work/run_pytest.py" << 'EOF'
+import os
+import sys
+
+if os.environ["VERL_USE_EXTERNAL_PLUGINS"] == "none":
+    del os.environ["VERL_PLATFORM"]
+import pytest
+
+sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "-W", "ignore", "-o", "python_files=*_on_cpu.py", *sys.argv[1:]]))
+EOF
+
+for tree in released patched; do
+    for plugin in none auto; do
+        echo "== verl's CPU tests: $tree, VERL_USE_EXTERNAL_PLUGINS=$plugin"
+        (
+            cd "$work/$tree"
+            VERL_USE_EXTERNAL_PLUGINS=$plugin PYTHONPATH="$PWD:$root" python "$work/run_pytest.py" \
+                --junit-xml="$work/$tree-$plugin.xml" tests/trainer tests/test_protocol_on_cpu.py \
+                tests/test_protocol_v2_on_cpu.py tests/test_base_config_on_cpu.py $(ls -d tests/models 2> /dev/null)
+        ) 2>&1 | tail -n 12 || true
+    done
+done
+
+python - "$work" << 'EOF'
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+outcomes = {}
+for file in sorted(Path(sys.argv[1]).glob("*.xml")):
+    cases = ElementTree.parse(file).iter("testcase")
+    outcomes[file.stem] = {
+        f"{case.get('classname')}.{case.get('name')}": ([part.tag for part in case] or ["passed"])[0]
+        for case in cases
+    }
+released = outcomes["released-none"]
+assert released, "no test was run"
+for run, found in outcomes.items():
+    differ = [name for name in released if found.get(name) != released[name]]
+    new = [found[name] for name in found if name not in released]
+    passed = sum(outcome == "passed" for outcome in found.values())
+    print(f"{run}: {passed} of {len(found)} passed, {len(differ)} unlike released-none, {len(new)} new")
+    assert not differ, differ
+    assert all(outcome == "passed" for outcome in new), new
+print("The released tests give the same in all four, and the new ones pass.")
+EOF
+
+[ -n "$clone" ] || exit 0
+git clone -q --shared "$clone" "$work/clone"
+cd "$work/clone"
+git config user.name nobody
+git config user.email nobody@localhost
+cp -r "$work/released/"{verl,tests,scripts} .
+git add -A
+git commit -qm "verl 0.9.1"
+python -m venv --system-site-packages "$work/ruff"
+"$work/ruff/bin/pip" install -q "ruff==$(sed -n '/ruff-pre-commit/{n;s/.*v\([0-9.]*\).*/\1/p}' .pre-commit-config.yaml)"
+
+checks() {
+    local check
+    while read -r check; do
+        if VERL_USE_EXTERNAL_PLUGINS=none PYTHONPATH="$PWD" bash -c "$check" > "$work/check.log" 2>&1; then
+            echo "ok      $check"
+        else
+            echo "failed  $check"
+        fi
+    done << EOF
+$work/ruff/bin/ruff check verl tests
+$work/ruff/bin/ruff format --check verl tests
+mypy verl/trainer/config/algorithm.py verl/trainer/ppo/core_algos.py
+bash scripts/generate_trainer_config.sh
+python tests/special_sanity/check_docs_time_info.py
+python tests/special_sanity/check_docstrings.py
+python tests/special_sanity/check_license.py --directories .
+python tests/special_sanity/check_device_api_usage.py --directory ./verl
+python tests/special_sanity/check_dataproto_usage.py -d ./verl/workers/engine
+python tests/special_sanity/validate_structure.py
+python tests/special_sanity/check_example_naming.py --root examples
+python tests/special_sanity/check_uv_gpu_only.py
+python tests/special_sanity/validate_imported_docs.py
+python -m pytest -q -p no:cacheprovider tests/special_sanity/test_config_docs.py
+EOF
+}
+echo "== verl's checks before"
+checks | sed "s#$work/##" | tee "$work/before"
+git am -q --keep-non-patch "$root"/patches/verl-0.9.1/*.patch
+echo "== verl's checks after"
+checks | sed "s#$work/##" | tee "$work/after"
+diff "$work/before" "$work/after"
+echo "The checks give the same before and after."

@@ -1,0 +1,86 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""verl's own advantage steps with the estimator durian, in whichever verl comes first on the path.
+
+    python durian_in_verl.py OUT.json MODEL FOLDER
+
+Run as a program, so that processes with and without the patches, with and without the plugin can be compared. MODEL is
+a tiny checkpoint for a training set that is written to FOLDER.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+DURIAN = ("algorithm.adv_estimator=durian", "++algorithm.durian.reasoning.num_groups=3")
+
+
+def main(out: str, model: str, folder: str) -> None:
+    if os.environ.get("VERL_USE_EXTERNAL_PLUGINS") == "none":
+        os.environ.pop("VERL_PLATFORM", None)  # without the plugin verl knows no platform "cpu"
+    import advantage_step
+    import transfer_queue as tq
+    from verl.experimental.fully_async_policy import fully_async_rollouter
+    from verl.trainer.ppo import core_algos, ray_trainer
+    from verl.trainer.ppo.v1 import trainer_base
+
+    config = advantage_step.compose(*DURIAN)
+    advantage_step.start_transfer_queue(config)
+    estimator, calls = core_algos.ADV_ESTIMATOR_REGISTRY["durian"], []
+    core_algos.ADV_ESTIMATOR_REGISTRY["durian"] = lambda **kwargs: calls.append("estimate") or estimator(**kwargs)
+    # It is V1's own call that is counted: the queue's functions are looked up in that module.
+    kv_batch_get = tq.kv_batch_get
+    trainer_base.tq.kv_batch_get = lambda **kwargs: calls.append("fetch") or kv_batch_get(**kwargs)
+
+    rows, several = advantage_step.make_rows(), advantage_step.make_rows(outputs=3)
+    advantages, _, metrics = advantage_step.run_v1(rows, config)
+    trainer_base.tq.kv_batch_get = kv_batch_get
+    found = {
+        "verl": ray_trainer.__file__,
+        "estimator": estimator.__module__,
+        "hooked": sorted(
+            function.__name__
+            for function in (
+                ray_trainer.compute_advantage,
+                ray_trainer.compute_data_metrics,
+                ray_trainer.RayPPOTrainer._create_dataloader,
+                ray_trainer.RayPPOTrainer._get_gen_batch,
+                trainer_base.PPOTrainer._init_dataloader,
+                trainer_base.PPOTrainer._compute_advantage,
+                trainer_base.compute_advantage_for_multi_trajectories,
+                fully_async_rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
+            )
+            if "verl_durian" in function.__code__.co_filename
+        ),
+        "calls": calls[:-1],  # the last is of run_v1 itself
+        "metrics": sorted(name for name in metrics if name.startswith("durian/")),
+        "v1": advantages.tolist(),
+        "v1_padded": advantage_step.run_v1(rows, config, multiple=5)[0].tolist(),
+        "v1_several_outputs": advantage_step.run_v1(several, config)[0].tolist(),
+        "older": advantage_step.run_v0(rows, config).batch["advantages"].tolist(),
+    }
+    if os.environ.get("VERL_USE_EXTERNAL_PLUGINS") != "none":
+        import test_hook
+
+        test_hook.DURIAN = DURIAN
+        asked = "++algorithm.durian.perceptual.thresholds=dataset"
+        trained = test_hook.with_training_set("v1", Path(model), Path(folder), test_hook.ENTROPIES, asked)
+        found["thresholds"] = list(trained.algorithm.durian.perceptual.thresholds)
+        found["v1_thresholds"] = advantage_step.run_v1(rows, trained)[0].tolist()
+    Path(out).write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

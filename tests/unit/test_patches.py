@@ -1,0 +1,170 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""The patches in patches/verl-0.9.1, on a pristine download of verl 0.9.1, and the plugin on a patched verl.
+
+verl's own tests and checks are run on the patched verl by tests/run_upstream.sh.
+"""
+
+import filecmp
+import json
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import durian_in_verl
+import numpy as np
+import pytest
+
+PATCHES = sorted((Path(__file__).parents[2] / "patches/verl-0.9.1").glob("*.patch"))
+INSTALLED = PATCHES[:3]
+"""The patches of files that verl's wheel installs."""
+OF_A_CLONE = ("docs/index.rst", "examples/README.md")
+"""What the last patch changes and no release brings."""
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    done = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
+    return done.stdout
+
+
+def patch(tree: Path, *options: str, patches: list[Path] = INSTALLED) -> None:
+    for file in patches:
+        run("patch", "-p1", "--batch", *options, "-i", file, cwd=tree)
+
+
+def changed(file: Path) -> list[str]:
+    """The paths that a patch changes."""
+    return [line.split(" b/")[-1] for line in file.read_text().splitlines() if line.startswith("diff --git ")]
+
+
+def files(tree: Path) -> list[Path]:
+    return sorted(path.relative_to(tree) for path in tree.rglob("*") if path.is_file())
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """verl 0.9.1 as the package index has it."""
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "pip", "download", "verl==0.9.1", "--no-deps", "--only-binary", ":all:"]
+    done = subprocess.run([*command, "-d", str(folder)], capture_output=True, text=True)
+    if done.returncode != 0:
+        pytest.skip(f"verl 0.9.1 cannot be downloaded: {done.stderr.strip().splitlines()[-1]}")
+    return next(folder.glob("verl-0.9.1-*.whl"))
+
+
+@pytest.fixture
+def tree(wheel, tmp_path) -> Path:
+    """A folder with the released files, as they are in site-packages."""
+    zipfile.ZipFile(wheel).extractall(tmp_path / "verl")
+    return tmp_path / "verl"
+
+
+def test_patches_touch_what_the_readme_says():
+    assert [file.name[:4] for file in PATCHES] == ["0001", "0002", "0003", "0004"]
+    tops = [{path.split("/")[0] for path in changed(file)} for file in PATCHES]
+    assert tops == [{"verl", "tests"}] * 3 + [{"docs", "examples"}]
+
+
+def test_patch_applies_to_an_installed_tree_and_is_taken_back(tree, wheel, tmp_path):
+    pristine = tmp_path / "pristine"
+    zipfile.ZipFile(wheel).extractall(pristine)
+    patch(tree)
+    assert "DURIAN" in (tree / "verl/trainer/ppo/core_algos.py").read_text()
+    assert not [path for path in files(tree) if path.suffix in (".orig", ".rej")]  # no fuzz, no offset kept aside
+    patch(tree, "-R", patches=INSTALLED[::-1])
+    assert files(tree) == files(pristine)
+    assert filecmp.cmpfiles(tree, pristine, files(tree), shallow=False)[1:] == ([], [])
+
+
+def test_git_am_applies_the_whole_series(tree, wheel, tmp_path):
+    git = ("git", "-c", "user.name=nobody", "-c", "user.email=nobody@localhost")
+    run(*git, "init", "-q", cwd=tree)
+    run(*git, "add", "-A", "-f", cwd=tree)
+    run(*git, "commit", "-qm", "verl 0.9.1", cwd=tree)
+    left_out = [f"--exclude={path}" for path in OF_A_CLONE]  # that the wheel has not
+    run(*git, "am", "-q", "--keep-non-patch", *left_out, *PATCHES, cwd=tree)
+    subjects = run(*git, "log", "--format=%s", "-4", cwd=tree).splitlines()
+    assert [subject.split("]")[0] for subject in subjects] == [
+        "[doc, algo",
+        "[algo, trainer, cfg",
+        "[model",
+        "[trainer, algo",
+    ]
+
+    patched = tmp_path / "patched"
+    zipfile.ZipFile(wheel).extractall(patched)
+    patch(patched)
+    assert filecmp.cmpfiles(tree, patched, files(patched), shallow=False)[1:] == ([], [])
+    assert set(changed(PATCHES[3])) - set(OF_A_CLONE) <= {str(path) for path in files(tree)}
+
+
+def test_each_patch_but_the_third_stands_alone(tree):
+    """The third needs the first; the second needs none."""
+    patch(tree, patches=[PATCHES[1]])
+    patch(tree, "-R", patches=[PATCHES[1]])
+    patch(tree, patches=[PATCHES[0], PATCHES[2]])
+
+
+@pytest.fixture(scope="module")
+def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
+    """What verl's advantage steps give: unpatched with the plugin, patched with it and without."""
+    folder = tmp_path_factory.mktemp("steps")
+    zipfile.ZipFile(wheel).extractall(folder / "patched")
+    patch(folder / "patched")
+    shutil.rmtree(folder / "patched/tests")
+    found = {}
+    for name, verl, policy in (("plugin", None, "auto"), ("both", "patched", "auto"), ("patches", "patched", "none")):
+        path = [str(folder / verl)] if verl else []
+        out = folder / f"{name}.json"
+        run(
+            *(sys.executable, durian_in_verl.__file__, out, tiny_qwen25vl, folder),
+            cwd=folder,
+            VERL_USE_EXTERNAL_PLUGINS=policy,
+            PYTHONPATH=os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
+        )
+        found[name] = json.loads(out.read_text())
+    assert [str(folder) in step["verl"] for step in found.values()] == [False, True, True]
+    return found
+
+
+@pytest.mark.parametrize("step", ["v1", "v1_padded", "v1_several_outputs", "older"])
+def test_the_same_advantages_with_the_plugin_the_patches_and_both(step, steps):
+    plugin, both, patches = (np.array(steps[name][step]) for name in ("plugin", "both", "patches"))
+    assert np.abs(plugin).max() > 0.5
+    np.testing.assert_allclose(patches, plugin, rtol=1e-5, atol=1e-6)
+    assert (both == patches).all()
+
+
+def test_the_hook_stands_aside_where_verl_computes_durian(steps):
+    assert steps["plugin"]["estimator"] == "verl_durian.estimator"
+    assert steps["both"]["estimator"] == steps["patches"]["estimator"] == "verl.trainer.ppo.core_algos"
+    assert len(steps["plugin"]["hooked"]) == 8
+    assert steps["both"]["hooked"] == ["_create_dataloader", "_init_dataloader"]
+    assert steps["patches"]["hooked"] == []
+    # One fetch and one estimate, where the hook has to fetch two columns more.
+    assert steps["both"]["calls"] == steps["patches"]["calls"] == ["fetch", "estimate"]
+    assert steps["plugin"]["calls"] == ["fetch", "fetch", "fetch", "estimate"]
+    assert steps["plugin"]["metrics"] and not steps["both"]["metrics"]
+
+
+def test_the_plugin_still_prepares_the_training_set(steps):
+    assert steps["plugin"]["thresholds"] == steps["both"]["thresholds"] == [3.0, 5.0]
+    np.testing.assert_allclose(steps["both"]["v1_thresholds"], steps["plugin"]["v1_thresholds"], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(steps["both"]["v1_thresholds"], steps["both"]["v1"])
