@@ -29,6 +29,9 @@ import durian_in_verl
 import numpy as np
 import pytest
 
+from verl_durian.preflight import settings
+from verl_durian.preflight.compose import compose
+
 PATCHES = sorted((Path(__file__).parents[2] / "patches/verl-0.9.1").glob("*.patch"))
 INSTALLED = PATCHES[:3]
 """The patches of files that verl's wheel installs."""
@@ -113,6 +116,14 @@ def test_git_am_applies_the_whole_series(tree, wheel, tmp_path):
     patch(patched)
     assert filecmp.cmpfiles(tree, patched, files(patched), shallow=False)[1:] == ([], [])
     assert set(changed(PATCHES[3])) - set(OF_A_CLONE) <= {str(path) for path in files(tree)}
+
+
+def test_preflight_sees_whether_verl_crashes_without_images(tree, monkeypatch):
+    monkeypatch.setattr(settings, "folder_of", tree.joinpath)
+    config = compose(["actor_rollout_ref.actor.strategy=fsdp2"])
+    assert settings.needs_images(config)
+    patch(tree, patches=[PATCHES[1]])
+    assert not settings.needs_images(config)
 
 
 def test_each_patch_but_the_third_stands_alone(tree):

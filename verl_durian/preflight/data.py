@@ -161,7 +161,8 @@ def _check_texts(rows: list[dict[str, Any]], where: str, config: DictConfig, mod
     without = sum(not any(row.get(key) for key in keys) for row in rows)
     text = f"{where}: {without} of the first {len(rows)} rows have no image, and verl crashes on a micro batch of such"
     if without == len(rows):
-        return [Finding(f"{text} rows; add rows with images, or train a model that takes texts alone")]
+        remedy = "add rows with images, train a model that takes texts alone, or patch verl (patches/README.md)"
+        return [Finding(f"{text} rows; {remedy}")]
     return (
         [note(f"{text} rows alone; take them out, or make a micro batch large (PPO_MICRO_BATCH_SIZE)")]
         if without

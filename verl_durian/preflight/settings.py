@@ -154,7 +154,13 @@ def _log_prob_micro_batches(config: DictConfig) -> list[str]:
 def needs_images(config: DictConfig) -> bool:
     """Whether verl's code for a model of the `QWEN2_VL_FAMILY` crashes on a micro batch without any image."""
     fsdp = config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2")
-    return fsdp and int(version("transformers").split(".")[0]) >= 5
+    return fsdp and int(version("transformers").split(".")[0]) >= 5 and _verl_takes_an_object_for_a_tensor()
+
+
+def _verl_takes_an_object_for_a_tensor() -> bool:
+    """Read in verl's source: patches/verl-0.9.1/0002 mends it."""
+    file = folder_of("verl") / "models" / "transformers" / "qwen2_vl.py"
+    return "image_embeds = model.visual(" in file.read_text()
 
 
 def _micro_batches_of_padding(config: DictConfig) -> list[str]:
@@ -191,7 +197,7 @@ def _micro_batches_of_padding(config: DictConfig) -> list[str]:
     limits |= {name: OmegaConf.select(config.actor_rollout_ref, name) for name in _log_prob_micro_batches(config)}
     remedy = (
         f"make data.train_batch_size={config.data.train_batch_size} a multiple of "
-        f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}"
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}, or patch verl (patches/README.md)"
     )
     return [
         f"actor_rollout_ref.{name}={rows}: verl would add {padding} padding rows a step, up to {padding_per_rank} "
