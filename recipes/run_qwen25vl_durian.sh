@@ -45,7 +45,7 @@ DATA_DIR=${DATA_DIR:-data} # holds the folders that `verl-durian prepare NAME --
 DATASET=${DATASET:-geometry3k} # geometry3k or virl39k
 TRAIN_FILES=${TRAIN_FILES:-$DATA_DIR/$DATASET/train.parquet}
 VAL_FILES=${VAL_FILES:-$DATA_DIR/geometry3k/validation.parquet}
-OUTPUT=${OUTPUT:-outputs/$(basename "$MODEL_PATH")_${DATASET}_${BACKBONE}_${ESTIMATOR}} # metrics.jsonl and checkpoints
+OUTPUT=${OUTPUT:-} # metrics.jsonl and checkpoints; by default outputs/MODEL_DATASET_BACKBONE_ESTIMATOR
 
 # What goes with the size in the model's name: nodes of 8 GPUs with 80 GB, GPUs of a rollout engine, rollouts that a GPU
 # holds at once in an update, whether weights and optimizer wait in the machine's memory while rollouts are drawn; for
@@ -97,6 +97,12 @@ if [ "$TRAIN_FILES" = "$DATA_DIR/$DATASET/train.parquet" ]; then
         geometry3k | virl39k) ;;
         *) refuse "DATASET=$DATASET: must be geometry3k or virl39k; TRAIN_FILES=... names your own" ;;
     esac
+elif [ -z "$OUTPUT" ]; then
+    refuse "OUTPUT: name a folder for the run on your own TRAIN_FILES"
+fi
+if [ -z "$OUTPUT" ]; then
+    OUTPUT=outputs/$(basename "$MODEL_PATH")_${DATASET}_${BACKBONE}_$ESTIMATOR
+    if [ "$LORA_RANK" != 0 ]; then OUTPUT+=_lora$LORA_RANK; fi
 fi
 
 # On a cluster the workers have another working directory.

@@ -16,6 +16,7 @@
 import importlib
 import importlib.metadata
 import inspect
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,14 +73,16 @@ def missing(module: str | None = None) -> list[str]:
     """Names what this verl lacks.
 
     Args:
-        module: look at the symbols of this module only; all of them if None.
+        module: look at the symbols of this module only; all of them if None, but those of an experimental trainer only
+            where it is in use.
 
     Returns:
         One line for each symbol that is missing or has lost a parameter; empty if all is there.
     """
     problems = list(FAILURES)
     for symbol in SYMBOLS:
-        if module in (None, symbol.module):
+        in_use = symbol.module != FULLY_ASYNC or FULLY_ASYNC in sys.modules
+        if module == symbol.module or (module is None and in_use):
             try:
                 found: Any = importlib.import_module(symbol.module)
                 for part in symbol.name.split("."):

@@ -181,7 +181,11 @@ class Others:
         return next((self.out / name).glob(f"runs/*/{file}"), None)
 
     def train_with_the_older_trainer(self) -> int:
-        return self.start("older", *V0, steps=2).wait(timeout=1200)
+        process = self.start("older", *V0, steps=2)
+        try:
+            return process.wait(timeout=1200)
+        finally:
+            process.terminate()
 
     def kill_a_worker(self) -> int:
         process = self.start("killed", steps=50)

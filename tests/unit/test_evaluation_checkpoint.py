@@ -121,6 +121,13 @@ def test_an_adapter_is_folded_in(adapted, tiny_qwen25vl, tmp_path):
     assert changed == len(factors) // 2 > 0
 
 
+def test_an_adapter_without_alpha_is_refused(adapted, tiny_qwen25vl, tmp_path):
+    save_adapted(tmp_path / "global_step_20", tiny_qwen25vl, adapted.state_dict())
+    (tmp_path / "global_step_20" / "actor" / "lora_train_meta.json").unlink()
+    with pytest.raises(ValueError, match="lora_train_meta.json is missing beside the shards"):
+        hugging_face_folder(str(tmp_path / "global_step_20"))
+
+
 def test_an_adapter_alone_cannot_be_merged(adapted, tiny_qwen25vl, tmp_path):
     adapter = {name: weight for name, weight in adapted.state_dict().items() if "lora_" in name}
     save_adapted(tmp_path / "global_step_20", tiny_qwen25vl, adapter)

@@ -205,8 +205,13 @@ def test_what_is_not_about_hydra_is_told_with_it(run):
 
 
 def test_a_value_of_another_kind_is_told_without_what_follows_from_its_default(run):
-    problems, _ = run.examined("actor_rollout_ref.rollout.n=x")  # verl's default is 1
-    assert problems == ["actor_rollout_ref.rollout.n=x: must be an integer, 1 or more"]
+    problems, _ = run.examined("actor_rollout_ref.rollout.n=x", "data.max_prompt_length=2O")  # verl's default is 1, 512
+    assert sorted(problems) == [
+        "actor_rollout_ref.rollout.n=x: must be an integer, 1 or more",
+        "data.max_prompt_length=2O: must be an integer, 1 or more",
+    ]
+    problems, _ = run.examined("trainer.max_actor_ckpt_to_keep=two")
+    assert problems == ["trainer.max_actor_ckpt_to_keep=two: must be an integer, 1 or more"]
 
 
 def test_a_group_that_does_not_exist(run):

@@ -274,6 +274,16 @@ def test_unknown_choices_are_named(recipe, variable):
     assert done.returncode == 2 and f"{variable}=ppo: must be " in done.stderr
 
 
+def test_own_data_need_a_folder_of_their_own(recipe):
+    done = recipe.run(TRAIN_FILES="mine.parquet", OUTPUT="")
+    assert done.returncode == 2 and "OUTPUT: name a folder for the run on your own TRAIN_FILES" in done.stderr
+
+
+def test_adapters_get_a_folder_of_their_own(recipe):
+    settings = recipe.settings(OUTPUT="", LORA_RANK="8")
+    assert any(setting.endswith("_geometry3k_dapo_durian_lora8/checkpoints") for setting in settings)
+
+
 def test_on_the_cpu_the_same_script_runs_small(recipe, tiny_qwen25vl):
     small = {"MODEL_PATH": str(tiny_qwen25vl), "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu"}
     config = recipe.config(**small)

@@ -27,10 +27,13 @@ def fold_in(folder: Path, adapter: Path) -> None:
         adapter: Folder of the adapter, as peft saves it.
 
     Raises:
-        ValueError: the adapter is for a layer that the model does not have.
+        ValueError: alpha is not known, or the adapter is for a layer that the model does not have.
     """
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True)
-    adapted = get_peft_model(model, LoraConfig.from_pretrained(str(adapter)))
+    config = LoraConfig.from_pretrained(str(adapter))
+    if not config.lora_alpha:  # verl's merger writes 0 where it does not know alpha, and W would stay as it is
+        raise ValueError(f"{adapter}: alpha is not known: lora_train_meta.json is missing beside the shards; copy it")
+    adapted = get_peft_model(model, config)
     unknown = adapted.load_adapter(adapter, "default").unexpected_keys
     if unknown:
         raise ValueError(f"{adapter}: the model has no layer for {unknown[0]}")

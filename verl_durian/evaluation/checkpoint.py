@@ -79,7 +79,8 @@ def _merge(actor: Path) -> Path:
         raise ValueError(
             f"{actor}: {len(missing)} of {ranks} shards are missing, such as {missing[0]}: copy those of all nodes here"
         )
-    source = {shard.name: [shard.stat().st_size, shard.stat().st_mtime_ns] for shard in shards}
+    files = [*shards, *actor.glob("lora_train_meta.json")]
+    source = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     merged = actor.with_name(f"{actor.name}_huggingface")
     if (merged / MERGED_FROM).exists() and json.loads((merged / MERGED_FROM).read_text()) == source:
         return merged

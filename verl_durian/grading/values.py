@@ -242,7 +242,11 @@ def _rounds(answer: _List, gold: _List, decimals: int) -> bool:
     """Whether both are one number and the answer's rounds to gold's; a half may be rounded up or down."""
     if len(answer.elements) != 1 or len(gold.elements) != 1:
         return False
-    given, wanted = _measure(answer.elements[0].value), _measure(gold.elements[0].value)
+    (given_name, given), (wanted_name, wanted) = (
+        (only.name, _measure(only.value)) for only in (answer.elements[0], gold.elements[0])
+    )
+    if given_name and wanted_name and not same_text(given_name, wanted_name):
+        return False
     if given.number is None or wanted.number is None:
         return False
     furthest = Fraction(1, 2 * 10**decimals)

@@ -34,12 +34,13 @@ def check(config: DictConfig, model: Model | None) -> list[Finding]:
     """
     findings = _check_resume(config)
     folder = Path(config.trainer.default_local_dir).expanduser().absolute()
-    there = next(each for each in (folder, *folder.parents) if each.exists())
+    there = folder
     try:
+        there = next(each for each in (folder, *folder.parents) if each.exists())
         with tempfile.TemporaryDirectory(dir=there):
             pass
     except OSError as error:
-        reason = f"{there} is a file" if there.is_file() else f"{there}: {error.strerror}"
+        reason = f"{there} is a file" if isinstance(error, NotADirectoryError) else f"{there}: {error.strerror}"
         findings.append(Finding(f"trainer.default_local_dir={folder}: {reason}; name a folder to write to (OUTPUT)"))
     else:
         if config.trainer.save_freq > 0 and model is not None:

@@ -37,11 +37,15 @@ _LEAST = {
     "actor_rollout_ref.actor.ppo_mini_batch_size": 1,
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
     "actor_rollout_ref.rollout.n": 1,
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 1,
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 1,
     "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
     "trainer.nnodes": 1,
     "trainer.n_gpus_per_node": 1,
     "trainer.total_epochs": 1,
     "trainer.total_training_steps": 1,
+    "trainer.max_actor_ckpt_to_keep": 1,
+    "reward.reward_kwargs.overlong_buffer_cfg.len": None,
 }
 """Keys that hold an integer, or null where that is verl's default, and the least that makes sense."""
 
@@ -92,10 +96,10 @@ def compose_what_can_be(overrides: list[str]) -> tuple[DictConfig, list[Finding]
         except HydraException as error:  # such as a group that does not exist
             raise ValueError(f"Hydra cannot compose the config: {one_line(error)}") from error
     last = {_key(override): override for override in taken}  # which is the one that counts
-    wrong = {override: kind for key, override in last.items() if (kind := _other_kind(config, key))}
+    wrong = {key: kind for key in last if (kind := _other_kind(config, key))}
     if wrong:
-        config = compose([each for each in taken if each not in wrong])
-    return config, findings, [Finding(f"{override}: must be {kind}") for override, kind in wrong.items()]
+        config = compose([each for each in taken if _key(each) not in wrong])
+    return config, findings, [Finding(f"{last[key]}: must be {kind}") for key, kind in wrong.items()]
 
 
 @functools.cache

@@ -48,7 +48,8 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
     trains = not config.trainer.val_only
     of_verl = installation.check()
     findings = refused + replaced + of_verl + installation.check_packages(config)
-    if not of_verl and not replaced:  # other settings may not go with verl's default
+    # Other settings may not go with verl's default in the place of what was replaced.
+    if not of_verl and not replaced:
         if trains:
             findings += estimator.check(config)
         if not refused:
@@ -59,13 +60,14 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
         model_type = read.type if read else None
     except ValueError as error:
         findings.append(Finding(str(error)))
+    if replaced:
+        findings += data.check(config, None)
+        return config, findings
     if read is not None:
         findings += model.check_context(config, read)
-    if not replaced:
-        findings += [Finding(text) for text in settings.find(config, model_type)]
+    findings += [Finding(text) for text in settings.find(config, model_type)]
     findings += data.check(config, read)
-    if not replaced:
-        findings += machine.check(config, read if trains else None)
+    findings += machine.check(config, read if trains else None)
     if trains:
         findings += checkpoints.check(config, read)
     return config, findings

@@ -82,6 +82,6 @@ MATHVISTA = DataSet(
         "The choices are written out; of a choice the letter is graded, where the set has its text.",
         "Of other questions the form of the answer is told, as in the set's own `query`: an integer, the number of "
         "decimal places, a list; and the unit where there is one. A number is right if it rounds to the truth at these "
-        "decimal places, as the set's own scorer has it.",
+        "decimal places.",
     ),
 )
