@@ -69,4 +69,4 @@ class SharedMemoryCheckpointEngine(CheckpointEngine):
 
     def finalize(self) -> None:
         if self.is_master:
-            self.path.unlink()
+            self.path.unlink(missing_ok=True)  # where nothing was sent
