@@ -74,7 +74,7 @@ def check_options(config: Any) -> None:
         raise ValueError(
             "algorithm.durian.perceptual.thresholds=dataset: fully asynchronous training with a verl that computes "
             "durian itself (patches/README.md) needs the numbers in its place, such as [1.5,2.5]. `verl-durian score` "
-            "writes them into its report, and a run with another trainer into its log"
+            "writes the quartiles into its summary, and a run with another trainer the numbers into its log"
         )
     if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
         raise ValueError(
