@@ -25,7 +25,7 @@ cd "$(dirname "$0")/.."
 
 export PYTHON=${PYTHON:-python3.11}
 COMPAT=${COMPAT:-.compat}
-TESTS=(tests/unit/test_{config,estimator,hook,metrics,plugin,training_data}.py)
+TESTS=(tests/unit/test_{config,estimator,hook,metrics,plugin,trainers,training_data}.py)
 # For the pictures of the tests; no vLLM, which they do without.
 PACKAGES=(easy-vqa scikit-image torchvision)
 
@@ -41,11 +41,13 @@ claimed=$("$PYTHON" -c 'from verl_durian.verl_api import SEEN_IN; print(*SEEN_IN
 install() { # VENV KIND RELEASE
     local verl="verl==$3"
     [ "$2" = claimed ] || verl="verl==${claimed##* }"
-    VENV=$1 CONSTRAINTS=$COMPAT/constraints.txt bash recipes/setup_cpu.sh --editable ".[dev]" "$verl" "${PACKAGES[@]}"
+    # Where `if` calls a function, a command that fails does not end it.
+    VENV=$1 CONSTRAINTS=$COMPAT/constraints.txt bash recipes/setup_cpu.sh --editable ".[dev]" "$verl" \
+        "${PACKAGES[@]}" || return
     case $2 in
         # Without what it asks for: verl below 0.9 wants numpy 1, which no new pyarrow works with.
-        other) "$1/bin/python" -m pip install --quiet --no-deps "verl==$3" ;;
-        clone) "$1/bin/python" -m pip install --quiet --editable "$3" ;;
+        other) "$1/bin/python" -m pip install --quiet --no-deps "verl==$3" || return ;;
+        clone) "$1/bin/python" -m pip install --quiet --editable "$3" || return ;;
     esac
 }
 

@@ -239,14 +239,19 @@ def _prepare(trainer: Any) -> None:
     """Before the first step: checks the settings, and sees to the visual entropy of every training row.
 
     Where the options ask for the thresholds of the training set, these numbers take the place of the word ``dataset``
-    in the trainer's config, whose node ``algorithm`` it hands to the estimator in every step.
+    in the trainer's config, whose node ``algorithm`` it hands to the estimator in every step. Without a perceptual axis
+    there are no such numbers, and ``batch`` takes its place: a verl that computes durian itself does not know the word.
     """
     if not is_durian(trainer.config.algorithm.adv_estimator):
         return
     check(trainer.config)
     add_visual_entropy(trainer.train_dataset, trainer.config)
     options = DurianConfig.from_algorithm(trainer.config.algorithm)
-    if options.weights.perceptual > 0 and options.perceptual.thresholds == "dataset":
+    if options.perceptual.thresholds != "dataset":
+        return
+    if options.weights.perceptual == 0:
+        trainer.config.algorithm.durian.perceptual.thresholds = "batch"
+    else:
         thresholds = dataset_thresholds(trainer.train_dataset, options)
         trainer.config.algorithm.durian.perceptual.thresholds = thresholds
         in_words = ", ".join(f"{threshold:.4f}" for threshold in thresholds)

@@ -49,22 +49,34 @@ def check(config: Any) -> None:
     from verl_durian.preflight import model, settings
 
     verl_api.require()
-    check_options(config.algorithm)
+    check_options(config)
     problems = settings.find(config, model.read_type(config.actor_rollout_ref.model.path))
     if problems:
         raise ValueError("\n".join(["settings that would corrupt or crash the run:", *problems]))
 
 
-def check_options(algorithm: Any) -> None:
+def check_options(config: Any) -> None:
     """Refuses options of verl's node ``algorithm`` that durian cannot take.
+
+    Args:
+        config: verl's whole config.
 
     Raises:
         ValueError: names the first of them and what it may be.
     """
+    from verl_durian import verl_api
     from verl_durian.config import DurianConfig
 
-    DurianConfig.from_algorithm(algorithm)
-    if not algorithm.get("norm_adv_by_std_in_grpo", True):
+    options = DurianConfig.from_algorithm(config.algorithm)
+    # There the trainer, another process than the one that loads the training set, gets no more than verl hands on.
+    of_dataset = options.perceptual.thresholds == "dataset"
+    if of_dataset and "async_training" in config and verl_api.computes_durian():
+        raise ValueError(
+            "algorithm.durian.perceptual.thresholds=dataset: fully asynchronous training with a verl that computes "
+            "durian itself (patches/README.md) needs the numbers in its place, such as [1.5,2.5]. `verl-durian score` "
+            "writes the quartiles into its summary, and a run with another trainer the numbers into its log"
+        )
+    if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
         raise ValueError(
             "algorithm.norm_adv_by_std_in_grpo=False has no meaning for durian, which is about the std: leave it True, "
             "or use algorithm.adv_estimator=grpo"

@@ -79,6 +79,9 @@ def main(out: str, model: str, folder: str) -> None:
         trained = test_hook.with_training_set("v1", Path(model), Path(folder), test_hook.ENTROPIES, asked)
         found["thresholds"] = list(trained.algorithm.durian.perceptual.thresholds)
         found["v1_thresholds"] = advantage_step.run_v1(rows, trained)[0].tolist()
+        without = "++algorithm.durian.weights.perceptual=0"
+        trained = test_hook.with_training_set("v1", Path(model), Path(folder), test_hook.ENTROPIES, asked, without)
+        found["v1_without_perceptual"] = advantage_step.run_v1(rows, trained)[0].tolist()
     Path(out).write_text(json.dumps(found))
 
 

@@ -126,12 +126,17 @@ def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tin
     [
         (),
         ("+algorithm.durian.perceptual.thresholds=[1.5]",),
-        (OF_THE_TRAINING_SET, "+algorithm.durian.weights.perceptual=0"),
     ],
 )
 def test_other_thresholds_stay_as_they_are(overrides, tiny_qwen25vl, tmp_path):
     config = with_training_set("v1", tiny_qwen25vl, tmp_path, ENTROPIES, *overrides)
     assert config.algorithm == advantage_step.compose(*DURIAN, *overrides).algorithm
+
+
+def test_without_a_perceptual_axis_no_threshold_is_sought(tiny_qwen25vl, tmp_path):
+    asked = (OF_THE_TRAINING_SET, "+algorithm.durian.weights.perceptual=0")
+    config = with_training_set("v1", tiny_qwen25vl, tmp_path, ENTROPIES, *asked)
+    assert config.algorithm.durian.perceptual.thresholds == "batch"
 
 
 def test_thresholds_of_the_training_set_may_coincide(tiny_qwen25vl, tmp_path):

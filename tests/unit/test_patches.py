@@ -135,13 +135,20 @@ def test_each_patch_but_the_third_stands_alone(tree):
 
 @pytest.fixture(scope="module")
 def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
-    """What verl's advantage steps give: unpatched with the plugin, patched with it and without."""
+    """What verl's advantage steps give: unpatched with the plugin, patched with it and without, and with the plugin and
+    the first two patches."""
     folder = tmp_path_factory.mktemp("steps")
-    zipfile.ZipFile(wheel).extractall(folder / "patched")
-    patch(folder / "patched")
-    shutil.rmtree(folder / "patched/tests")
+    for verl, patches in (("patched", INSTALLED), ("first_two", INSTALLED[:2])):
+        zipfile.ZipFile(wheel).extractall(folder / verl)
+        patch(folder / verl, patches=patches)
+        shutil.rmtree(folder / verl / "tests")
     found = {}
-    for name, verl, policy in (("plugin", None, "auto"), ("both", "patched", "auto"), ("patches", "patched", "none")):
+    for name, verl, policy in (
+        ("plugin", None, "auto"),
+        ("both", "patched", "auto"),
+        ("patches", "patched", "none"),
+        ("first_two", "first_two", "auto"),
+    ):
         path = [str(folder / verl)] if verl else []
         out = folder / f"{name}.json"
         run(
@@ -151,7 +158,7 @@ def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
             PYTHONPATH=os.pathsep.join([*path, os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         )
         found[name] = json.loads(out.read_text())
-    assert [str(folder) in step["verl"] for step in found.values()] == [False, True, True]
+    assert [str(folder) in step["verl"] for step in found.values()] == [False, True, True, True]
     return found
 
 
@@ -159,8 +166,7 @@ def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
 def test_the_same_advantages_with_the_plugin_the_patches_and_both(step, steps):
     plugin, both, patches = (np.array(steps[name][step]) for name in ("plugin", "both", "patches"))
     assert np.abs(plugin).max() > 0.5
-    np.testing.assert_allclose(patches, plugin, rtol=1e-5, atol=1e-6)
-    assert (both == patches).all()
+    assert (patches == plugin).all() and (both == plugin).all()
 
 
 def test_the_hook_stands_aside_where_verl_computes_durian(steps):
@@ -177,5 +183,11 @@ def test_the_hook_stands_aside_where_verl_computes_durian(steps):
 
 def test_the_plugin_still_prepares_the_training_set(steps):
     assert steps["plugin"]["thresholds"] == steps["both"]["thresholds"] == [3.0, 5.0]
-    np.testing.assert_allclose(steps["both"]["v1_thresholds"], steps["plugin"]["v1_thresholds"], rtol=1e-5, atol=1e-6)
-    assert not np.allclose(steps["both"]["v1_thresholds"], steps["both"]["v1"])
+    for step in ("v1_thresholds", "v1_without_perceptual"):
+        assert steps["both"][step] == steps["plugin"][step]
+        assert not np.allclose(steps["both"][step], steps["both"]["v1"])
+
+
+def test_the_plugin_works_with_the_first_two_patches_as_without(steps):
+    differ = [name for name, found in steps["plugin"].items() if steps["first_two"][name] != found]
+    assert differ == ["verl"]

@@ -95,6 +95,26 @@ def test_std_normalization_switched_off_is_refused():
         check(config)
 
 
+@pytest.mark.parametrize("of_verl", [True, False])
+@pytest.mark.parametrize("fully_async", [True, False])
+@pytest.mark.parametrize("thresholds", ["dataset", "[1.5]"])
+def test_thresholds_that_would_not_reach_a_fully_asynchronous_trainer_are_refused(
+    thresholds, fully_async, of_verl, monkeypatch
+):
+    import advantage_step
+
+    from verl_durian import start_checks, verl_api
+
+    monkeypatch.setattr(verl_api, "computes_durian", lambda: of_verl)
+    overrides = ["algorithm.adv_estimator=durian", f"+algorithm.durian.perceptual.thresholds={thresholds}"]
+    config = advantage_step.compose(*overrides, *["+async_training.staleness_threshold=0.5"] * fully_async)
+    if thresholds == "dataset" and fully_async and of_verl:
+        with pytest.raises(ValueError, match="thresholds=dataset: fully asynchronous.*verl-durian score"):
+            start_checks.check_options(config)
+    else:
+        start_checks.check_options(config)
+
+
 def test_a_typo_in_an_option_is_refused_before_ray_starts():
     code = (
         "import sys; sys.argv = ['main_ppo', 'algorithm.adv_estimator=durian', '+algorithm.durian.reasoning.groups=3'];"

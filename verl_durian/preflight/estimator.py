@@ -58,7 +58,7 @@ def check(config: DictConfig) -> list[Finding]:
     if not start_checks.is_durian(name):
         return findings
     try:
-        start_checks.check_options(config.algorithm)
+        start_checks.check_options(config)
     except ValueError as error:
         return [*findings, Finding(str(error))]
     options, prompts = DurianConfig.from_algorithm(config.algorithm), config.data.train_batch_size
