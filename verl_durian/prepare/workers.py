@@ -14,6 +14,7 @@
 """Worker processes that make verl's rows. What is imported here is imported by each of them: little."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -63,9 +64,16 @@ def start_workers(number: int | None) -> Iterator[Workers]:
     try:
         yield Workers(pool, 2 * number)
     except BrokenProcessPool as error:
+        _drop_rows_on_their_way(pool)
         raise ValueError("a worker was killed, perhaps for want of memory: give fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _drop_rows_on_their_way(pool: ProcessPoolExecutor) -> None:
+    """Python before 3.11.5 would wait for ever until somebody takes them (python/cpython#94777)."""
+    if sys.version_info < (3, 11, 5):
+        pool._call_queue._reader.close()  # type: ignore[attr-defined]
 
 
 def _end_with_parent() -> None:
