@@ -203,8 +203,8 @@ def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment, killed, n
     assert in_order == sorted(in_order)
     if backbone == "grpo":
         assert in_order == list(range(STEPS * BATCH))
-    else:  # prompts are dealt one by one, and those without signal are left out
-        assert run.dealt <= asked[run.last + 1][0] < run.dealt + BATCH
+    else:  # prompts are dealt one by one, and those without signal are left out: rarely so many in a row
+        assert run.dealt <= asked[run.last + 1][0] < run.dealt + 4 * BATCH
 
 
 def test_the_five_benchmarks_are_scored(experiment, killed):
