@@ -155,6 +155,15 @@ def test_micro_batches_that_do_not_divide(changes: dict[str, object], told: list
     assert all(text in found[0] for text in told)
 
 
+def test_a_step_of_separate_async_is_that_of_its_updates() -> None:
+    separate = {"trainer.v1.trainer_mode": "separate_async", "data.train_batch_size": 128}
+    updates = "trainer.v1.separate_async.parameter_sync_step"
+    assert problems({**separate, updates: 2}, "qwen3_vl") == []
+    (problem,) = problems({**separate, updates: 1}, "qwen3_vl")
+    assert problem.startswith("data.train_batch_size=128: ") and problem.endswith("set it to 64")
+    assert problems({**separate, updates: 1, "trainer.use_v1": False}, "qwen3_vl") == []
+
+
 def test_what_verl_does_where_micro_batches_do_not_divide() -> None:
     import torch
     from tensordict import TensorDict

@@ -33,7 +33,8 @@ def find(config: DictConfig, model_type: str | None) -> list[str]:
     Returns:
         Every problem with its remedy, one line each.
     """
-    problems = _micro_batches_that_do_not_divide(config) + _overlong_buffer(config) + _filter_metric(config)
+    problems = _updates_of_separate_async(config) + _micro_batches_that_do_not_divide(config)
+    problems += _overlong_buffer(config) + _filter_metric(config)
     if model_type in (*QWEN2_VL_FAMILY, None):
         problems += _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
     return problems
@@ -111,6 +112,20 @@ def _micro_batches_that_do_not_divide(config: DictConfig) -> list[str]:
         f"batches of so many; set it to {max(each for each in range(1, size + 1) if count % each == 0)}"
         for name, count in rows.items()
         if (size := OmegaConf.select(config.actor_rollout_ref, name)) and count % size
+    ]
+
+
+def _updates_of_separate_async(config: DictConfig) -> list[str]:
+    """A batch that is not that of its updates, where verl stops once Ray has started."""
+    mode, batch = config.trainer.v1.trainer_mode, config.data.train_batch_size
+    if not config.trainer.use_v1 or mode != "separate_async":
+        return []
+    updates, prompts = config.trainer.v1[mode].parameter_sync_step, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if batch == updates * prompts:
+        return []
+    return [
+        f"data.train_batch_size={batch}: trainer.v1.trainer_mode={mode} takes parameter_sync_step={updates} x "
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts} prompts a step; set it to {updates * prompts}"
     ]
 
 
