@@ -326,6 +326,8 @@ class WithoutWorkers:
     def prepare_step(self):
         return {}
 
+    _add_batch_to_generate = prepare_step  # its name in verl 0.9.0
+
     def _balance_batch(self, batch, metrics):
         from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
 
@@ -374,7 +376,7 @@ def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates):
     trainer.config, trainer.parameter_sync_step, trainer.global_steps = config, updates, 10
     trainer.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
     trainer.use_reference_policy = trainer.use_critic = False
-    trainer.replay_buffer = kind(mode, config.trainer, None, "drop", None, poll_interval=0.1, refill_fn=refill)
+    trainer.replay_buffer = kind(mode, config.trainer, 10, "drop", None, poll_interval=0.1, refill_fn=refill)
     for age, uid in enumerate(reversed(order)):
         put_group(uid, rows, "failure" if uid == "prompt1" else "finished", age)
     if mode != "sync":
