@@ -25,6 +25,7 @@ import recipe
 from verl_durian.quickstart.data import write_data
 from verl_durian.quickstart.model import write_model
 
+NO_VALIDATION = ("trainer.val_before_train=False",)
 OWN_SLOT = (
     "ray_kwargs.ray_init.num_gpus=2",
     "actor_rollout_ref.rollout.nnodes=1",
@@ -34,17 +35,23 @@ OWN_SLOT = (
 )
 
 
-class Runs:
-    """Data and model for runs in one folder, and what became of these."""
+EXPERIMENTAL = (
+    *OWN_SLOT,
+    "ray_kwargs.ray_init.num_cpus=40",
+    "actor_rollout_ref.hybrid_engine=False",
+    "rollout.n_gpus_per_node=1",
+)
 
-    done: dict[tuple, subprocess.CompletedProcess[str]]
+
+class Runs:
+    """Data and model for runs in one folder."""
 
     def __init__(self, folder: Path):
         self.folder = folder
         write_data(folder / "data", {"sft": 2, "train": 24, "dev": 2, "test": 4})
         write_model(folder / "model")
 
-    def variables(self, name: str, **others: object) -> dict[str, object]:
+    def variables(self, name: str) -> dict[str, object]:
         return {
             "MODEL_PATH": self.folder / "model",
             "TRAIN_FILES": self.folder / "data" / "train.parquet",
@@ -53,6 +60,7 @@ class Runs:
             "VERL_DURIAN_CACHE": self.folder / "cache",
             "PPO_MINI_BATCH_SIZE": 4,
             "ROLLOUTS": 4,
+            "LR": 1e-4,
             "MAX_PROMPT_LENGTH": 128,
             "MAX_RESPONSE_LENGTH": 24,
             "OVERLONG_BUFFER": 8,
@@ -60,75 +68,104 @@ class Runs:
             "TEST_FREQ": -1,
             "SAVE_FREQ": -1,
             "RESUME": "disable",
-            **others,
         }
 
-    def metrics(self, name: str) -> list[dict[str, float]]:
-        """Those of each step with advantages."""
+    def train(self, name: str, *overrides: str, **variables: object) -> tuple[list[dict[str, float]], str]:
+        """By the recipe, with verl's V1; returns the metrics of each step with advantages, and what was said."""
+        variables = self.variables(name) | variables
+        done = recipe.run("run_qwen25vl_durian.sh", *NO_VALIDATION, *overrides, **variables)
+        return self.metrics(name, done)
+
+    def train_with(self, program: str, *overrides: str) -> tuple[list[dict[str, float]], str]:
+        """By another program of verl, with the recipe's settings."""
+        environment = recipe.environment(**self.variables(program))
+        dry_run = recipe.command("run_qwen25vl_durian.sh", "--dry-run", *NO_VALIDATION)
+        shown = subprocess.run(dry_run, env=environment, capture_output=True, text=True, check=True).stdout
+        of_v1 = shown[shown.index("\npython ") :].replace("\\\n", "")
+        command = [*shlex.split(of_v1.replace("verl.trainer.main_ppo", program)), *EXPERIMENTAL, *overrides]
+        (self.folder / program).mkdir()
+        done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        return self.metrics(program, done)
+
+    def metrics(self, name: str, done: subprocess.CompletedProcess[str]) -> tuple[list[dict[str, float]], str]:
+        assert done.returncode == 0, done.stdout[-5000:]
         lines = (self.folder / name / "metrics.jsonl").read_text().splitlines()
-        steps = [entry["data"] for entry in map(json.loads, lines)]
-        return [step for step in steps if "durian/prompts/num" in step]
-
-
-def separate_async(runs: Runs) -> subprocess.CompletedProcess[str]:
-    return recipe.run(
-        "run_qwen25vl_durian.sh",
-        "trainer.v1.trainer_mode=separate_async",
-        "trainer.v1.separate_async.parameter_sync_step=2",
-        "trainer.v1.separate_async.num_warmup_batches=0",  # so that every rollout is of the policy of its step
-        "trainer.val_before_train=False",
-        *OWN_SLOT,
-        **runs.variables("separate_async", LR=1e-4),
-    )
-
-
-def fully_async(runs: Runs) -> subprocess.CompletedProcess[str]:
-    environment = recipe.environment(**runs.variables("fully_async"))
-    dry_run = recipe.command("run_qwen25vl_durian.sh", "--dry-run")
-    shown = subprocess.run(dry_run, env=environment, capture_output=True, text=True, check=True).stdout
-    of_v1 = shown[shown.index("\npython ") :].replace("\\\n", "")
-    command = [
-        *shlex.split(of_v1.replace("verl.trainer.main_ppo", "verl.experimental.fully_async_policy.fully_async_main")),
-        *OWN_SLOT,
-        "ray_kwargs.ray_init.num_cpus=40",
-        "actor_rollout_ref.hybrid_engine=False",
-        "rollout.n_gpus_per_node=1",
-        "rollout.total_rollout_steps=16",
-        "data.train_batch_size=0",
-        "data.gen_batch_size=1",
-        "async_training.trigger_parameter_sync_step=2",
-        "trainer.val_before_train=False",
-        "+algorithm.durian.perceptual.thresholds=dataset",
-    ]
-    (runs.folder / "fully_async").mkdir()
-    return subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        steps = [step for entry in map(json.loads, lines) if "durian/prompts/num" in (step := entry["data"])]
+        for step in steps:
+            assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
+        return steps, done.stdout
 
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory) -> Runs:
-    runs = Runs(tmp_path_factory.mktemp("trainers"))
-    runs.done = recipe.in_pairs(lambda train: train(runs), [(separate_async,), (fully_async,)])
-    return runs
+    return Runs(tmp_path_factory.mktemp("trainers"))
 
 
-def test_separate_async_with_two_updates_a_step(runs):
-    done = runs.done[separate_async,]
-    assert done.returncode == 0, done.stdout[-5000:]
-    steps = runs.metrics("separate_async")
+def test_colocate_async_with_adapters_and_kl_in_reward(runs):
+    steps, _ = runs.train(
+        "colocate_async",
+        "trainer.v1.trainer_mode=colocate_async",
+        "algorithm.use_kl_in_reward=True",
+        "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
+        LORA_RANK=4,
+    )
+    assert [step["durian/prompts/num"] for step in steps] == [8, 8]
+    assert steps[1]["actor/reward_kl_penalty"] != 0
+
+
+SEPARATE = (
+    "trainer.v1.trainer_mode=separate_async",
+    "trainer.v1.separate_async.num_warmup_batches=0",  # so that every rollout is of the policy of its step
+    *OWN_SLOT,
+)
+
+
+def test_separate_async_with_one_update_a_step_and_rejection_sampling(runs):
+    steps, _ = runs.train(
+        "separate_async_1",
+        *SEPARATE,
+        "trainer.v1.separate_async.parameter_sync_step=1",
+        "actor_rollout_ref.actor.ppo_mini_batch_size=8",
+        "algorithm.rollout_correction.rollout_rs=seq_mean_k3",
+        "algorithm.rollout_correction.rollout_rs_threshold=1e-12",  # which rounding alone exceeds in half of the rows
+    )
     assert len(steps) == 2
     for step in steps:
-        assert step["durian/prompts/num"] == 4 and step["durian/prompts/all_equal"] == 0
-        assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
+        assert 0 < step["rollout_corr/rollout_rs_seq_masked_fraction"] < 1
+        assert 0 < step["durian/prompts/num"] <= 8
         assert step["training/rollout_actor_probs_pearson_corr"] > 0.9999  # the rollouts have the new weights
 
 
+def test_separate_async_with_two_updates_a_step(runs):
+    steps, _ = runs.train("separate_async_2", *SEPARATE, "trainer.v1.separate_async.parameter_sync_step=2")
+    assert [step["durian/prompts/num"] for step in steps] == [4, 4]
+    for step in steps:
+        assert step["durian/prompts/all_equal"] == 0
+        assert step["training/rollout_actor_probs_pearson_corr"] > 0.9999
+
+
+def test_one_step_off_policy_with_the_log_probabilities_of_the_rollout(runs):
+    steps, _ = runs.train_with(
+        "verl.experimental.one_step_off_policy.main_ppo",
+        "hydra.searchpath=[pkg://verl.trainer.config]",
+        "rollout.nnodes=1",
+        "algorithm.rollout_correction.bypass_mode=True",
+    )
+    assert [step["durian/prompts/num"] for step in steps] == [8, 8]
+
+
 def test_fully_asynchronous_training_with_thresholds_of_the_training_set(runs):
-    done = runs.done[fully_async,]
-    assert done.returncode == 0, done.stdout[-5000:]
-    steps = runs.metrics("fully_async")
-    told = re.search(r"thresholds of visual entropy of the training set, nats: \[(\S+), (\S+)\]", done.stdout)
+    steps, told = runs.train_with(
+        "verl.experimental.fully_async_policy.fully_async_main",
+        "rollout.total_rollout_steps=16",
+        "data.train_batch_size=0",
+        "data.gen_batch_size=1",
+        "async_training.trigger_parameter_sync_step=2",
+        "+algorithm.durian.perceptual.thresholds=dataset",
+    )
+    thresholds = re.search(r"thresholds of visual entropy of the training set, nats: \[(\S+), (\S+)\]", told)
     assert steps
     for step in steps:
-        assert step["durian/prompts/num"] == 4 and step["actor/grad_norm"] > 0
+        assert step["durian/prompts/num"] == 4
         for number in (1, 2):
-            assert step[f"durian/perceptual/threshold_{number}"] == pytest.approx(float(told.group(number)), abs=1e-4)
+            assert step[f"durian/perceptual/threshold_{number}"] == pytest.approx(float(thresholds[number]), abs=1e-4)
