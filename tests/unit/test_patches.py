@@ -19,37 +19,19 @@ verl's own tests and checks are run on the patched verl by tests/run_upstream.sh
 import filecmp
 import json
 import os
-import shutil
-import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import durian_in_verl
 import numpy as np
 import pytest
+from patched_verl import INSTALLED, PATCHES, download, patch, run, to_import, unpack
 
 from verl_durian.preflight import settings
 from verl_durian.preflight.compose import compose
 
-PATCHES = sorted((Path(__file__).parents[2] / "patches/verl-0.9.1").glob("*.patch"))
-INSTALLED = PATCHES[:3]
-"""The patches of files that verl's wheel installs."""
 OF_A_CLONE = ("docs/index.rst", "examples/README.md")
 """What the last patch changes and no release brings."""
-
-
-def run(*command: object, cwd: Path, **environment: str) -> str:
-    done = subprocess.run(
-        [str(part) for part in command], cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert done.returncode == 0, f"{command}: {done.stdout[-2000:]}{done.stderr[-4000:]}"
-    return done.stdout
-
-
-def patch(tree: Path, *options: str, patches: list[Path] = INSTALLED) -> None:
-    for file in patches:
-        run("patch", "-p1", "--batch", *options, "-i", file, cwd=tree)
 
 
 def changed(file: Path) -> list[str]:
@@ -63,20 +45,13 @@ def files(tree: Path) -> list[Path]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """verl 0.9.1 as the package index has it."""
-    folder = tmp_path_factory.mktemp("wheel")
-    command = [sys.executable, "-m", "pip", "download", "verl==0.9.1", "--no-deps", "--only-binary", ":all:"]
-    done = subprocess.run([*command, "-d", str(folder)], capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"verl 0.9.1 cannot be downloaded: {done.stderr.strip().splitlines()[-1]}")
-    return next(folder.glob("verl-0.9.1-*.whl"))
+    return download(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture
 def tree(wheel, tmp_path) -> Path:
     """A folder with the released files, as they are in site-packages."""
-    zipfile.ZipFile(wheel).extractall(tmp_path / "verl")
-    return tmp_path / "verl"
+    return unpack(wheel, tmp_path / "verl")
 
 
 def test_patches_touch_what_the_readme_says():
@@ -86,8 +61,7 @@ def test_patches_touch_what_the_readme_says():
 
 
 def test_patch_applies_to_an_installed_tree_and_is_taken_back(tree, wheel, tmp_path):
-    pristine = tmp_path / "pristine"
-    zipfile.ZipFile(wheel).extractall(pristine)
+    pristine = unpack(wheel, tmp_path / "pristine")
     patch(tree)
     assert "DURIAN" in (tree / "verl/trainer/ppo/core_algos.py").read_text()
     assert not [path for path in files(tree) if path.suffix in (".orig", ".rej")]  # no fuzz, no offset kept aside
@@ -111,8 +85,7 @@ def test_git_am_applies_the_whole_series(tree, wheel, tmp_path):
         "[trainer, algo",
     ]
 
-    patched = tmp_path / "patched"
-    zipfile.ZipFile(wheel).extractall(patched)
+    patched = unpack(wheel, tmp_path / "patched")
     patch(patched)
     assert filecmp.cmpfiles(tree, patched, files(patched), shallow=False)[1:] == ([], [])
     assert set(changed(PATCHES[3])) - set(OF_A_CLONE) <= {str(path) for path in files(tree)}
@@ -139,9 +112,7 @@ def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
     the first two patches."""
     folder = tmp_path_factory.mktemp("steps")
     for verl, patches in (("patched", INSTALLED), ("first_two", INSTALLED[:2])):
-        zipfile.ZipFile(wheel).extractall(folder / verl)
-        patch(folder / verl, patches=patches)
-        shutil.rmtree(folder / verl / "tests")
+        to_import(wheel, folder / verl, patches)
     found = {}
     for name, verl, policy in (
         ("plugin", None, "auto"),

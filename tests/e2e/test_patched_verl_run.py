@@ -1,0 +1,61 @@
+# Copyright 2026 The verl-durian authors
+#
+# Licensed under the Apache License, Version 2.0 (the "License");
+# you may not use this file except in compliance with the License.
+# You may obtain a copy of the License at
+#
+#     http://www.apache.org/licenses/LICENSE-2.0
+#
+# Unless required by applicable law or agreed to in writing, software
+# distributed under the License is distributed on an "AS IS" BASIS,
+# WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
+# See the License for the specific language governing permissions and
+# limitations under the License.
+"""Two steps by the recipe on a verl with the patches, which computes Durian itself, and the plugin beside it."""
+
+import json
+
+import recipe
+from patched_verl import download, to_import
+
+from verl_durian.quickstart.data import make_rows, write_parquet
+from verl_durian.quickstart.model import write_model
+
+
+def test_rows_with_and_without_image(tmp_path):
+    tree = to_import(download(tmp_path), tmp_path / "verl")
+    write_model(tmp_path / "model")
+    rows = list(make_rows("train", per_kind=16))
+    for row in rows[::2]:  # so that a micro batch of two rows often has no image, which ends an unpatched verl
+        row["images"] = []
+        row["prompt"][0]["content"] = row["prompt"][0]["content"].replace("<image>", "")
+    write_parquet(rows, tmp_path / "train.parquet")
+    done = recipe.run(
+        "run_qwen25vl_durian.sh",
+        "trainer.val_before_train=False",
+        "algorithm.durian.reasoning.num_groups=3",  # without +: verl knows the option
+        PYTHONPATH=tree,
+        MODEL_PATH=tmp_path / "model",
+        TRAIN_FILES=tmp_path / "train.parquet",
+        VAL_FILES=tmp_path / "train.parquet",
+        OUTPUT=tmp_path / "run",
+        VERL_DURIAN_CACHE=tmp_path / "cache",
+        PPO_MICRO_BATCH_SIZE=2,
+        ROLLOUTS=4,
+        LR=1e-4,
+        MAX_PROMPT_LENGTH=128,
+        MAX_RESPONSE_LENGTH=24,
+        OVERLONG_BUFFER=8,
+        TOTAL_STEPS=2,
+        TEST_FREQ=-1,
+        SAVE_FREQ=-1,
+    )
+    assert done.returncode == 0, done.stdout[-5000:]
+    assert f"scoring the images of {len(rows)} rows" in done.stdout
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    steps = [entry["data"] for entry in map(json.loads, lines)]
+    assert len(steps) == 2
+    for step in steps:
+        assert step["actor/grad_norm"] > 0 and step["critic/advantages/max"] > 0
+        assert step["training/rollout_actor_probs_pearson_corr"] > 0.999
+        assert not any(key.startswith("durian/") for key in step)
