@@ -25,4 +25,5 @@ export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_
 ruff check .
 ruff format --check .
 mypy
-python -m pytest "$@"
+# Two files at a time, as a training leaves half of two cores idle; the long ones, tests/e2e, come first.
+python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

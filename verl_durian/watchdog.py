@@ -38,6 +38,7 @@ import subprocess
 import sys
 import time
 from collections import deque
+from collections.abc import Iterable
 from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, NamedTuple
@@ -292,16 +293,20 @@ def shared_memory_segments() -> set[Path]:
 
 def remove_segments(segments: set[Path]) -> None:
     """Removes segments, except those that a living process has mapped: they belong to another run."""
-    if not segments:
-        return
+    if segments:
+        for path in segments - mapped_by(psutil.process_iter()):
+            path.unlink(missing_ok=True)
+
+
+def mapped_by(processes: Iterable[psutil.Process]) -> set[Path]:
+    """The files that these processes have mapped."""
     mapped = set()
-    for process in psutil.process_iter():
+    for process in processes:
         try:
             mapped |= {Path(region.path) for region in process.memory_maps()}
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-    for path in segments - mapped:
-        path.unlink(missing_ok=True)
+    return mapped
 
 
 def main() -> None:

@@ -36,6 +36,7 @@ from verl.trainer.ppo.utils import create_rl_sampler
 from verl_durian.evaluation.paper import BENCHMARKS
 from verl_durian.quickstart.data import make_rows, write_parquet
 from verl_durian.quickstart.model import write_model
+from verl_durian.watchdog import mapped_by, shared_memory_segments
 
 STEPS, SEED = 4, 7
 BATCH = int(recipe.SMALL["TRAIN_BATCH_SIZE"])
@@ -96,7 +97,7 @@ def trained(experiment) -> dict[tuple[str, str], subprocess.CompletedProcess[str
         )
         return recipe.run("run_qwen25vl_durian.sh", "trainer.val_before_train=False", **variables)
 
-    return recipe.in_pairs(train, PAIRS)
+    return {pair: train(*pair) for pair in PAIRS}
 
 
 @pytest.mark.parametrize(("backbone", "estimator"), PAIRS)
@@ -137,13 +138,16 @@ def steps(metrics: Path) -> list[int]:
 
 
 def kill(process: subprocess.Popen) -> None:
-    """As if the machine stopped: the recipe and all of Ray at once."""
+    """As if the machine stopped: the recipe and all of Ray at once, and what they have in shared memory."""
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    segments = shared_memory_segments() & mapped_by(family)
     for number in (signal.SIGSTOP, signal.SIGKILL):
         for member in family:
             with suppress(psutil.Error):  # it may be gone
                 member.send_signal(number)
     process.wait()
+    for segment in segments:
+        segment.unlink(missing_ok=True)
 
 
 @dataclass
@@ -159,7 +163,7 @@ class Killed:
 
 
 @pytest.fixture(scope="module")
-def killed(experiment, numbered) -> dict[tuple[str], Killed]:
+def killed(experiment, numbered) -> dict[str, Killed]:
     def run(backbone: str) -> Killed:
         folder = experiment.folder / f"killed_{backbone}"
         options = ["trainer.val_before_train=False", f"trainer.rollout_data_dir={folder / 'rollouts'}"]
@@ -182,12 +186,12 @@ def killed(experiment, numbered) -> dict[tuple[str], Killed]:
         again = recipe.run("run_qwen25vl_durian.sh", *options, **variables)
         return Killed(folder, last, loader["_num_yielded"], again)
 
-    return recipe.in_pairs(run, [("grpo",), ("dapo",)])
+    return {backbone: run(backbone) for backbone in ("grpo", "dapo")}
 
 
 @pytest.mark.parametrize("backbone", ["grpo", "dapo"])
 def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment, killed, numbered, backbone):
-    run = killed[backbone,]
+    run = killed[backbone]
     assert run.again.returncode == 0, run.again.stdout[-5000:]
     metrics = experiment.metrics(run.folder.name)
     assert sorted(metrics) == list(range(run.last + 1, STEPS + 1))
@@ -209,7 +213,7 @@ def test_a_killed_run_goes_on_with_the_data_that_were_left(experiment, killed, n
 
 def test_the_five_benchmarks_are_scored(experiment, killed):
     output = experiment.folder / "evaluation"
-    checkpoint = killed["dapo",].folder / "checkpoints" / f"global_step_{STEPS}"
+    checkpoint = killed["dapo"].folder / "checkpoints" / f"global_step_{STEPS}"
     done = recipe.run("run_eval.sh", checkpoint, DATA_DIR=experiment.data, OUTPUT=output, **LENGTHS)
     assert done.returncode == 0, done.stdout[-5000:]
     report = json.loads((output / "report.json").read_text())

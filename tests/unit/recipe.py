@@ -16,10 +16,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 SMALL = {
@@ -51,10 +48,3 @@ def run(name: str, *arguments: object, **variables: object) -> subprocess.Comple
         stderr=subprocess.STDOUT,
         text=True,
     )
-
-
-def in_pairs(run: Callable[..., Any], arguments: Iterable[tuple]) -> dict[tuple, Any]:
-    """What each run gave; two at a time, since one leaves half of two cores idle."""
-    with ThreadPoolExecutor(2) as pool:
-        done = {each: pool.submit(run, *each) for each in arguments}
-        return {each: future.result() for each, future in done.items()}
