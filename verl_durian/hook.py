@@ -212,17 +212,27 @@ def _add_columns(data: DataProto, meta: Any, options: DurianConfig, kv_batch_get
         except KeyError as error:
             raise ValueError(
                 f"the rollouts in TransferQueue have no field {key!r} (algorithm.durian.perceptual.key), which verl's "
-                "agent loop copies from the training set: let your rollout keep it, or set "
+                "agent loop copies from the training set: let your rollout keep it (rollouts of a checkpoint that was "
+                "made with another estimator lack it), or set "
                 "+algorithm.durian.weights.perceptual=0"
             ) from error
         data.non_tensor_batch[key] = np.array(column, dtype=np.float64)
-    if _ACCURACY not in data.non_tensor_batch:
-        try:
-            infos = [(fields or {}).get("reward_extra_info") or {} for fields in fetch("extra_fields")]
-        except KeyError:
-            return  # no reward function tells an accuracy
+    if _ACCURACY not in data.non_tensor_batch and (accuracy := _fetch_accuracy(fetch)) is not None:
+        data.non_tensor_batch[_ACCURACY] = np.array(accuracy, dtype=np.float64)
+
+
+def _fetch_accuracy(fetch: Callable[[str], list[Any]]) -> list[Any] | None:
+    """Each row's accuracy, where the agent loop leaves it, or else where a colocated reward model does; if at all."""
+    try:
+        infos = [(fields or {}).get("reward_extra_info") or {} for fields in fetch("extra_fields")]
         if all(_ACCURACY in info for info in infos):
-            data.non_tensor_batch[_ACCURACY] = np.array([info[_ACCURACY] for info in infos], dtype=np.float64)
+            return [info[_ACCURACY] for info in infos]
+    except KeyError:
+        pass
+    try:
+        return fetch(_ACCURACY)
+    except KeyError:
+        return None
 
 
 def _metrics(step: Step) -> dict[str, float]:

@@ -11,7 +11,11 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""What is checked before Ray starts, when verl validates its config and the estimator is ``durian``."""
+"""What is checked when verl validates its config and the estimator is ``durian``.
+
+``main_ppo`` does so before Ray starts, one-step off-policy in its first Ray task, fully asynchronous training never:
+there the hook calls ``check`` before it prepares the training set.
+"""
 
 import functools
 from typing import Any

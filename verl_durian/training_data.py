@@ -93,8 +93,8 @@ def _values(rows: datasets.Dataset, key: str) -> np.ndarray:
 
 
 def _score(dataset: Any, config: Any) -> np.ndarray:
-    """Scores on the GPUs that the trainer will take afterwards, of all machines; or on the CPUs where it trains on
-    none."""
+    """Scores on the free GPUs of all machines, which the trainer takes afterwards; or on the CPUs where it trains on
+    none. In fully asynchronous training the trainer starts first, and the GPUs of the rollouts are free."""
     from verl.utils.fs import copy_to_local
 
     from verl_durian.scoring.entropy_cache import EntropyCache, default_cache_dir
@@ -122,7 +122,14 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
     settings, state = read_tower(model_path)
     cache = EntropyCache(default_cache_dir() / settings.fingerprint(device))
     with given_back():
-        scores = score_parts(parts, settings, state, cache, place(device))
+        try:
+            placement = place(device)
+        except ValueError as error:
+            raise ValueError(
+                f"the images of the training set cannot be scored: no {device} is free in Ray. Score the data first: "
+                "verl-durian score"
+            ) from error
+        scores = score_parts(parts, settings, state, cache, placement)
     if scores.problems:
         problem = scores.problems[0]
         raise ValueError(

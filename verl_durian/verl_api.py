@@ -49,7 +49,7 @@ SYMBOLS = (
     Symbol(CORE_ALGOS, "register_adv_est", ("name_or_enum",)),
     Symbol(CORE_ALGOS, "ADV_ESTIMATOR_REGISTRY"),
     Symbol(CORE_ALGOS, "AdvantageEstimator.GRPO"),
-    # Options and settings are checked here, before Ray starts.
+    # Options and settings are checked here.
     Symbol(CONFIG, "validate_config", ("config",)),
     # Every trainer: the estimator is called from here.
     Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator", "config")),

@@ -108,7 +108,10 @@ def test_colocate_async_with_adapters_and_kl_in_reward(runs):
         "algorithm.use_kl_in_reward=True",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
         LORA_RANK=4,
+        SAVE_FREQ=2,
     )
+    checkpoint = runs.folder / "colocate_async" / "checkpoints" / "global_step_2" / "actor"
+    assert (checkpoint / "lora_adapter" / "adapter_model.safetensors").exists()
     assert [step["durian/prompts/num"] for step in steps] == [8, 8]
     assert steps[1]["actor/reward_kl_penalty"] != 0
 
@@ -127,7 +130,7 @@ def test_separate_async_with_one_update_a_step_and_rejection_sampling(runs):
         "trainer.v1.separate_async.parameter_sync_step=1",
         "actor_rollout_ref.actor.ppo_mini_batch_size=8",
         "algorithm.rollout_correction.rollout_rs=seq_mean_k3",
-        "algorithm.rollout_correction.rollout_rs_threshold=1e-12",  # which rounding alone exceeds in half of the rows
+        "algorithm.rollout_correction.rollout_rs_threshold=1e-12",  # k3 is rounding here, in half of the rows above 0
     )
     assert len(steps) == 2
     for step in steps:
@@ -152,6 +155,7 @@ def test_one_step_off_policy_with_the_log_probabilities_of_the_rollout(runs):
         "algorithm.rollout_correction.bypass_mode=True",
     )
     assert [step["durian/prompts/num"] for step in steps] == [8, 8]
+    assert not any("actor/entropy" in step for step in steps)  # which comes with log-probabilities that are recomputed
 
 
 def test_fully_asynchronous_training_with_thresholds_of_the_training_set(runs):

@@ -240,6 +240,16 @@ def test_v1_without_reward_infos_takes_the_rewards_for_the_accuracy(config):
     assert metrics["durian/reasoning/rank_correlation"] != pytest.approx(of_accuracy(advantage_step.make_rows()))
 
 
+def test_v1_finds_the_accuracy_that_a_colocated_reward_model_tells(config):
+    """verl's `_compute_reward_colocate` makes each of its extra infos a field of TransferQueue."""
+    rows = advantage_step.make_rows()
+    wanted = of_accuracy(rows)
+    for row in rows:
+        row["acc"] = row["extra_fields"].pop("reward_extra_info")["acc"]
+    _, _, metrics = advantage_step.run_v1(rows, config, multiple=5)
+    assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(wanted)
+
+
 def test_the_row_of_a_broken_batch_is_named(config):
     rows = advantage_step.make_rows()
     for row in rows:

@@ -97,6 +97,13 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, caplog):
     assert {file: file.read_bytes() for file in (tmp_path / "cache").glob("*/*.jsonl")} == kept
 
 
+def test_without_a_free_device_the_remedy_is_told(config, tmp_path):
+    rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
+    config.trainer.device = "cuda"  # of which this Ray has none
+    with pytest.raises(ValueError, match="no cuda is free in Ray. Score the data first: verl-durian score"):
+        add_visual_entropy(rows, config)
+
+
 def test_an_image_that_cannot_be_scored_is_named(config, tmp_path):
     config.data.filter_overlong_prompts = False  # verl leaves such rows out where it measures prompts
     images = [[picture_bytes("astronaut", tmp_path)], [{"bytes": b"no picture"}], [{"bytes": b""}]]
