@@ -111,7 +111,7 @@ def test_colocate_async_with_adapters_and_kl_in_reward(runs):
         SAVE_FREQ=2,
     )
     checkpoint = runs.folder / "colocate_async" / "checkpoints" / "global_step_2" / "actor"
-    assert (checkpoint / "lora_adapter" / "adapter_model.safetensors").exists()
+    assert json.loads((checkpoint / "lora_train_meta.json").read_text())["r"] == 4
     assert [step["durian/prompts/num"] for step in steps] == [8, 8]
     assert steps[1]["actor/reward_kl_penalty"] != 0
 
