@@ -126,8 +126,8 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
             placement = place(device)
         except ValueError as error:
             raise ValueError(
-                f"the images of the training set cannot be scored: no {device} is free in Ray. Score the data first: "
-                "verl-durian score"
+                f"the images of the training set cannot be scored: no {device} is free in Ray. Score them before with "
+                "`verl-durian score`, and train with the files that it writes"
             ) from error
         scores = score_parts(parts, settings, state, cache, placement)
     if scores.problems:

@@ -100,7 +100,7 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, caplog):
 def test_without_a_free_device_the_remedy_is_told(config, tmp_path):
     rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
     config.trainer.device = "cuda"  # of which this Ray has none
-    with pytest.raises(ValueError, match="no cuda is free in Ray. Score the data first: verl-durian score"):
+    with pytest.raises(ValueError, match="no cuda is free in Ray. Score them before with `verl-durian score`"):
         add_visual_entropy(rows, config)
 
 
