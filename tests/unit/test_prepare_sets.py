@@ -84,6 +84,7 @@ def test_verl_reads_every_row(prepared, tiny_qwen25vl, tmp_path, name):
         f"+data.cache_dir={tmp_path}",
         "data.max_prompt_length=4096",
         "data.filter_overlong_prompts=True",
+        "data.filter_overlong_prompts_workers=null",  # forks do not go with threads
     )
     processor = AutoProcessor.from_pretrained(tiny_qwen25vl)
     for split in SPLITS[name]:

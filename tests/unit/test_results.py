@@ -76,9 +76,9 @@ def in_little_room(write: Callable[[Path], None], folder: Path, told: "multiproc
 
 @pytest.mark.parametrize("write", [write_bytes, write_table, write_scores])
 def test_the_file_without_room_is_named(tmp_path, write):
-    fork = multiprocessing.get_context("fork")
-    told: multiprocessing.Queue[str] = fork.Queue()
-    process = fork.Process(target=in_little_room, args=(write, tmp_path, told))
+    context = multiprocessing.get_context("spawn")
+    told: multiprocessing.Queue[str] = context.Queue()
+    process = context.Process(target=in_little_room, args=(write, tmp_path, told))
     process.start()
     message = told.get(timeout=60)
     process.join()

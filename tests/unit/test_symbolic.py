@@ -15,7 +15,6 @@
 
 import asyncio
 import logging
-import multiprocessing
 import os
 import resource
 import signal
@@ -142,19 +141,29 @@ assert symbolic._idle == [] and "sympy" not in sys.modules
     subprocess.run([sys.executable, "-c", plain], check=True)
 
 
-def grade_in_daemon(results: multiprocessing.Queue) -> None:
-    results.put([grade("a+b", "b+a"), grade("a-b", "b-a"), os.getpid() != os.getppid()])
-
-
 def test_a_forked_daemonic_process_has_helpers_of_its_own():
-    assert grade("a+b+c", "b+a+c")  # helpers of this process
-    context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    process = context.Process(target=grade_in_daemon, args=(results,), daemon=True)
-    process.start()
-    assert results.get() == [True, False, True]
-    process.join()
-    assert process.exitcode == 0
+    """In a process that has no threads: a fork of the tests' own may hang."""
+    grading = """
+import multiprocessing
+from verl_durian.grading import grade, symbolic
+
+def helpers():
+    return [helper._process.pid for helper in symbolic._idle]
+
+def grade_in_daemon(results):
+    results.put([grade("a+b", "b+a"), grade("a-b", "b-a"), helpers()])
+
+assert grade("a+b+c", "b+a+c")
+context = multiprocessing.get_context("fork")
+results = context.SimpleQueue()
+process = context.Process(target=grade_in_daemon, args=(results,), daemon=True)
+process.start()
+same, other, theirs = results.get()
+process.join()
+assert same and not other and process.exitcode == 0
+assert helpers() and theirs and not {*helpers()} & {*theirs}
+"""
+    subprocess.run([sys.executable, "-c", grading], check=True)
 
 
 @pytest.mark.parametrize("answer", ["p+1", "9^{9^{9^9}}"], ids=["idle", "busy"])
