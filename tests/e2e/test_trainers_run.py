@@ -11,7 +11,7 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""verl's trainers that roll out on worker slots of their own, two steps each; docs/trainers.md has the commands."""
+"""verl's asynchronous trainers, two steps each, some resumed for a third; docs/trainers.md has the commands."""
 
 import json
 import re
@@ -102,18 +102,19 @@ def runs(tmp_path_factory) -> Runs:
 
 
 def test_colocate_async_with_adapters_and_kl_in_reward(runs):
-    steps, _ = runs.train(
-        "colocate_async",
+    settings = (
         "trainer.v1.trainer_mode=colocate_async",
         "algorithm.use_kl_in_reward=True",
         "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu=8",
-        LORA_RANK=4,
-        SAVE_FREQ=2,
     )
+    steps, _ = runs.train("colocate_async", *settings, LORA_RANK=4, SAVE_FREQ=2)
     checkpoint = runs.folder / "colocate_async" / "checkpoints" / "global_step_2" / "actor"
     assert json.loads((checkpoint / "lora_train_meta.json").read_text())["r"] == 4
     assert [step["durian/prompts/num"] for step in steps] == [8, 8]
     assert steps[1]["actor/reward_kl_penalty"] != 0
+
+    steps, _ = runs.train("colocate_async", *settings, LORA_RANK=4, RESUME="auto", TOTAL_STEPS=3)
+    assert [step["durian/prompts/num"] for step in steps] == [8]
 
 
 SEPARATE = (
@@ -140,9 +141,12 @@ def test_separate_async_with_one_update_a_step_and_rejection_sampling(runs):
 
 
 def test_separate_async_with_two_updates_a_step(runs):
-    steps, _ = runs.train("separate_async_2", *SEPARATE, "trainer.v1.separate_async.parameter_sync_step=2")
+    settings = (*SEPARATE, "trainer.v1.separate_async.parameter_sync_step=2")
+    steps, _ = runs.train("separate_async_2", *settings, SAVE_FREQ=2)
+    more, _ = runs.train("separate_async_2", *settings, RESUME="auto", TOTAL_STEPS=3)
     assert [step["durian/prompts/num"] for step in steps] == [4, 4]
-    for step in steps:
+    assert [step["durian/prompts/num"] for step in more] == [4]
+    for step in steps + more:
         assert step["durian/prompts/all_equal"] == 0
         assert step["training/rollout_actor_probs_pearson_corr"] > 0.9999
 
