@@ -17,9 +17,11 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
+from numbers import Integral, Real
 from types import UnionType
 from typing import Any, get_args
 
+import numpy as np
 from omegaconf import OmegaConf
 
 CONFIDENCES = ("mean", "sum")
@@ -125,7 +127,11 @@ class DurianConfig:
             ValueError: an unknown key, a wrong type or a forbidden value; the message names the key and what it may be.
         """
         given = algorithm.get("durian") if algorithm is not None else None
-        return _read(cls, OmegaConf.to_container(given) if OmegaConf.is_config(given) else given, "algorithm.durian")
+        return _read(
+            cls,
+            OmegaConf.to_container(given, resolve=True) if OmegaConf.is_config(given) else given,
+            "algorithm.durian",
+        )
 
 
 def _read(section: Any, given: Any, path: str) -> Any:
@@ -147,7 +153,7 @@ def _read(section: Any, given: Any, path: str) -> Any:
         elif not _fits(value, kind):
             raise ValueError(f"{path}.{key}={value!r}: must be {_KINDS[kind]}")
         else:
-            values[key] = value
+            values[key] = _plain(value)
     return section(**values)
 
 
@@ -167,7 +173,20 @@ def _fits(value: Any, kind: Any) -> bool:
         return isinstance(value, list) and all(_fits(each, float) for each in value)
     if kind is str:
         return isinstance(value, str)
-    return isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    if isinstance(value, bool) or not isinstance(value, Integral if kind is int else Real):
+        return False
+    try:
+        float(value)
+    except OverflowError:  # of an integer beyond the range of a double
+        return False
+    return True
+
+
+def _plain(value: Any) -> Any:
+    """A NumPy scalar, or a list of them, as Python numbers."""
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _keys(section: Any) -> str:

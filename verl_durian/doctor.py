@@ -22,6 +22,7 @@ import logging
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from rich.console import Console
@@ -41,6 +42,8 @@ class Finding:
     good: bool
     detail: str
     remedy: str = ""
+    note: bool = False
+    """Good enough, but the user should read it."""
 
 
 def examine() -> bool:
@@ -54,7 +57,9 @@ def examine() -> bool:
     findings = []
     for place, look in (("a fresh process", _in_fresh_process), ("a Ray worker", _in_ray_worker)):
         with console.status(f"Looking at {place} ..."):
-            findings += [Finding(f"{place}: {each.subject}", each.good, each.detail, each.remedy) for each in look()]
+            findings += [
+                Finding(f"{place}: {each.subject}", each.good, each.detail, each.remedy, each.note) for each in look()
+            ]
     report = Table("", "what", "found", title="Plugin, estimator and hook")
     for finding in findings:
         mark = "[green]ok[/green]" if finding.good else "[red]no[/red]"
@@ -68,12 +73,17 @@ def examine() -> bool:
     return not problems
 
 
-def look_here() -> list[dict]:
-    """What a process finds after ``import verl``; called in the processes that are examined."""
+def look_here(trainers: Collection[str] | None = None) -> list[dict]:
+    """Examines the process that it is called in, after ``import verl``.
+
+    Args:
+        trainers: those of ``verl_api.TRAINERS`` that are needed, by default those of verl's default config; what the
+            others lack is reported as a note.
+    """
     findings = []
 
-    def add(subject: str, good: bool, detail: str, remedy: str = "") -> bool:
-        findings.append({"subject": subject, "good": good, "detail": detail, "remedy": remedy})
+    def add(subject: str, good: bool, detail: str, remedy: str = "", note: bool = False) -> bool:
+        findings.append({"subject": subject, "good": good, "detail": detail, "remedy": remedy, "note": note})
         return good
 
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
@@ -82,13 +92,11 @@ def look_here() -> list[dict]:
         return findings
     from verl_durian import cpu, verl_api
 
+    needed = trainers or (verl_api.EVERY, verl_api.V1)
     versions = " or ".join(verl_api.SEEN_IN)
     try:
-        import verl  # noqa: F401
-        from verl.experimental.fully_async_policy import fully_async_rollouter as rollouter
-        from verl.trainer.ppo import core_algos, ray_trainer
-        from verl.trainer.ppo.v1 import trainer_base
-        from verl.utils import config as verl_config
+        import verl
+        from verl.trainer.ppo import core_algos
     except Exception as error:  # whatever it is, it is what the user must know
         remedy = f"install verl {versions} together with verl-durian, so that pip brings what both need"
         if not os.environ.get("VERL_PLATFORM") and "torchvision" in str(error.__cause__ or error):
@@ -98,35 +106,26 @@ def look_here() -> list[dict]:
         return findings
     add("import verl", True, verl.__version__)
 
-    lacking = verl_api.missing()
-    add("what is relied on in verl", not lacking, "; ".join(lacking) or "all there", f"install verl {versions}")
-
     loaded = "verl_durian.plugin" in sys.modules
     add("plugin loaded", loaded, "by the entry point verl.plugins" if loaded else _why_not_loaded(), _LOAD_REMEDY)
-    estimator = core_algos.ADV_ESTIMATOR_REGISTRY.get("durian")
+    estimator = getattr(core_algos, "ADV_ESTIMATOR_REGISTRY", {}).get("durian")
     add(
         "estimator registered",
         estimator is not None,
         f"{estimator.__module__}.{estimator.__name__}" if estimator else "no estimator named durian",
         _LOAD_REMEDY,
     )
-    hooked = {
-        "start checks": verl_config.validate_config,
-        "hook in the older trainers, data": ray_trainer.RayPPOTrainer._create_dataloader,
-        "hook in trainer V1, data": trainer_base.PPOTrainer._init_dataloader,
-    }
-    if not verl_api.computes_durian():
-        hooked |= {
-            "hook in every trainer": ray_trainer.compute_advantage,
-            "hook in the older trainers, columns": ray_trainer.RayPPOTrainer._get_gen_batch,
-            "hook in the older trainers, metrics": ray_trainer.compute_data_metrics,
-            "hook in trainer V1, metrics": trainer_base.PPOTrainer._compute_advantage,
-            "hook in trainer V1, columns": trainer_base.compute_advantage_for_multi_trajectories,
-            "hook in fully asynchronous training": rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
-        }
-    for subject, function in hooked.items():
-        ours = function.__code__.co_filename.startswith(os.path.dirname(__file__))
-        add(subject, ours, "in place" if ours else "verl's own function is in place", _LOAD_REMEDY)
+    for trainer in verl_api.TRAINERS:
+        lacking = verl_api.problems([trainer])
+        unwrapped = [] if lacking else verl_api.not_wrapped(trainer)
+        detail = "; ".join(lacking or unwrapped) or "all there, hooks in place"
+        remedy = f"verl {verl.__version__} is installed; verl-durian knows {versions}" if lacking else _LOAD_REMEDY
+        wanted = trainer in needed
+        good = not (lacking or unwrapped)
+        if good or wanted:
+            add(f"hook in {trainer}", good, detail, remedy)
+        else:
+            add(f"hook in {trainer}", True, f"cannot be used: {detail}", remedy, note=True)
 
     if cpu.enabled():
         problems = cpu.problems()

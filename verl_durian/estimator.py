@@ -13,6 +13,8 @@
 # limitations under the License.
 """The advantage estimator ``durian`` (Eq. 2, 10 to 20 of the paper, https://arxiv.org/abs/2602.21743)."""
 
+import logging
+import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -31,7 +33,8 @@ class Axis:
     """One difficulty axis of a batch: what parts the prompts, and what the prompts of a group share."""
 
     difficulty: torch.Tensor
-    """Visual entropy H or confidence L of each prompt in nats, shape (num_prompts,); NaN where there is none."""
+    """Visual entropy H or confidence L of each prompt in nats, shape (num_prompts,); NaN where there is none: no image,
+    or log-probabilities that are not finite."""
     group: torch.Tensor
     """The group of each prompt, shape (num_prompts,); -1 where there is none."""
     thresholds: torch.Tensor
@@ -64,12 +67,24 @@ class Step:
 
     batch: Mapping[str, torch.Tensor]
     non_tensor_batch: Mapping[str, np.ndarray]
+    computed: bool = False
+    """Whether the estimator ran."""
     rows: torch.Tensor | None = None
     """The rows that have tokens; left here by the estimator, as what follows, for the metrics."""
     advantages: Advantages | None = None
 
 
 STEP: ContextVar[Step | None] = ContextVar("durian_step", default=None)
+
+logger = logging.getLogger(__name__)
+_WARNED: set[str] = set()
+
+
+def warn_once(about: str, text: str) -> None:
+    """Logs a warning the first time that something happens in this process."""
+    if about not in _WARNED:
+        _WARNED.add(about)
+        logger.warning("%s (further warnings of this kind are not logged)", text)
 
 
 @torch.no_grad()
@@ -88,9 +103,11 @@ def compute_durian_outcome_advantage(
     prompt (Eq. 2), that of all rewards of the prompts of like visual entropy (Eq. 12) and that of all rewards of the
     prompts of like confidence (Eq. 18); their weighted sum is the advantage (Eq. 20).
 
-    Rows whose mask is empty (padding, rejected samples) enter no mean, std, quantile or group and get 0. A lone rollout
-    gets what verl's GRPO gives it in the first term, 0 in the others. A row without image takes the first term's
-    advantage for the second. Where a std is 0 the advantage is 0. An axis of weight 0 needs no data.
+    Rows whose mask is empty (padding, rejected samples) enter no mean, std, quantile or group and get 0. The only
+    rollout of a prompt gets what verl's GRPO gives it in the first term, 0 in the others. A prompt without image uses
+    its own GRPO advantage for the second term, and one with log-probabilities that are not finite for the third; a
+    warning and the metric ``durian/reasoning/non_finite_prompts`` report the latter. Where a std is 0 the advantage is
+    0. An axis of weight 0 needs no data.
 
     Args:
         token_level_rewards: shape (bs, response_length).
@@ -107,15 +124,21 @@ def compute_durian_outcome_advantage(
         returns: the same.
 
     Raises:
-        ValueError: a forbidden option, missing data, or a number that is not finite where it must be; the message names
-            the option, the field or the prompt's uid.
+        ValueError: a forbidden option, missing data, a field of another shape, or a reward or visual entropy that is
+            infinite; the message names the option, the field or the prompt's uid.
     """
     options = DurianConfig.from_algorithm(config)
     step = STEP.get()
     if step is not None:
+        step.computed = True
         batch = step.batch if batch is None else batch
         non_tensor_batch = step.non_tensor_batch if non_tensor_batch is None else non_tensor_batch
 
+    shape = tuple(token_level_rewards.shape)
+    if len(shape) != 2:
+        raise ValueError(f"durian: token_level_rewards has the shape {shape}, expected (bs, response_length)")
+    _check_shape("response_mask", response_mask, shape)
+    _check_shape("index", index, shape[:1])
     scores = token_level_rewards.sum(dim=-1)
     lengths = response_mask.sum(dim=-1)
     rows = lengths.nonzero().squeeze(-1)
@@ -128,12 +151,15 @@ def compute_durian_outcome_advantage(
     if len(rows) > 0:
         log_probs = entropy = None
         if options.weights.reasoning > 0:
-            log_probs = _sequence_log_probs(_field(batch, "batch", "old_log_probs"), response_mask, tokens)[rows]
+            token_log_probs = _field(batch, "batch", "old_log_probs")
+            _check_shape("old_log_probs", token_log_probs, shape)
+            log_probs = _sequence_log_probs(token_log_probs, response_mask, tokens)[rows]
             if options.reasoning.confidence == "mean":
                 log_probs = log_probs / lengths[rows]
         if options.weights.perceptual > 0:
-            column = np.asarray(_field(non_tensor_batch, "non_tensor_batch", options.perceptual.key))
-            entropy = torch.from_numpy(column.astype(np.float64)).to(scores.device)[rows]
+            column = _field(non_tensor_batch, "non_tensor_batch", options.perceptual.key)
+            _check_shape(options.perceptual.key, column, shape[:1])
+            entropy = torch.from_numpy(_entropy_of_rows(column, index)).to(scores.device)[rows]
         advantages = durian_advantages(scores[rows].double(), uids, entropy, log_probs, options)
         row_advantage[rows] = advantages.advantage.to(tokens.dtype)
         if step is not None:
@@ -159,11 +185,16 @@ def durian_advantages(
         options: the estimator's options.
 
     Raises:
-        ValueError: a reward, log-probability or entropy that is not finite, or rows of one prompt that differ in
-            entropy; the message names the prompt's uid. Thresholds of the training set that are not numbers yet.
+        ValueError: a reward that is not finite, an infinite entropy, or rows of one prompt that differ in entropy; the
+            message names the prompt's uid. A row without uid. Thresholds of the training set that are not numbers yet.
     """
     _check(scores.isfinite(), uids, "a reward that is not finite", scores)
     numbers, prompts = pd.factorize(uids)
+    if (numbers < 0).any():
+        row = int((numbers < 0).argmax())
+        raise ValueError(
+            f"durian: index[{row}]={uids[row]!r} among the rows with tokens: every row needs its prompt's uid"
+        )
     prompt, num_prompts = torch.from_numpy(numbers).to(scores.device), len(prompts)
     rewards = group_stats(scores, prompt, num_prompts)
     weights, eps = options.weights, options.epsilon
@@ -187,14 +218,25 @@ def durian_advantages(
 
     reasoning = None
     if log_probs is not None:
-        _check(log_probs.isfinite(), uids, "old_log_probs that are not finite", log_probs)
         # Added in ascending order, so that the order of the rows cannot part prompts of equal confidence (on CUDA,
         # which adds in any order, rounding still can).
         order = log_probs.argsort()
         confidence = torch.zeros_like(rewards.mean).index_add(0, prompt[order], log_probs[order]) / rewards.count
-        group, thresholds = reasoning_groups(confidence, options.reasoning.num_groups)
+        known = confidence.isfinite()
+        if not known.all():
+            first = prompts[int((~known).nonzero()[0])]
+            warn_once(
+                "log-probabilities",
+                f"durian: {int((~known).sum())} of {num_prompts} prompts have old_log_probs that are not finite, such "
+                f"as uid {first}; they use their own GRPO advantage for the reasoning term in this step, see the "
+                "metric durian/reasoning/non_finite_prompts",
+            )
+        confidence = torch.where(known, confidence, math.nan)
+        group = torch.full((num_prompts,), -1, device=scores.device)
+        group[known], thresholds = reasoning_groups(confidence[known], options.reasoning.num_groups)
         reasoning = _axis(confidence, group, thresholds, scores, prompt)
-        advantage += weights.reasoning * centred / (reasoning.rewards.std[group[prompt]] + eps)
+        shared = centred / (reasoning.rewards.std[group[prompt]] + eps)
+        advantage += weights.reasoning * torch.where(known[prompt], shared, own)
 
     return Advantages(prompt, scores, rewards, perceptual, reasoning, advantage)
 
@@ -246,6 +288,29 @@ def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, sc
     if odd.any():
         sums[odd] = log_probs[odd].masked_fill(response_mask[odd] == 0, 0).sum(dim=-1, dtype=sums.dtype)
     return sums.double()
+
+
+def _entropy_of_rows(column: Any, index: np.ndarray) -> np.ndarray:
+    """A column of visual entropies as float64, NaN where it is null."""
+    try:
+        return np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.full(len(column), math.nan)
+    for row, value in enumerate(column):
+        try:
+            values[row] = math.nan if value is None or value is pd.NA else float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"durian: the prompt with uid {index[row]} has the visual entropy {value!r}, which must be a number of "
+                "nats, or null without an image"
+            ) from error
+    return values
+
+
+def _check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
+    found = tuple(np.shape(value))
+    if found != expected:
+        raise ValueError(f"durian: {name} has the shape {found}, expected {expected}")
 
 
 def _field(fields: Mapping[str, Any] | None, name: str, key: str) -> Any:

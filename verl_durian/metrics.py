@@ -26,14 +26,15 @@ def durian_metrics(found: Advantages, accuracy: torch.Tensor | None = None) -> d
 
     Args:
         found: what the estimator found out about the batch.
-        accuracy: shape (num_rows,), the accuracy of each row that has tokens; None if the reward function tells none,
-            and then the rewards stand for it.
+        accuracy: shape (num_rows,), the accuracy of each row that has tokens; None if the reward function returns none:
+            falls back to the rewards.
 
     Returns:
         Metrics by name. One that is not defined for this batch (the std of an empty group, a rank correlation of equal
         numbers) is left out.
     """
     metrics = _prompt_metrics(found)
+    metrics["durian/accuracy_is_reward"] = float(accuracy is None)
     of_prompt = found.rewards.mean
     if accuracy is not None:
         of_prompt = group_stats(accuracy.double(), found.prompt, len(of_prompt)).mean
@@ -82,15 +83,20 @@ def _perceptual_metrics(found: Advantages, axis: Axis, accuracy: torch.Tensor) -
 
 
 def _reasoning_metrics(axis: Axis, accuracy: torch.Tensor) -> dict[str, float]:
+    known = axis.difficulty.isfinite()
+    metrics = {"durian/reasoning/non_finite_prompts": float((~known).sum())}
     stds = axis.rewards.std[axis.rewards.count > 0]
+    if len(stds) == 0:
+        return metrics
     return {
+        **metrics,
         "durian/reasoning/groups": float(len(stds)),
         "durian/reasoning/std_min": stds.min().item(),
         "durian/reasoning/std_median": torch.quantile(stds, 0.5).item(),
         "durian/reasoning/std_max": stds.max().item(),
         **_thresholds("durian/reasoning", axis),
         # A prompt is the harder, the less confident the model is.
-        "durian/reasoning/rank_correlation": _rank_correlation(-axis.difficulty, accuracy),
+        "durian/reasoning/rank_correlation": _rank_correlation(-axis.difficulty[known], accuracy[known]),
     }
 
 

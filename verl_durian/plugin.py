@@ -13,10 +13,11 @@
 # limitations under the License.
 """Loaded by ``import verl`` in every process (entry point group ``verl.plugins``).
 
-Nothing of weight is imported here: each hook runs once the module of verl that it belongs to has been imported. A verl
-that lacks a symbol is left as it is, so that other estimators work; ``durian`` itself then refuses to start.
+Nothing of weight is imported here: verl's functions are wrapped once the module that holds them has been imported. A
+symbol that this verl lacks is left alone, so that other estimators work; ``durian`` itself then refuses to start.
 """
 
+import sys
 from types import ModuleType
 
 import wrapt
@@ -25,64 +26,33 @@ from verl_durian import cpu, verl_api
 
 
 def _register_estimator(core_algos: ModuleType) -> None:
-    # A verl that brings an estimator of this name keeps its own.
-    if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
-        from verl_durian.estimator import compute_durian_outcome_advantage
-
-        core_algos.register_adv_est("durian")(compute_durian_outcome_advantage)
-
-
-def _install_start_checks(config: ModuleType) -> None:
-    from verl_durian import start_checks
-
-    start_checks.install(config)
-
-
-def _hook_ray_trainer(ray_trainer: ModuleType) -> None:
-    from verl_durian import hook
-
-    hook.install_ray_trainer(ray_trainer)
-
-
-def _hook_metric_utils(metric_utils: ModuleType) -> None:
-    from verl_durian import hook
-
-    hook.install_metric_utils(metric_utils)
-
-
-def _hook_trainer_v1(trainer_base: ModuleType) -> None:
-    from verl_durian import hook
-
-    hook.install_trainer_v1(trainer_base)
-
-
-def _hook_fully_async(fully_async_rollouter: ModuleType) -> None:
-    from verl_durian import hook
-
-    hook.install_fully_async(fully_async_rollouter)
-
-
-HOOKS = {
-    verl_api.CORE_ALGOS: _register_estimator,
-    verl_api.CONFIG: _install_start_checks,
-    verl_api.RAY_TRAINER: _hook_ray_trainer,
-    verl_api.METRIC_UTILS: _hook_metric_utils,
-    verl_api.TRAINER_V1: _hook_trainer_v1,
-    verl_api.FULLY_ASYNC: _hook_fully_async,
-}
-
-
-def _when_whole(module: ModuleType) -> None:
-    if verl_api.missing(module.__name__):
+    symbol = verl_api.REGISTER
+    if verl_api.problem(symbol):
         return
-    try:
-        HOOKS[module.__name__](module)
-    except Exception as error:  # must not leave through verl's import; with durian it is told at start
-        verl_api.FAILURES.append(f"the hook in {module.__name__} failed ({type(error).__name__}: {error})")
+    with verl_api.recording_failure(symbol):
+        # A verl that has an estimator of this name keeps its own.
+        if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
+            from verl_durian.estimator import compute_durian_outcome_advantage
+
+            core_algos.register_adv_est("durian")(compute_durian_outcome_advantage)
 
 
-for _name in HOOKS:
-    wrapt.register_post_import_hook(_when_whole, _name)
+_MODULES = list(dict.fromkeys(symbol.module for symbol in verl_api.SYMBOLS if symbol.wrapper))
+
+# Imported before the plugin, by VERL_USE_EXTERNAL_MODULES or another plugin: other modules may hold their functions.
+_IMPORTED_BEFORE = [name for name in _MODULES if name in sys.modules]
+
+
+def _wrap_functions(module: ModuleType) -> None:
+    for symbol in verl_api.SYMBOLS:
+        if symbol.module == module.__name__ and symbol.wrapper and not verl_api.problem(symbol):
+            with verl_api.recording_failure(symbol):
+                verl_api.wrap(symbol, everywhere=module.__name__ in _IMPORTED_BEFORE)
+
+
+wrapt.register_post_import_hook(_register_estimator, verl_api.CORE_ALGOS)
+for _name in _MODULES:
+    wrapt.register_post_import_hook(_wrap_functions, _name)
 
 if cpu.enabled():
     cpu.install()

@@ -17,21 +17,15 @@
 there the hook calls ``check`` before it prepares the training set.
 """
 
-import functools
+from collections.abc import Callable
 from typing import Any
 
 
-def install(verl_config: Any) -> None:
-    """Has verl's ``validate_config`` check the estimator's options too."""
-    original = verl_config.validate_config
-
-    @functools.wraps(original)
-    def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
-        if is_durian(config.algorithm.adv_estimator):
-            check(config)
-        return original(config, *args, **kwargs)
-
-    verl_config.validate_config = validate_config
+def validate_config(verls: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
+    """Around ``verl.utils.config.validate_config``: checks the estimator's options too."""
+    if is_durian(config.algorithm.adv_estimator):
+        check(config)
+    return verls(config, *args, **kwargs)
 
 
 def is_durian(adv_estimator: Any) -> bool:
@@ -52,7 +46,7 @@ def check(config: Any) -> None:
     from verl_durian import verl_api
     from verl_durian.preflight import model, settings
 
-    verl_api.require()
+    verl_api.require(config)
     check_options(config)
     problems = settings.find(config, model.read_type(config.actor_rollout_ref.model.path))
     if problems:

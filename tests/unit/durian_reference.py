@@ -61,6 +61,7 @@ def durian(
         each = []
         for row in members:
             tokens = [float(x) for x, m in zip(log_probs[row], mask[row], strict=True) if m]
+            tokens = [x if math.isfinite(x) else math.nan for x in tokens]
             each.append(math.fsum(tokens) / (len(tokens) if confidence == "mean" else 1))
         level[uid] = math.fsum(each) / len(each)
 
@@ -78,7 +79,8 @@ def durian(
             return len(cuts)
         return next(k for k, cut in enumerate(cuts) if h <= cut)
 
-    marks = [quantile(list(level.values()), Fraction(k, num_groups)) for k in range(1, num_groups)] if rows else []
+    levels = [value for value in level.values() if math.isfinite(value)]
+    marks = [quantile(levels, Fraction(k, num_groups)) for k in range(1, num_groups)] if levels else []
 
     def reasoning_group(value):
         return sum(value >= mark for mark in marks)
@@ -102,7 +104,14 @@ def durian(
                     return not math.isnan(visual[other]) and perceptual_group(visual[other]) == here
 
                 perceptual = centred / (pool(alike) + eps)
-            there = reasoning_group(level[uid])
-            reasoning = centred / (pool(lambda other, there=there: reasoning_group(level[other]) == there) + eps)
+            if not math.isfinite(level[uid]):
+                reasoning = own
+            else:
+                there = reasoning_group(level[uid])
+
+                def as_sure(other, there=there):
+                    return math.isfinite(level[other]) and reasoning_group(level[other]) == there
+
+                reasoning = centred / (pool(as_sure) + eps)
             result[row] = weights[0] * original + weights[1] * perceptual + weights[2] * reasoning
     return result

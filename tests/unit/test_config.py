@@ -14,10 +14,13 @@
 """Options under ``algorithm.durian``: what is read, what is refused, and that verl's command line can set them."""
 
 import advantage_step
+import numpy as np
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from verl_durian.config import DurianConfig
+from verl_durian.normalization import perceptual_thresholds
 
 THRESHOLDS = ["must be batch, dataset or a list of numbers"]
 
@@ -42,6 +45,29 @@ def test_verls_command_line_sets_them():
     assert (options.weights.original, options.weights.perceptual, options.weights.reasoning) == (0.1, 0.0, 0.7)
 
 
+def test_interpolations_are_resolved():
+    config = advantage_step.compose("+groups=16", "+algorithm.durian.reasoning.num_groups=${groups}")
+    assert DurianConfig.from_algorithm(config.algorithm).reasoning.num_groups == 16
+    config = advantage_step.compose("+algorithm.durian.reasoning.num_groups=${no.such.key}")
+    with pytest.raises(ValueError, match="no.such.key"):
+        DurianConfig.from_algorithm(config.algorithm)
+
+
+def test_numpy_scalars_are_numbers():
+    given = {
+        "reasoning": {"num_groups": np.int64(5)},
+        "perceptual": {"quantiles": [np.float64(0.25), np.float32(0.5)], "thresholds": [np.int32(1), np.float64(2)]},
+        "epsilon": np.float64(1e-5),
+    }
+    options = DurianConfig.from_algorithm({"durian": given})
+    assert options.reasoning.num_groups == 5 and options.epsilon == 1e-5
+    assert options.perceptual.quantiles == [0.25, 0.5] and options.perceptual.thresholds == [1, 2]
+    values = [*options.perceptual.quantiles, *options.perceptual.thresholds, options.reasoning.num_groups]
+    assert {type(value) for value in values} <= {int, float}
+    found = perceptual_thresholds(torch.arange(5, dtype=torch.float64), options.perceptual.quantiles)
+    assert found.tolist() == [1, 2]
+
+
 @pytest.mark.parametrize("thresholds", ["batch", "dataset", [], [2], [-1, 0, 2.5]])
 def test_thresholds_are_a_word_or_numbers(thresholds):
     algorithm = OmegaConf.create({"durian": {"perceptual": {"thresholds": thresholds}}})
@@ -51,6 +77,10 @@ def test_thresholds_are_a_word_or_numbers(thresholds):
 @pytest.mark.parametrize(
     ("given", "names"),
     [
+        ("text", ["algorithm.durian='text'", "must be a mapping with the keys weights, perceptual, reasoning"]),
+        ({"weights": {"original": 10**400}}, ["algorithm.durian.weights.original=1000", "must be a number"]),
+        ({"reasoning": {"num_groups": 10**400}}, ["algorithm.durian.reasoning.num_groups=1000", "an integer"]),
+        ({"epsilon": np.bool_(True)}, ["algorithm.durian.epsilon", "must be a number"]),
         ({"resoning": {}}, ["algorithm.durian.resoning", "weights, perceptual, reasoning, epsilon"]),
         ({"reasoning": {"groups": 3}}, ["algorithm.durian.reasoning.groups", "num_groups, confidence"]),
         ({"reasoning": {"num_groups": True}}, ["algorithm.durian.reasoning.num_groups=True", "an integer"]),

@@ -15,8 +15,10 @@
 
 import math
 import os
+import re
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from durian_reference import durian as reference
@@ -354,7 +356,7 @@ def test_an_axis_of_weight_zero_needs_no_data():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
 def test_numbers_that_are_not_finite_name_the_prompt(bad):
-    for field in ("rewards", "log_probs", "entropy"):
+    for field in ("rewards", "entropy"):
         batch = Batch([1, 0, 0, 1], ["good", "good", "culprit", "culprit"])
         if field == "entropy" and math.isnan(bad):
             batch.entropy[2] = bad  # NaN is "no image", but not for half a prompt
@@ -362,6 +364,76 @@ def test_numbers_that_are_not_finite_name_the_prompt(bad):
             getattr(batch, field)[2:] = bad
         with pytest.raises(ValueError, match="uid culprit"):
             batch.advantages()
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_prompt_without_finite_log_probs_leaves_the_reasoning_axis(bad):
+    # L = -4, -3, -2, -1, and c has none: t1 = -3 of the others, M1 = {a}, M2 = {b, d}.
+    rewards = [1, 0, 1, 1, 0, 1, 0, 1]
+    batch = Batch(rewards, list("aabbccdd"), confidence=np.repeat([-4.0, -3.0, -2.0, -1.0], 2))
+    batch.log_probs[4, 1] = bad
+    own, m2 = 0.5 / math.sqrt(0.5), 0.5 / 0.5  # rewards of M2: 1, 1, 0, 1
+    expected = [own, -own, 0, 0, -own, own, -m2, m2]
+    assert batch.rows(weights=(0, 0, 1), num_groups=2) == pytest.approx(expected, abs=1e-5)
+    batch.log_probs[:] = bad  # all of them: GRPO
+    assert batch.rows(weights=(0, 0, 1)) == pytest.approx(batch.grpo()[:, 0].tolist(), abs=1e-5)
+
+
+@given(batches(), st.lists(st.sampled_from([math.nan, math.inf, -math.inf]), min_size=1, max_size=4), st.randoms())
+def test_log_probs_that_are_not_finite_agree_with_loops(batch, bad, random):
+    for value in bad:
+        batch.log_probs[random.randrange(len(batch.uids)), random.randrange(batch.log_probs.shape[1])] = value
+    assert batch.rows(num_groups=3) == pytest.approx(batch.reference(num_groups=3), rel=1e-4, abs=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("field", "shape"),
+    [
+        ("log_probs", (4, 1)),
+        ("log_probs", (1, 4)),
+        ("log_probs", (4,)),
+        ("log_probs", ()),
+        ("log_probs", (4, 5)),
+        ("mask", (4, 1)),
+        ("mask", (5, 4)),
+        ("entropy", (5,)),
+        ("entropy", (4, 1)),
+        ("uids", (5,)),
+        ("uids", (3,)),
+        ("rewards", (4,)),
+    ],
+)
+def test_a_field_of_another_shape_is_named(field, shape):
+    names = {"log_probs": "old_log_probs", "mask": "response_mask", "entropy": "visual_entropy", "uids": "index"}
+    batch = Batch([1, 0, 0, 1], list("aabb"))
+    before = getattr(batch, field)
+    setattr(batch, field, np.resize(before, shape) if isinstance(before, np.ndarray) else torch.ones(shape).long())
+    expected = "(4, 4)" if field in ("log_probs", "mask") else "(4,)"
+    if field == "rewards":
+        names, expected = {"rewards": "token_level_rewards"}, "(bs, response_length)"
+    with pytest.raises(ValueError, match=re.escape(f"{names[field]} has the shape {shape}, expected {expected}")):
+        batch.advantages()
+
+
+@pytest.mark.parametrize("missing", [None, math.nan, pd.NA])
+def test_a_row_without_uid_is_an_error(missing):
+    batch = Batch([1, 0, 0, 1, 1], list("aabb") + [missing], lengths=[0, 4, 4, 4, 4])
+    with pytest.raises(ValueError, match=r"index\[3\]=.* needs its prompt's uid"):
+        batch.advantages()
+    batch = Batch([1, 0, 0, 1, 1], list("aabb") + [missing], lengths=[4, 4, 4, 4, 0])
+    assert batch.advantages().any()  # padding needs none
+
+
+def test_entropies_of_any_kind():
+    batch = Batch([1, 0, 0, 1], list("aabb"), entropy=[1.0, 1.0, math.nan, math.nan])
+    before = batch.rows()
+    batch.entropy = np.array([1.0, np.float32(1), pd.NA, None], dtype=object)
+    assert batch.rows() == before
+    for bad in ({"bytes": 1.0}, [1.0], "high"):
+        batch.entropy = np.empty(4, dtype=object)
+        batch.entropy[:3], batch.entropy[3] = 1.0, bad
+        with pytest.raises(ValueError, match=re.escape(f"uid b has the visual entropy {bad!r}")):
+            batch.rows()
 
 
 def test_rows_of_a_prompt_must_agree_on_the_entropy():

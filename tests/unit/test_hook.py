@@ -13,6 +13,7 @@
 # limitations under the License.
 """The hook, in verl's own advantage steps with real TransferQueue and DataProto data."""
 
+import inspect
 import os
 import subprocess
 import sys
@@ -21,12 +22,14 @@ from pathlib import Path
 import advantage_step
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from durian_reference import durian as reference
 from scipy.stats import spearmanr
 from transformers import AutoProcessor
 
+from verl_durian import estimator, hook, verl_api
 from verl_durian.config import DurianConfig
 
 DURIAN = ("algorithm.adv_estimator=durian", "+algorithm.durian.reasoning.num_groups=3")
@@ -240,23 +243,158 @@ def test_v1_without_reward_infos_takes_the_rewards_for_the_accuracy(config):
     assert metrics["durian/reasoning/rank_correlation"] != pytest.approx(of_accuracy(advantage_step.make_rows()))
 
 
-def test_v1_finds_the_accuracy_that_a_colocated_reward_model_tells(config):
-    """verl's `_compute_reward_colocate` makes each of its extra infos a field of TransferQueue."""
+@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.bool_, np.int64])
+def test_v1_finds_the_accuracy_that_a_colocated_reward_model_returns(kind, config):
+    """verl's `_compute_reward_colocate` makes each of its extra infos a field of TransferQueue, of NumPy scalars."""
     rows = advantage_step.make_rows()
     wanted = of_accuracy(rows)
     for row in rows:
-        row["acc"] = row["extra_fields"].pop("reward_extra_info")["acc"]
+        row["acc"] = kind(row["extra_fields"].pop("reward_extra_info")["acc"])
     _, _, metrics = advantage_step.run_v1(rows, config, multiple=5)
     assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(wanted)
 
 
-def test_the_row_of_a_broken_batch_is_named(config):
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_v1_goes_on_where_a_log_probability_is_not_finite(bad, config, caplog, monkeypatch):
+    monkeypatch.setattr(estimator, "_WARNED", set())
+    rows = advantage_step.make_rows()
+    next(row for row in rows if row["uid"] == "prompt5")["old_log_probs"][0] = bad
+    advantages, mask, metrics = advantage_step.run_v1(rows, config)
+    torch.testing.assert_close(advantages, expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
+    assert metrics["durian/reasoning/non_finite_prompts"] == 1 and "uid prompt5" in caplog.text
+    caplog.clear()
+    advantage_step.run_v1(rows, config)
+    assert "prompt5" not in caplog.text
+
+
+def test_a_reward_that_is_not_finite_is_an_error(config):
+    rows = advantage_step.make_rows()
+    rows[3]["rm_scores"][-1] = float("nan")
+    with pytest.raises(ValueError, match=f"uid {rows[3]['uid']} has a reward that is not finite"):
+        advantage_step.run_v1(rows, config)
+
+
+@pytest.mark.parametrize("accuracy", ["good", "", [0.5, 1.0], {"letter": 1.0}, pd.NA])
+@pytest.mark.parametrize("trainer", ["v1", "older"])
+def test_an_accuracy_that_is_no_number_does_not_end_training(trainer, accuracy, config, caplog, monkeypatch):
+    monkeypatch.setattr(estimator, "_WARNED", set())
     rows = advantage_step.make_rows()
     for row in rows:
-        if row["uid"] == "prompt5":
-            row["old_log_probs"] = torch.full_like(row["old_log_probs"], float("nan"))
-    with pytest.raises(ValueError, match="uid prompt5 has old_log_probs"):
-        advantage_step.run_v1(rows, config)
+        row["extra_fields"]["reward_extra_info"]["acc"] = accuracy
+    for _ in range(2):
+        if trainer == "v1":
+            advantages, mask, metrics = advantage_step.run_v1(rows, config)
+        else:
+            data = advantage_step.run_v0(rows, config)
+            advantages, mask = data.batch["advantages"], data.batch["response_mask"]
+            metrics = hook._WAITING.get()
+        torch.testing.assert_close(advantages, expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
+        assert metrics["durian/accuracy_is_reward"] == 1 and "durian/reasoning/rank_correlation" in metrics
+    assert caplog.text.count("the rewards replace it in the metrics") == 1
+    assert "acc=" in caplog.text
+
+
+def test_metrics_that_fail_do_not_end_training(config, caplog, monkeypatch):
+    monkeypatch.setattr(estimator, "_WARNED", set())
+
+    def fail(*_):
+        raise ZeroDivisionError("of a metric")
+
+    monkeypatch.setattr(hook, "durian_metrics", fail)
+    for _ in range(2):
+        advantages, _, metrics = advantage_step.run_v1(advantage_step.make_rows(), config)
+        assert advantages.any() and not any("reasoning" in name for name in metrics)
+    assert caplog.text.count("ZeroDivisionError('of a metric')") == 1
+
+
+def test_a_run_that_only_validates_scores_nothing(tiny_qwen25vl, tmp_path):
+    for trainer in ("v1", "older"):
+        entropies = [float("inf")] * 6  # which are refused before training
+        with pytest.raises(ValueError, match="infinite"):
+            with_training_set(trainer, tiny_qwen25vl, tmp_path, entropies)
+        with_training_set(trainer, tiny_qwen25vl, tmp_path, entropies, "trainer.val_only=True")
+
+
+@pytest.mark.parametrize("function", ["compute_advantage", "compute_advantage_for_multi_trajectories"])
+def test_a_step_of_v1_in_which_the_estimator_did_not_run_is_an_error(function, config, monkeypatch):
+    """As where another module holds verl's own function, with which V1 would compute GRPO."""
+    from verl.trainer.ppo.v1 import trainer_base, utils
+
+    module = utils if function == "compute_advantage" else trainer_base
+    monkeypatch.setattr(module, function, inspect.unwrap(getattr(module, function)))
+    with pytest.raises((RuntimeError, ValueError), match="durian.*verl-durian doctor"):
+        advantage_step.run_v1(advantage_step.make_rows(), config)
+
+
+def test_another_plugins_wrappers_around_ours(config, monkeypatch):
+    """Wrappers that keep no attributes of what they wrap, put in place after ours."""
+    from verl.trainer.ppo import ray_trainer
+    from verl.trainer.ppo.v1 import utils
+
+    rows = advantage_step.make_rows()
+    alone = advantage_step.run_v1(rows, config)[0]
+    calls = []
+
+    def around(function):
+        def wrapper(*args, **kwargs):
+            calls.append(function.__name__)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    for module in (ray_trainer, utils):
+        monkeypatch.setattr(module, "compute_advantage", around(module.compute_advantage))
+    monkeypatch.setattr(ray_trainer, "compute_data_metrics", around(ray_trainer.compute_data_metrics))
+    # Ours once more around it, as where verl's module that holds the function is imported only now.
+    symbol = next(s for s in verl_api.SYMBOLS if (s.module, s.name) == (verl_api.V1_UTILS, "compute_advantage"))
+    assert not verl_api.is_wrapped(utils.compute_advantage)
+    verl_api.wrap(symbol, everywhere=False)
+    advantages, _, metrics = advantage_step.run_v1(rows, config)
+    assert torch.equal(advantages, alone) and "durian/prompts/num" in metrics
+    assert calls == ["compute_advantage"]
+    assert torch.equal(advantage_step.run_v0(rows, config).batch["advantages"], alone) and len(calls) == 2
+    assert not verl_api.not_wrapped(verl_api.V1)
+
+
+OTHER_PLUGIN = """
+from verl.trainer.ppo import metric_utils, ray_trainer
+from verl.trainer.ppo.v1 import trainer_base, utils
+from verl.trainer.ppo.ray_trainer import compute_advantage as held
+calls = []
+
+def around(function):
+    def wrapper(*args, **kwargs):
+        calls.append(function.__name__)
+        return function(*args, **kwargs)
+    return wrapper
+
+ray_trainer.compute_advantage = around(ray_trainer.compute_advantage)
+metric_utils.compute_data_metrics = around(metric_utils.compute_data_metrics)
+"""
+
+
+def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_path):
+    (tmp_path / "other_plugin.py").write_text(OTHER_PLUGIN)
+    code = (
+        "import os; os.environ.pop('VERL_PLATFORM');"  # verl knows this platform only after the plugin
+        "import verl, sys, advantage_step, other_plugin, verl_durian.verl_api as api;"
+        "from verl_durian.doctor import look_here;"
+        "assert api.is_wrapped(other_plugin.held), 'a module that holds the function';"
+        "assert [each for each in look_here(api.TRAINERS) if not each['good']] == [], look_here(api.TRAINERS);"
+        "advantage_step.main(sys.argv[1], 'durian');"
+        "print(other_plugin.calls)"
+    )
+    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "VERL_USE_EXTERNAL_MODULES": "other_plugin"}
+    out = tmp_path / "found.npz"
+    done = subprocess.run([sys.executable, "-c", code, out], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip().endswith("['compute_advantage', 'compute_advantage']")
+    found, rows = np.load(out), advantage_step.make_rows()
+    config = advantage_step.compose("algorithm.adv_estimator=durian")
+    older = advantage_step.run_v0(rows, config).batch["advantages"].numpy()
+    assert found["durian_v0"].tobytes() == older.tobytes()
+    assert found["durian_v1"].tobytes() == advantage_step.run_v1(rows, config, multiple=5)[0].numpy().tobytes()
 
 
 def test_other_estimators_compute_the_same_with_and_without_the_plugin(tmp_path):

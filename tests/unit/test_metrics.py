@@ -126,4 +126,4 @@ def test_an_axis_of_weight_zero_has_no_metrics():
     rewards = torch.tensor([1.0, 0.0], dtype=torch.float64)
     config = DurianConfig.from_algorithm({"durian": {"weights": {"original": 1, "perceptual": 0, "reasoning": 0}}})
     metrics = durian_metrics(durian_advantages(rewards, np.array(["a", "a"]), None, None, config))
-    assert set(metrics) == {"durian/prompts/num", "durian/prompts/all_equal"}
+    assert set(metrics) == {"durian/prompts/num", "durian/prompts/all_equal", "durian/accuracy_is_reward"}

@@ -13,6 +13,7 @@
 # limitations under the License.
 """The plugin in real processes: what ``import verl`` loads, what happens when verl changed, what doctor says."""
 
+import json
 import os
 import subprocess
 import sys
@@ -48,27 +49,28 @@ LACKING = """
 import os, sys
 os.environ.pop("VERL_PLATFORM")
 import verl, verl.trainer.ppo.ray_trainer as ray_trainer
-whole = ray_trainer.compute_advantage
 del ray_trainer.RayPPOTrainer._get_gen_batch
 import verl_durian.plugin
-assert ray_trainer.compute_advantage is whole, "a verl that lacks a symbol was hooked"
 sys.path.insert(0, {tests!r})
 import advantage_step
 from verl.utils import config as verl_config
 config = advantage_step.compose(
     "algorithm.adv_estimator={estimator}", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
     "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4", "trainer.n_gpus_per_node=1",
+    "actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.load_format=auto",
+    "actor_rollout_ref.model.path={model}", "trainer.use_v1={use_v1}",
 )
 verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
 print("accepted")
 """
 
 
-@pytest.mark.parametrize("estimator", ["durian", "grpo"])
-def test_a_verl_that_lacks_a_symbol_is_refused_at_start_for_durian_only(estimator):
-    code = LACKING.format(tests=os.path.dirname(__file__), estimator=estimator)
+@pytest.mark.parametrize(("estimator", "use_v1"), [("durian", False), ("durian", True), ("grpo", False)])
+def test_a_missing_symbol_stops_only_durian_and_only_the_trainers_that_need_it(estimator, use_v1, tiny_qwen25vl):
+    tests = os.path.dirname(__file__)
+    code = LACKING.format(tests=tests, estimator=estimator, use_v1=use_v1, model=tiny_qwen25vl)
     done = run(code, VERL_USE_EXTERNAL_PLUGINS="none")
-    if estimator == "grpo":
+    if use_v1 or estimator == "grpo":
         assert done.returncode == 0 and "accepted" in done.stdout, done.stderr
     else:
         assert done.returncode != 0
@@ -76,13 +78,64 @@ def test_a_verl_that_lacks_a_symbol_is_refused_at_start_for_durian_only(estimato
         assert "Install one of those versions" in done.stderr and "0.9.1" in done.stderr
 
 
-def test_a_hook_that_fails_does_not_break_verl_and_is_told_at_start():
+# verl after TransferQueue, with fully asynchronous training in another package.
+AHEAD = """
+import sys, json
+class Gone:
+    def find_spec(self, name, path=None, target=None):
+        if name.startswith(("transfer_queue", "verl.experimental.fully_async_policy")):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Gone())
+sys.path.insert(0, sys.argv[1])
+import verl, advantage_step
+from verl_durian import start_checks, verl_api
+from verl_durian.doctor import look_here
+found = look_here((verl_api.EVERY, verl_api.OLDER))
+assert all(each["good"] for each in found), found
+print(json.dumps({each["subject"]: each["detail"] for each in found if each["note"]}))
+print([each["subject"] for each in look_here() if not each["good"]])
+rows, durian = advantage_step.make_rows(), advantage_step.compose("algorithm.adv_estimator=durian")
+assert advantage_step.run_v0(rows, durian).batch["advantages"].any()
+rollout = ("actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.load_format=auto")
+one_gpu = ("trainer.n_gpus_per_node=1", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4")
+durian = ("algorithm.adv_estimator=durian", f"actor_rollout_ref.model.path={sys.argv[2]}", *rollout, *one_gpu)
+start_checks.check(advantage_step.compose(*durian, "trainer.use_v1=False"))
+try:
+    start_checks.check(advantage_step.compose(*durian))
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def test_trainers_that_a_later_verl_lacks_cost_only_those_trainers(tiny_qwen25vl):
+    command = [sys.executable, "-c", AHEAD, os.path.dirname(__file__), str(tiny_qwen25vl)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    notes, needed, refused = done.stdout.strip().splitlines()[-3:]
+    notes = json.loads(notes)
+    assert set(notes) == {"hook in trainer V1", "hook in fully asynchronous training"}
+    assert "transfer_queue" in notes["hook in trainer V1"]
+    assert "fully_async_policy" in notes["hook in fully asynchronous training"]
+    assert needed == "['hook in trainer V1']"  # which is verl's default
+    assert "trainer_base" in refused and "transfer_queue" in refused
+
+
+def test_a_hook_that_fails_does_not_break_verl_and_is_reported_at_start():
     code = (
         "import sys, types; sys.modules['verl_durian.training_data'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.ray_trainer; from verl_durian import verl_api; print(verl_api.FAILURES)"
+        "import verl.trainer.ppo.ray_trainer; from verl_durian import verl_api; print(*verl_api.problems())"
     )
     done = run(code)
-    assert done.returncode == 0 and "the hook in verl.trainer.ppo.metric_utils failed (ImportError" in done.stdout
+    assert done.returncode == 0 and "metric_utils.compute_data_metrics: the hook failed (ImportError" in done.stdout
+
+
+def test_an_estimator_that_cannot_be_registered_does_not_break_verl():
+    code = (
+        "import sys, types; sys.modules['verl_durian.estimator'] = types.ModuleType('broken');"
+        "import verl.trainer.ppo.core_algos; from verl_durian import verl_api; print(*verl_api.problems())"
+    )
+    done = run(code)
+    assert done.returncode == 0 and "core_algos.register_adv_est: the hook failed (ImportError" in done.stdout
 
 
 def test_std_normalization_switched_off_is_refused():
