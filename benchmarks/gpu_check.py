@@ -89,14 +89,16 @@ class Size:
     tower: dict[str, Any]
     shapes: tuple[tuple[int, int], ...]
     """Rows and columns of patches of the images that are scored."""
+    cpu_shape: tuple[int, int]
+    """Of the images that a CPU encodes too."""
     max_patches: int
     """Patches of a pass; in full size `MAX_PATCHES["cuda"]` of `workers.py`."""
     seconds: float
     """How long a rate is measured."""
 
 
-FULL = Size(((512, 8, 2048), (4096, 8, 8192)), TOWER_7B, ((24, 24), (32, 40)), 16384, 4.0)
-SMALL = Size(((32, 4, 128), (64, 4, 256)), TOWER_TINY, ((8, 8), (8, 12)), 512, 0.1)
+FULL = Size(((512, 8, 2048), (4096, 8, 8192)), TOWER_7B, ((24, 24), (32, 40)), (16, 16), 16384, 4.0)
+SMALL = Size(((32, 4, 128), (64, 4, 256)), TOWER_TINY, ((8, 8), (8, 12)), (8, 8), 512, 0.1)
 
 
 def make_batch(
@@ -299,13 +301,13 @@ class Check:
 
         if not self._states:
             config = Qwen2_5_VisionTransformerPretrainedModel.config_class(**self.size.tower)
-            torch.manual_seed(0)
-            self._states["float32"] = Qwen2_5_VisionTransformerPretrainedModel(config).float().state_dict()
             if transformers.utils.is_torchvision_available():
                 self._settings["processor"] = transformers.Qwen2VLImageProcessor()
             else:
                 self._settings["processor"] = transformers.Qwen2VLImageProcessorPil()
             self._settings["config"] = config
+            torch.manual_seed(0)
+            self._states["float32"] = Qwen2_5_VisionTransformerPretrainedModel(config).float().state_dict()
         if precision not in self._states:
             dtype = getattr(torch, precision)
             self._states[precision] = {name: value.to(dtype) for name, value in self._states["float32"].items()}
@@ -464,7 +466,7 @@ class Check:
         tower = self._scorer("float32").tower
         on_cpu = VisionTower(*self._read_tower("float32"), "cpu")
         differences: dict[bool, list[float]] = {True: [], False: []}
-        for name, picture in pictures(self.size.shapes[:1]).items():
+        for name, picture in pictures([self.size.cpu_shape]).items():
             if self.time_is_up(f"image {name}"):
                 continue
             expected = entropy(on_cpu.features(*on_cpu.preprocess([picture]))[0])
