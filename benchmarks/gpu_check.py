@@ -151,9 +151,10 @@ def import_project() -> list[str]:
     content: dict[str, dict[str, Any]] = {
         "datasets": {},
         "omegaconf": {"OmegaConf": OmegaConf},
-        "torchvision": {},
         "qwen_vl_utils": {"fetch_image": fetch_image, "fetch_video": None, "vision_process": None},
         "qwen_vl_utils.vision_process": {"get_video_reader_backend": None, "to_rgb": None},
+        "requests": {},
+        "torchvision": {},
     }
     absent = [name for name in content if "." not in name and find_spec(name) is None]
     replaced = [name for name in content if name.split(".")[0] in absent]

@@ -83,7 +83,7 @@ def test_it_runs_with_the_named_packages_alone(environment, tmp_path):
     assert run.returncode == 0, run.stdout + run.stderr
     report = json.loads((tmp_path / "gpu_check.json").read_text())
     assert [path.name for path in tmp_path.iterdir()] == ["gpu_check.json"]
-    assert report["not installed, nor needed here"] == "datasets, omegaconf, torchvision, qwen_vl_utils"
+    assert report["not installed, nor needed here"] == "datasets, omegaconf, qwen_vl_utils, requests, torchvision"
     assert len(report["stages"]) == 7
     for name, stage in report["stages"].items():
         assert stage["status"] == "done", name
