@@ -22,43 +22,16 @@ that the cost grows linearly with rows and with tokens.
 
 import platform
 import time
-import uuid
 from collections.abc import Callable
 
-import numpy as np
 import torch
 import typer
+from gpu_check import floor, make_batch
 from rich.console import Console
 from rich.table import Table
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from verl_durian.estimator import compute_durian_outcome_advantage
-
-
-def make_batch(prompts: int, rollouts: int, tokens: int, mask_dtype: torch.dtype) -> dict:
-    torch.manual_seed(0)
-    bs = prompts * rollouts
-    lengths = torch.randint(tokens // 16, tokens + 1, (bs,))
-    mask = (torch.arange(tokens) < lengths.unsqueeze(-1)).to(mask_dtype)
-    rewards = torch.zeros(bs, tokens)
-    rewards[torch.arange(bs), lengths - 1] = torch.rand(bs).round()
-    uids = [str(uuid.uuid4()) for _ in range(prompts) for _ in range(rollouts)]
-    return {
-        "token_level_rewards": rewards,
-        "response_mask": mask,
-        "index": np.array(uids, dtype=object),
-        "batch": {"old_log_probs": -torch.rand(bs, tokens)},
-        "non_tensor_batch": {"visual_entropy": np.repeat(np.random.default_rng(0).random(prompts) * 5, rollouts)},
-    }
-
-
-def floor(batch: dict) -> torch.Tensor:
-    """Every input is read once and the result written once; nothing is computed that could cost more."""
-    rewards, log_probs = batch["token_level_rewards"], batch["batch"]["old_log_probs"]
-    row = rewards.sum(dim=-1) + log_probs.sum(dim=-1) + batch["response_mask"].sum(dim=-1)
-    result = torch.empty_like(rewards)
-    result.copy_(row.unsqueeze(-1).expand_as(result))
-    return result
 
 
 def grpo(batch: dict) -> torch.Tensor:

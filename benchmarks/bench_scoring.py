@@ -53,6 +53,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 import typer
+from gpu_check import TOWER_7B
 from PIL import Image
 from rich.console import Console
 from rich.table import Table
@@ -82,15 +83,7 @@ N_SECONDS = 10.0
 REPEATS = 5
 
 TOWERS = {
-    "7b": {
-        "depth": 32,
-        "hidden_size": 1280,
-        "intermediate_size": 3420,
-        "num_heads": 16,
-        "out_hidden_size": 3584,
-        "fullatt_block_indexes": [7, 15, 23, 31],
-        "window_size": 112,
-    },
+    "7b": TOWER_7B,
     "small": {
         "depth": 8,
         "hidden_size": 384,
