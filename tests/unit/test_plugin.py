@@ -46,7 +46,7 @@ def test_estimator_and_hooks_follow_verls_modules():
 # The plugin is kept out at first, so that it meets a verl that has already lost a symbol.
 LACKING = """
 import os, sys
-os.environ.pop("VERL_PLATFORM")
+os.environ.pop("VERL_PLATFORM", None)
 import verl, verl.trainer.ppo.ray_trainer as ray_trainer
 whole = ray_trainer.compute_advantage
 del ray_trainer.RayPPOTrainer._get_gen_batch
