@@ -39,6 +39,8 @@ ESTIMATOR=${ESTIMATOR:-durian} # any estimator of verl's: durian, grpo, rloo, re
 ENGINE=${ENGINE:-fsdp}         # fsdp or megatron: what trains; megatron by run_qwen25vl_durian_megatron.sh
 
 MODEL_PATH=${MODEL_PATH:-Qwen/Qwen2.5-VL-7B-Instruct} # a folder, or an id on the hub
+# flash_attention_2, or sdpa where flash-attn is not installed: slower, see recipes/README.md. FSDP only.
+ATTENTION=${ATTENTION:-flash_attention_2}
 LORA_RANK=${LORA_RANK:-0} # 0: all weights are trained; else adapters of this rank in the language model
 
 DATA_DIR=${DATA_DIR:-data} # holds the folders that `verl-durian prepare NAME --output DATA_DIR/NAME` writes
@@ -91,6 +93,10 @@ OVERLONG_BUFFER=${OVERLONG_BUFFER:-512}
 
 case $BACKBONE in dapo | grpo) ;; *) refuse "BACKBONE=$BACKBONE: must be dapo or grpo" ;; esac
 case $ENGINE in fsdp | megatron) ;; *) refuse "ENGINE=$ENGINE: must be fsdp or megatron" ;; esac
+case $ENGINE-$ATTENTION in
+    *-flash_attention_2 | fsdp-sdpa) ;;
+    *) refuse "ATTENTION=$ATTENTION: must be flash_attention_2, or with FSDP sdpa" ;;
+esac
 case $LORA_RANK in '' | *[!0-9]*) refuse "LORA_RANK=$LORA_RANK: must be a whole number, 0 for all weights" ;; esac
 if [ "$TRAIN_FILES" = "$DATA_DIR/$DATASET/train.parquet" ]; then
     case $DATASET in
@@ -133,12 +139,15 @@ ACTOR=(
 )
 if [ "$ENGINE" = fsdp ]; then
     MODEL+=(
-        actor_rollout_ref.model.use_remove_padding=True
+        actor_rollout_ref.model.use_remove_padding="$([ "$ATTENTION" = sdpa ] && echo False || echo True)"
         actor_rollout_ref.model.enable_gradient_checkpointing=True
         actor_rollout_ref.model.lora_rank="$LORA_RANK"
         actor_rollout_ref.model.lora_alpha="$((2 * LORA_RANK))"
         actor_rollout_ref.model.exclude_modules='.*visual.*' # vLLM has no adapters there
     )
+    if [ "$ATTENTION" = sdpa ]; then # verl's attention without padding calls flash-attn, so padding stays
+        MODEL+=(+actor_rollout_ref.model.override_config.attn_implementation=sdpa)
+    fi
     ACTOR+=(
         actor_rollout_ref.actor.strategy=fsdp2
         actor_rollout_ref.actor.fsdp_config.param_offload="$OFFLOAD"

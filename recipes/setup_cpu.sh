@@ -30,6 +30,9 @@ if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$WANTED" ]; then
     exit 0
 fi
 
+if [ -e "$VENV/verl-durian-gpu.sha256" ]; then
+    echo "$VENV is the environment of recipes/setup_gpu.sh; VENV=... names another folder" >&2 && exit 2
+fi
 command -v "$PYTHON" >/dev/null || { echo "$PYTHON is not installed; PYTHON=... names another 3.11" >&2 && exit 2; }
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 export PIP_DISABLE_PIP_VERSION_CHECK=1

@@ -17,7 +17,13 @@ import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
+try:
+    import rich  # noqa: F401
+    import typer
+except ModuleNotFoundError as error:
+    from verl_durian.dependencies import install_command, unmet
+
+    sys.exit(f"verl-durian: {error.name} is not installed. In bash:\n  {install_command(unmet())}")
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Durian for verl.")
 
@@ -28,11 +34,13 @@ def _main() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Tell what is installed, whether plugin, estimator and hook are in place, and how to mend what is not."""
+def doctor(
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list what is in order.")] = False,
+) -> None:
+    """Check the installation and suggest fixes: packages, plugin, estimator and hook."""
     from verl_durian.doctor import examine
 
-    raise typer.Exit(code=0 if examine() else 1)
+    raise typer.Exit(code=0 if examine(verbose) else 1)
 
 
 @app.command()

@@ -23,11 +23,13 @@ import os
 import subprocess
 import sys
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+
+from verl_durian.dependencies import KEPT, described, install_command, installed, kept, unmet
 
 WORKER_SECONDS = 180  # importing verl takes a worker many seconds, a busy cluster more
 
@@ -36,41 +38,54 @@ PACKAGES = ("verl-durian", "verl", "torch", "transformers", "ray", "vllm", "vllm
 
 @dataclass
 class Finding:
-    """One line of the report."""
+    """One line of the report; a note is good, and its remedy is printed all the same."""
 
     subject: str
     good: bool
     detail: str
     remedy: str = ""
     note: bool = False
-    """Good enough, but the user should read it."""
 
 
-def examine() -> bool:
-    """Prints the report; returns whether all is well."""
+def examine(verbose: bool = False) -> bool:
+    """Prints the report; returns whether all is well.
+
+    Args:
+        verbose (bool): Also prints what is in order.
+    """
     console = Console()
-    versions = Table("package", "version", title="Installed")
-    for package in PACKAGES:
-        versions.add_row(package, _version(package) or "[dim]not installed[/dim]")
-    console.print(versions)
+    with console.status("Checking the installed packages ...") as status:
+        findings = _packages()
+        # Without its requirements nothing of the plugin is in place.
+        complete = all(finding.good for finding in findings)
+        places = (("a fresh process", _in_fresh_process), ("a Ray worker", _in_ray_worker)) if complete else ()
+        for place, look in places:
+            status.update(f"Importing verl in {place} ...")
+            findings += [replace(each, subject=f"{place}: {each.subject}") for each in look()]
 
-    findings = []
-    for place, look in (("a fresh process", _in_fresh_process), ("a Ray worker", _in_ray_worker)):
-        with console.status(f"Looking at {place} ..."):
-            findings += [
-                Finding(f"{place}: {each.subject}", each.good, each.detail, each.remedy, each.note) for each in look()
-            ]
-    report = Table("", "what", "found", title="Plugin, estimator and hook")
+    if verbose:
+        versions = Table("package", "version", title="Installed")
+        for package in PACKAGES:
+            versions.add_row(package, installed(package) or "[dim]not installed[/dim]")
+        console.print(versions)
+        report = Table("", "what", "found", title="Packages, plugin, estimator and hook")
+        for finding in findings:
+            mark = "[green]ok[/green]" if finding.good else "[red]no[/red]"
+            report.add_row(mark, finding.subject, escape(finding.detail))
+        console.print(report)
+
     for finding in findings:
-        mark = "[green]ok[/green]" if finding.good else "[red]no[/red]"
-        report.add_row(mark, finding.subject, escape(finding.detail))
-    console.print(report)
-
-    problems = [finding for finding in findings if not finding.good]
-    for finding in problems:
-        console.print(f"[red]{finding.subject}[/red]: {escape(finding.detail)}\n  Remedy: {escape(finding.remedy)}")
-    console.print("[red]Not ready.[/red]" if problems else "[green]All is well.[/green]")
-    return not problems
+        if finding.note or not finding.good:
+            color = "yellow" if finding.good else "red"
+            console.print(f"[{color}]{finding.subject}[/{color}]: {escape(finding.detail)}")
+            console.print(f"  Remedy: {escape(finding.remedy)}", soft_wrap=True, highlight=False)  # a command is copied
+    good = all(finding.good for finding in findings)
+    if good:
+        found = ", ".join(f"{package} {installed(package)}" for package in PACKAGES if installed(package))
+        console.print(f"[green]All is well.[/green] {found}", highlight=False)
+    else:
+        console.print("[red]Not ready.[/red]")
+    return good
 
 
 def look_here(trainers: Collection[str] | None = None) -> list[dict]:
@@ -101,7 +116,7 @@ def look_here(trainers: Collection[str] | None = None) -> list[dict]:
         remedy = f"install verl {versions} together with verl-durian, so that pip brings what both need"
         if not os.environ.get("VERL_PLATFORM") and "torchvision" in str(error.__cause__ or error):
             remedy = "on a machine without a GPU: export VERL_PLATFORM=cpu"
-        said = f"verl {_version('verl')}: {type(error).__name__}: {error.__cause__ or error}"
+        said = f"verl {installed('verl')}: {type(error).__name__}: {error.__cause__ or error}"
         add("import verl", False, said, remedy)
         return findings
     add("import verl", True, verl.__version__)
@@ -134,6 +149,21 @@ def look_here(trainers: Collection[str] | None = None) -> list[dict]:
 
 
 _LOAD_REMEDY = "install verl-durian into the environment that verl is in"
+
+
+def _packages() -> list[Finding]:
+    from verl_durian import cpu
+
+    lacking = unmet()
+    wanted = [each for each in lacking if not kept(each)]
+    findings = [Finding("package", True, described(each), KEPT[each.name], note=True) for each in lacking if kept(each)]
+    if wanted:
+        found = "; ".join(described(each) for each in wanted)
+        findings.append(Finding("packages", False, found, f"in bash, keeps all others: {install_command(wanted)}"))
+    if not cpu.enabled() and not installed("flash-attn"):
+        remedy = "bash recipes/setup_gpu.sh installs it; or train with ATTENTION=sdpa, see recipes/README.md"
+        findings.append(Finding("package", True, "flash-attn: not installed", remedy, note=True))
+    return findings
 
 
 def _why_not_loaded() -> str:
@@ -172,10 +202,3 @@ def _in_ray_worker() -> list[Finding]:
         return [Finding("look", False, said, "install verl-durian on every node; the cluster needs a free CPU")]
     finally:
         ray.shutdown()
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None

@@ -17,6 +17,8 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import version
+from importlib.util import find_spec
 
 import pytest
 
@@ -47,7 +49,7 @@ def test_estimator_and_hooks_follow_verls_modules():
 # The plugin is kept out at first, so that it meets a verl that has already lost a symbol.
 LACKING = """
 import os, sys
-os.environ.pop("VERL_PLATFORM")
+os.environ.pop("VERL_PLATFORM", None)
 import verl, verl.trainer.ppo.ray_trainer as ray_trainer
 del ray_trainer.RayPPOTrainer._get_gen_batch
 import verl_durian.plugin
@@ -178,20 +180,56 @@ def test_a_typo_in_an_option_is_refused_before_ray_starts():
     assert "algorithm.durian.reasoning.groups" in done.stderr and "ray.init" not in done.stderr
 
 
-def test_doctor_is_content():
-    done = subprocess.run([sys.executable, "-m", "verl_durian.cli", "doctor"], capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "All is well" in done.stdout and "a Ray worker: hook in trainer V1" in done.stdout
+def doctor(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code, and what is printed, with single spaces."""
+    command = [sys.executable, "-m", "verl_durian.cli", "doctor", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    return done.returncode, " ".join((done.stdout + done.stderr).split())
+
+
+def test_doctor_is_content_in_a_few_words():
+    code, said = doctor()
+    assert code == 0 and "All is well. verl-durian" in said and f"verl {version('verl')}" in said, said
+    assert len(said) < 500 and "Ray worker" not in said
+
+
+def test_verbose_doctor_lists_what_is_in_order():
+    code, said = doctor("--verbose")
+    assert code == 0 and "All is well." in said and "a Ray worker: hook in trainer V1" in said, said
+
+
+def test_doctor_gives_the_command_for_unmet_requirements(tmp_path):
+    """Metadata that comes first on the path asks for more."""
+    folder = tmp_path / "verl_durian-9.9.dist-info"
+    folder.mkdir()
+    lines = (
+        "Metadata-Version: 2.1\nName: verl-durian\nVersion: 9.9\nRequires-Dist: rich>=999\nRequires-Dist: durian-x\n"
+    )
+    (folder / "METADATA").write_text(lines)
+    code, said = doctor(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert code == 1 and "durian-x: not installed" in said and "rich " in said
+    assert "grep -viE '^(rich)==') 'rich>=999' durian-x" in said and "fresh process" not in said
+
+
+def test_without_typer_the_command_names_what_to_install(tmp_path):
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
+    code, said = doctor(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    assert code == 1 and said.startswith("verl-durian: typer is not installed. In bash:"), said
+    assert "Traceback" not in said
+
+
+def test_missing_flash_attn_is_a_note():
+    environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
+    code = (
+        "from verl_durian.doctor import _packages; print([(each.good, each.note, each.detail) for each in _packages()])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    wanted = "[]" if find_spec("flash_attn") else "[(True, True, 'flash-attn: not installed')]"
+    assert done.stdout.splitlines()[-1] == wanted, done.stderr
 
 
 def test_doctor_names_what_is_wrong():
-    done = subprocess.run(
-        [sys.executable, "-m", "verl_durian.cli", "doctor"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "other"},
-    )
-    assert done.returncode == 1
-    said = " ".join(done.stdout.split())
+    code, said = doctor(VERL_USE_EXTERNAL_PLUGINS="other")
+    assert code == 1
     assert "VERL_USE_EXTERNAL_PLUGINS=other Remedy: unset VERL_USE_EXTERNAL_PLUGINS" in said
     assert "All is well" not in said

@@ -31,7 +31,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from verl_durian.preflight import checkpoints, data, estimator, machine, memory, verl_checks
+from verl_durian.preflight import checkpoints, data, estimator, installation, machine, memory, settings, verl_checks
 from verl_durian.preflight.__main__ import main
 from verl_durian.preflight.compose import compose
 from verl_durian.preflight.examine import examine
@@ -269,12 +269,20 @@ def test_verls_own_check(run):
     assert "Invalid loss_agg_mode: mean" in refused({"actor_rollout_ref.actor.loss_agg_mode": "mean"})
 
 
-def test_settings_that_crash_and_packages_that_are_needed(run):
+def test_settings_that_crash_and_packages_that_are_needed(run, monkeypatch):
+    there = installation.find_spec
+    absent = ("megatron", "flash_attn")
+    monkeypatch.setattr(installation, "find_spec", lambda name: None if name.split(".")[0] in absent else there(name))
+    monkeypatch.setattr(settings, "_vllm_keeps_image_normalization_in_a_buffer", lambda: True)
     problems, _ = run.examined("actor_rollout_ref.rollout.load_format=dummy", "model_engine=megatron")
     *packages, dummy = problems
     assert [problem.split(":")[0] for problem in packages] == ["megatron.core", "megatron.bridge"]
     assert all('pip install "verl[megatron]"' in problem for problem in packages)
     assert "set actor_rollout_ref.rollout.load_format=auto" in dummy
+    attention = "actor_rollout_ref.model.override_config.attn_implementation"
+    (missing,) = installation.check_packages(run.config({attention: "flash_attention_2"}))
+    assert missing.text.startswith("flash_attn: not installed") and "ATTENTION=sdpa" in missing.text
+    assert installation.check_packages(run.config({attention: "sdpa"})) == []
 
 
 def test_a_plugin_that_verl_may_not_load(run):

@@ -268,7 +268,19 @@ def test_dry_run_starts_nothing(recipe):
     assert not (recipe.folder / "out").exists()
 
 
-@pytest.mark.parametrize("variable", ["BACKBONE", "ENGINE", "DATASET", "LORA_RANK"])
+def test_attention_without_flash_attn(recipe, models):
+    def model(**variables: str) -> DictConfig:
+        return recipe.config(MODEL_PATH=str(models["7B"]), **variables).actor_rollout_ref.model
+
+    assert model().use_remove_padding and "attn_implementation" not in model().override_config
+    without = model(ATTENTION="sdpa")
+    assert without.override_config.attn_implementation == "sdpa" and not without.use_remove_padding
+    assert model(ATTENTION="sdpa", VERL_PLATFORM="cpu").override_config.attn_implementation == "sdpa"
+    done = recipe.run(ATTENTION="sdpa", script=SCRIPTS["megatron"])
+    assert done.returncode == 2 and "ATTENTION=sdpa: must be flash_attention_2, or with FSDP sdpa" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["BACKBONE", "ENGINE", "ATTENTION", "DATASET", "LORA_RANK"])
 def test_unknown_choices_are_named(recipe, variable):
     done = recipe.run(**{variable: "ppo"})
     assert done.returncode == 2 and f"{variable}=ppo: must be " in done.stderr

@@ -50,14 +50,17 @@ def check_packages(config: DictConfig) -> list[Finding]:
     megatron = model.actor.strategy == "megatron"
     attention = model.model.override_config.get("attn_implementation", "flash_attention_2")
     needed = {
-        "vllm": (model.rollout.name == "vllm", "verl[vllm]"),
-        "megatron.core": (megatron, "verl[megatron]"),
-        "megatron.bridge": (megatron, "verl[megatron]"),
-        "flash_attn": (not megatron and attention == "flash_attention_2", "verl[fsdp]"),
+        "vllm": (model.rollout.name == "vllm", 'pip install "verl[vllm]"'),
+        "megatron.core": (megatron, 'pip install "verl[megatron]"'),
+        "megatron.bridge": (megatron, 'pip install "verl[megatron]"'),
+        "flash_attn": (
+            not megatron and attention == "flash_attention_2",
+            "bash recipes/setup_gpu.sh, or train without it: ATTENTION=sdpa, see recipes/README.md",
+        ),
     }
     return [
-        Finding(f'{module}: not installed, and these settings need it; pip install "{extra}", as verl tells to')
-        for module, (wanted, extra) in needed.items()
+        Finding(f"{module}: not installed, and these settings need it; {remedy}")
+        for module, (wanted, remedy) in needed.items()
         if wanted and not _installed(module)
     ]
 

@@ -149,12 +149,13 @@ def _problems(rows: Rows, errors: Mapping[bytes, str]) -> list[Problem]:
 def _ray_data() -> Iterator[None]:
     """Small blocks, which share out the rows among the workers; our own progress bars; and errors in one message."""
     log = logging.getLogger("ray.data")
-    level, context = log.level, DataContext.get_current().copy()
+    level, context = log.level, DataContext.get_current()
+    before = context.enable_progress_bars, context.target_max_block_size
     context.enable_progress_bars = False
     context.target_max_block_size = BLOCK_BYTES
     log.setLevel(logging.CRITICAL)
     try:
-        with DataContext.current(context), warnings.catch_warnings():
+        with warnings.catch_warnings():
             # Before Ray 2.64 there is no other way to say how often a dead worker's rows are tried again.
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
             yield
@@ -166,6 +167,7 @@ def _ray_data() -> Iterator[None]:
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"a process of Ray failed, what was scored is kept: {_last_line(error)}") from error
     finally:
+        context.enable_progress_bars, context.target_max_block_size = before
         log.setLevel(level)
 
 

@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which requirements of verl-durian the environment does not meet, and the command that installs them.
+
+Imports nothing that may be missing itself: verl requires `packaging`.
+"""
+
+import shlex
+import sys
+from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
+
+from packaging.requirements import Requirement
+
+_OF_VERL = {"verl", "torch", "vllm", "transformers", "numpy"}
+"""What they require is verl's business: its images and locks deviate from the metadata on purpose."""
+
+KEPT = {
+    "verl": "the checks of the plugin say whether this release fits",
+    "ray": "no image can be scored; rows with the column visual_entropy need no scoring",
+}
+"""What another release of these costs. It is never replaced."""
+
+
+def installed(package: str) -> str | None:
+    """The version of an installed package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def unmet(package: str = "verl-durian") -> list[Requirement]:
+    """Requirements of `package` that are missing or too old, and what is missing of their own requirements."""
+    found: dict[str, Requirement] = {}
+    seen: set[str] = set()
+
+    def look(name: str, extras: set[str], direct: bool) -> None:
+        for requirement in map(Requirement, requires(name) or []):
+            marker = requirement.marker
+            if marker and not any(marker.evaluate({"extra": extra}) for extra in extras | {""}):
+                continue
+            here = installed(requirement.name)
+            if here is None or (direct and not requirement.specifier.contains(here, prereleases=True)):
+                found.setdefault(requirement.name, requirement)
+            elif requirement.name not in seen | _OF_VERL:
+                seen.add(requirement.name)
+                look(requirement.name, requirement.extras, direct=False)
+
+    look(package, set(), direct=True)
+    return list(found.values())
+
+
+def install_command(requirements: list[Requirement]) -> str:
+    """A command for bash that installs the requirements and keeps every other package at its version."""
+    requirements = [each for each in requirements if not kept(each)]
+    python = shlex.quote(sys.executable)
+    # An environment of uv has no pip.
+    pip, of = (f"{python} -m pip", "") if find_spec("pip") else ("uv pip", f" --python {python}")
+    pins = f"{pip} list{of} --format=freeze"
+    replaced = "|".join(each.name for each in requirements if installed(each.name))
+    if replaced:
+        pins += f" | grep -viE '^({replaced})=='"
+    names = [f"{each.name}[{','.join(each.extras)}]" if each.extras else each.name for each in requirements]
+    wanted = [shlex.quote(f"{name}{each.specifier}") for name, each in zip(names, requirements, strict=True)]
+    return f"{pip} install{of} --constraint <({pins}) {' '.join(wanted)}"
+
+
+def kept(requirement: Requirement) -> bool:
+    """Whether an unmet requirement stays unmet, because what is installed came with verl."""
+    return requirement.name in KEPT and installed(requirement.name) is not None
+
+
+def described(requirement: Requirement) -> str:
+    """What is wrong, such as `rich: not installed` or `math-verify 0.8.0: needs ==0.9.0`."""
+    here = installed(requirement.name)
+    return f"{requirement.name} {here}: needs {requirement.specifier}" if here else f"{requirement.name}: not installed"
