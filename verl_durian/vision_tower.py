@@ -234,7 +234,11 @@ class VisionTower:
 
 
 def read_tower(
-    model_path: str, feature_layer: FeatureLayer = "merger", precision: Precision = "float32"
+    model_path: str,
+    feature_layer: FeatureLayer = "merger",
+    precision: Precision = "float32",
+    config_path: str | None = None,
+    processor: Any = None,
 ) -> tuple[TowerSettings, dict[str, torch.Tensor]]:
     """Reads the vision tower and the processors of a checkpoint; no code of the checkpoint is executed.
 
@@ -243,6 +247,8 @@ def read_tower(
             local copies of the Hub are used.
         feature_layer (FeatureLayer): Which output `VisionTower.features` returns.
         precision (Precision): Type of weights and activations.
+        config_path (str | None): Local folder with the config.json, or id on the Hub, if it is not that of the model.
+        processor (Any): The processor that the training uses, if it is loaded already.
 
     Returns:
         tuple[TowerSettings, dict[str, torch.Tensor]]: The settings, and the tensors in `precision`, on the CPU, under
@@ -261,13 +267,19 @@ def read_tower(
             raise ValueError(f"unknown {what} {value!r}, known: {', '.join(known)}")
 
     folder, files, revision = _tower_files(model_path)
-    model_type = _json(folder / "config.json").get("model_type")
-    config = find_family(model_path, model_type).tower_class().config_class.from_pretrained(folder)
-    image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    try:
-        video_processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except OSError:  # no file has settings for it
-        video_processor = None
+    config_folder = folder
+    if config_path is not None and not (config_folder := Path(config_path).expanduser()).is_dir():
+        config_folder = Path(snapshot_download(config_path, allow_patterns=_SETTINGS))
+    model_type = _json(config_folder / "config.json").get("model_type")
+    config = find_family(model_path, model_type).tower_class().config_class.from_pretrained(config_folder)
+    image_processor = getattr(processor, "image_processor", None)
+    video_processor = getattr(processor, "video_processor", None)
+    if image_processor is None:
+        image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        try:
+            video_processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
+        except OSError:  # no file has settings for it
+            video_processor = None
 
     stored = _read_tensors(files)
     settings = TowerSettings(

@@ -64,6 +64,13 @@ def score(folder: Path, cache: Path, *sets: list, number_of_workers: int | None 
         return score_parts(parts, settings, state, EntropyCache(cache), place("cpu", number_of_workers))
 
 
+def test_ray_prints_nothing_into_the_progress_bar(tiny_qwen25vl, tmp_path, capfd):
+    score(tiny_qwen25vl, tmp_path, [[CAT]])
+    told = capfd.readouterr().err
+    assert "visual entropy: 100%" in told
+    assert "object store" not in told
+
+
 def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen25vl, tmp_path):
     first = [[CAT], None, [GRASS, COFFEE], [], [CAT]]
     second = [[COFFEE], [CAT], [COFFEE, GRASS]]
@@ -218,6 +225,6 @@ class Dying:
 def test_rows_that_kill_every_worker_end_the_run(tiny_qwen25vl, tmp_path, monkeypatch):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(workers, "Worker", Dying)
-    monkeypatch.setattr(workers, "_TRIES", 1)
+    monkeypatch.setattr(pipeline, "_TRIES", 2)
     with pytest.raises(RuntimeError, match="--max-patches"):
         score(tiny_qwen25vl, tmp_path, [[CAT]])

@@ -43,8 +43,6 @@ _CALLS = 2
 """Packets that a worker has at once: while the eigenvalues of one are found, images of the other are encoded."""
 _MOST_THREADS = 8
 """Beside a GPU's tower: each holds a row."""
-_TRIES = 3
-"""How often the rows of a worker that died are given to another."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +94,7 @@ def scores(
     state: Mapping[str, torch.Tensor],
     placement: Placement,
 ) -> Iterator[list[Score]]:
-    """Scores rows, some at a time.
+    """Scores rows, some at a time. Ends with `ray.exceptions.RayActorError` if a worker dies.
 
     Args:
         rows (Rows): All rows.
@@ -121,7 +119,8 @@ def scores(
         num_cpus=1 if placement.device == "cpu" else 0,
         num_gpus=1 if placement.device == "cuda" else 0,
         max_concurrency=_CALLS,
-        max_task_retries=_TRIES,
+        # Ray's own restarts need the arguments of the constructor, and it warns at each start that these may be lost.
+        max_restarts=0,
     )
     return unpacked(scored)
 
