@@ -89,6 +89,12 @@ class TowerSettings:
     weights: str
     revision: str | None
 
+    @property
+    def remote_code(self) -> list[str]:
+        """Modules of the processors that the checkpoint brought; each name has the hash of its code or commit."""
+        modules = [type(processor).__module__ for processor in (self.image_processor, self.video_processor)]
+        return [module for module in modules if module.startswith("transformers_modules.")]
+
     def attention(self, device_type: str) -> str:
         """The attention implementation of transformers: FlashAttention where it runs and is installed, else SDPA."""
         flash = device_type == "cuda" and self.precision == "bfloat16" and find_spec("flash_attn") is not None
@@ -118,6 +124,7 @@ class TowerSettings:
             limits,
             ROUNDING,
             _METHOD,
+            *self.remote_code,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 

@@ -108,16 +108,19 @@ def test_what_the_cache_knows_is_not_encoded(tiny_qwen25vl, tmp_path):
 
 
 def test_problems_name_file_and_row_and_are_tried_again(tiny_qwen25vl, tmp_path):
-    sets = [[CAT], [GRASS, BROKEN]], [[BROKEN, CAT], [COFFEE], [{"path": "/absent.png"}], [GRASS, BROKEN]]
+    os.mkfifo(tmp_path / "pipe.png")
+    absent, pipe = {"path": "/absent.png"}, {"path": str(tmp_path / "pipe.png")}
+    sets = [[CAT], [GRASS, BROKEN]], [[BROKEN, CAT], [COFFEE], [absent], [GRASS, BROKEN], [pipe]]
     scores = score(tiny_qwen25vl, tmp_path / "cache", *sets)
     reason = "not a picture in any format that PIL reads"
     assert [(problem.file, problem.row) for problem in scores.problems] == [
-        ("set 0", 1), ("set 1", 0), ("set 1", 2), ("set 1", 3),
+        ("set 0", 1), ("set 1", 0), ("set 1", 2), ("set 1", 3), ("set 1", 4),
     ]  # fmt: skip
     assert scores.problems[0] == Problem("set 0", 1, f"image 1: {reason}")
     assert scores.problems[1].reason == f"image 0: {reason}"
     assert "/absent.png" in scores.problems[2].reason
-    assert np.isfinite(scores.entropies).tolist() == [True, False, False, True, False, False]
+    assert np.isfinite(scores.entropies).tolist() == [True, False, False, True, False, False, False]
+    assert "pipe.png' is not a regular file" in scores.problems[4].reason
     assert score(tiny_qwen25vl, tmp_path / "cache", *sets).encoded == 4  # the two broken sets of two images
 
 
@@ -220,6 +223,29 @@ class Dying:
 
     def __call__(self, batch):
         os._exit(1)
+
+
+class DyingOnce(workers.Worker):
+    """A worker that dies at its second packet, the first time that this happens to any."""
+
+    folder: Path
+
+    def __call__(self, batch):
+        packets = len(list(self.folder.glob("packet*")))
+        (self.folder / f"packet{packets}").touch()
+        if packets == 1:
+            os._exit(1)
+        return super().__call__(batch)
+
+
+def test_rows_of_a_dead_worker_are_scored_by_another(tiny_qwen25vl, tmp_path, monkeypatch):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(DyingOnce, "folder", tmp_path, raising=False)
+    monkeypatch.setattr(workers, "Worker", DyingOnce)
+    monkeypatch.setattr(workers, "_CALLS", 1)
+    scores = score(tiny_qwen25vl, tmp_path / "cache", [[CAT], [GRASS], [COFFEE]])
+    assert np.isfinite(scores.entropies).all()
+    assert len(list(EntropyCache(tmp_path / "cache").entries())) == 3
 
 
 def test_rows_that_kill_every_worker_end_the_run(tiny_qwen25vl, tmp_path, monkeypatch):

@@ -16,6 +16,7 @@
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -103,6 +104,8 @@ def scores(
         state (Mapping[str, torch.Tensor]): Its tensors; the workers of a machine share one copy.
         placement (Placement): Where the towers are.
     """
+    for module in settings.remote_code:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[module])  # other processes cannot import it
     workers = min(placement.workers, len(wanted))
     packet_rows = min(_PACKET_ROWS[placement.device], math.ceil(len(wanted) / workers / _PACKETS_OF_A_WORKER))
     scored = stored_rows(rows, wanted, packet_rows).map_batches(
