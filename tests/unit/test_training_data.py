@@ -61,6 +61,10 @@ def training_set(config, folder: Path, columns: dict):
     images = columns.get("images", [[]] * len(next(iter(columns.values()))))
     prompts = [[{"role": "user", "content": "<image>" * len(of_row) + "What is it?"}] for of_row in images]
     datasets.Dataset.from_dict({"prompt": prompts, **columns}).to_parquet(folder / "train.parquet")
+    return load(config, folder)
+
+
+def load(config, folder: Path):
     model = config.actor_rollout_ref.model
     processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     return create_rl_dataset(str(folder / "train.parquet"), config.data, processor.tokenizer, processor)
@@ -130,8 +134,10 @@ def test_a_filtered_set_is_neither_copied_nor_read_again(config, tmp_path, monke
     names = ["astronaut", "coffee", "grass", "brick"]
     images = [[picture_bytes(name, tmp_path)] for name in names]
 
+    training_set(config, tmp_path, {"images": images, "name": names})
+
     def filtered():
-        rows = training_set(config, tmp_path, {"images": images, "name": names})
+        rows = load(config, tmp_path)
         rows.dataframe = rows.dataframe.filter(lambda row: row["name"] != "coffee").select([2, 0, 1])
         return rows
 

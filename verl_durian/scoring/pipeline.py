@@ -114,7 +114,7 @@ def score_parts(
                     break
                 except _DEATHS as error:
                     deaths += 1
-                    if deaths == _TRIES:
+                    if deaths == _TRIES or "creation task" in str(error):  # the constructor fails again
                         raise
                     logger.warning("a worker died, and the rows left are scored by new ones: %s", _last_line(error))
                 todo = table.rows_without_score()
