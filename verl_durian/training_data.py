@@ -173,7 +173,10 @@ def _is_known(kind: pa.DataType) -> bool:
     """Whether `_texts` finds every text in a column of this type."""
     if pa.types.is_struct(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return all(_is_known(kind.field(number).type) for number in range(kind.num_fields))
-    return any(test(kind) for test in (_is_text, pa.types.is_binary, pa.types.is_large_binary, pa.types.is_primitive))
+    types = pa.types
+    return any(
+        test(kind) for test in (_is_text, types.is_binary, types.is_large_binary, types.is_primitive, types.is_null)
+    )
 
 
 def _is_text(kind: pa.DataType) -> bool:
@@ -212,7 +215,8 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
     from verl_durian.scoring.workers import given_back, place
     from verl_durian.vision_tower import read_tower
 
-    patch_size = getattr(getattr(dataset.processor, "image_processor", None), "patch_size", None)
+    processor = getattr(dataset, "processor", None)
+    patch_size = getattr(getattr(processor, "image_processor", None), "patch_size", None)
     for setting, known in (("mm_processor_kwargs", None), ("image_patch_size", patch_size)):
         value = config.data.get(setting)
         if value and value != known:
@@ -230,7 +234,7 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
     settings, state = read_tower(
         model_path,
         config_path=copy_to_local(config_path) if config_path else None,
-        processor=getattr(dataset, "processor", None),
+        processor=processor,
     )
     cache = EntropyCache(default_cache_dir() / settings.fingerprint(device))
     columns = Columns(*_media_names(dataset))

@@ -15,6 +15,7 @@
 
 import json
 import math
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -149,6 +150,7 @@ def test_a_filtered_set_is_neither_copied_nor_read_again(config, tmp_path, monke
     assert rows.dataframe["name"][:] == ["brick", "astronaut", "grass"]
     entropy = rows.dataframe["visual_entropy"][:]
     assert rows[1]["visual_entropy"] == entropy[1]
+    assert pickle.loads(pickle.dumps(rows.dataframe))["visual_entropy"][:] == entropy
 
     monkeypatch.setattr(pipeline, "score_parts", of_no_image)
     again = filtered()
@@ -167,6 +169,7 @@ def test_rows_are_known_by_their_files(tmp_path):
         [[picture | {"path": None}], [{"bytes": None, "path": path}]],
         [[path], [f"file://{path}"]],
         [[[path, path]], [[path]]],  # videos of frames
+        [[{"bytes": None, "image": path, "path": None, "max_pixels": 999}], []],
     ]
     for number, column in enumerate(cells):
         file = str(tmp_path / f"{number}.parquet")
