@@ -250,7 +250,7 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
         model_path,
     )
     if not cache.folder.exists():  # one that cannot be written may have all scores
-        cache.require_writable("let the environment variable VERL_DURIAN_CACHE name another folder")
+        cache.require_writable()
     parts = dataset_parts("the training set", rows, columns)
     with given_back():
         try:

@@ -204,7 +204,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named_before_the_work(score, m
     for cache in (score.folder / "data.parquet" / "cache", Path("/proc/cache")):
         told = score.refused("--cache", str(cache))
         assert f"the cache folder {cache}/" in told and "cannot be written" in told
-        assert "name another folder with --cache" in told
+        assert "name another one with --cache" in told
         shutil.rmtree(score.output, ignore_errors=True)
 
 

@@ -86,15 +86,16 @@ class EntropyCache:
         with room_for(self._file), self._file.open("a") as file:
             file.writelines(f"{json.dumps(entry._asdict())}\n" for entry in entries)
 
-    def require_writable(self, remedy: str) -> None:
-        """Raises ValueError, with the remedy, if nothing can be written to the folder."""
+    def require_writable(self) -> None:
+        """Raises ValueError if nothing can be written to the folder."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
             raise ValueError(
-                f"the cache folder {self.folder} cannot be written ({error.strerror}): {remedy}"
+                f"the cache folder {self.folder} cannot be written ({error.strerror}): name another one with --cache "
+                "or the environment variable VERL_DURIAN_CACHE"
             ) from error
 
     def column(self, identity: str, rows: int) -> np.ndarray | None:

@@ -90,6 +90,7 @@ def score_parts(
         placement (Placement): Where the work is done.
 
     Raises:
+        ValueError: there is something to score, and the cache cannot be written.
         RuntimeError: a process of Ray failed for another reason than an image.
     """
     with _ray_data():
@@ -99,6 +100,8 @@ def score_parts(
             table.put(entry)
 
         todo = table.rows_without_score()
+        if len(todo) > 0:
+            cache.require_writable()
         encoded, start, deaths = int(rows.images[todo].sum()), time.monotonic(), 0
         with tqdm(total=encoded, desc="visual entropy", unit=" images", disable=len(todo) == 0) as progress:
             while len(todo) > 0:
