@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from itertools import pairwise
 from numbers import Integral, Real
-from types import UnionType
+from types import NoneType, UnionType
 from typing import Any, get_args
 
 import numpy as np
@@ -62,6 +62,9 @@ class Perceptual:
     """Whose quantiles they are: those of the ``batch``, as in the paper, or of the whole training set (``dataset``,
     which the hook replaces by numbers before the first step). Or the thresholds themselves, ascending and in nats;
     ``quantiles`` then plays no role, and an empty list makes one group."""
+    score_workers: int | None = None
+    """Most workers that score a training set without the column ``key`` at start, each on one GPU (or CPU core, where
+    training is on CPUs). None: one for each free GPU."""
 
     def __post_init__(self) -> None:
         where = f"algorithm.durian.perceptual.quantiles={self.quantiles}"
@@ -80,6 +83,10 @@ class Perceptual:
                 raise ValueError(f"{where}: thresholds must ascend")
         if not self.key:
             raise ValueError("algorithm.durian.perceptual.key is empty: name the column that holds the visual entropy")
+        if self.score_workers is not None and self.score_workers < 1:
+            raise ValueError(
+                f"algorithm.durian.perceptual.score_workers={self.score_workers}: must be {_KINDS[int | None]}"
+            )
 
 
 @dataclass
@@ -163,12 +170,15 @@ _KINDS: dict[Any, str] = {
     str: "a text",
     list[float]: "a list of numbers",
     str | list[float]: f"{', '.join(THRESHOLDS)} or a list of numbers",
+    int | None: "an integer >= 1, or null for all free GPUs",
 }
 
 
 def _fits(value: Any, kind: Any) -> bool:
     if isinstance(kind, UnionType):
         return any(_fits(value, each) for each in get_args(kind))
+    if kind is NoneType:
+        return value is None
     if kind == list[float]:
         return isinstance(value, list) and all(_fits(each, float) for each in value)
     if kind is str:

@@ -13,12 +13,22 @@
 # limitations under the License.
 """Sees to it that every row of a training set has its visual entropy before the first step."""
 
+import copy
+import hashlib
 import logging
+import math
+import os
+import pickle
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import datasets
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import torch
+from datasets.table import MemoryMappedTable
 
 from verl_durian.config import DurianConfig
 from verl_durian.normalization import perceptual_thresholds
@@ -47,20 +57,31 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
     if options.weights.perceptual == 0:
         return
     rows = getattr(dataset, "dataframe", None)
+    if isinstance(rows, pd.DataFrame) and key in rows:
+        _finite(rows[key].tolist(), key)
+        return
     if not isinstance(rows, datasets.Dataset):
-        if key not in dataset[0]:
+        first = dataset[0]
+        if key not in first:
             raise ValueError(
                 f"the rows of {type(dataset).__name__} (data.custom_cls) have no {key!r}, and it holds no "
                 "`dataframe` whose images could be scored: add the visual entropy in nats to every row"
             )
+        _finite([first[key]], key)
         return
+    names = _media_names(dataset)
     if key not in rows.column_names:
-        if {dataset.image_key, dataset.video_key} & set(rows.column_names):
+        if not any(names):
+            raise ValueError(
+                f"{type(dataset).__name__} (data.custom_cls) has neither an `image_key` nor a `video_key` that names "
+                f"the column to score: add them, or the visual entropy in nats as a column {key!r}"
+            )
+        if set(names) & set(rows.column_names):
             entropy = _score(dataset, config)
         else:
             entropy = np.full(len(rows), np.nan)
-        dataset.dataframe = rows = rows.add_column(key, entropy)
-    _check(rows, key, [name for name in (dataset.image_key, dataset.video_key) if name in rows.column_names])
+        dataset.dataframe = rows = _with_column(rows, key, entropy)
+    _check(rows, key, [name for name in names if name in rows.column_names])
 
 
 def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
@@ -87,9 +108,100 @@ def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
     return perceptual_thresholds(torch.from_numpy(values), options.perceptual.quantiles).tolist()
 
 
+def _media_names(dataset: Any) -> tuple[str, str]:
+    """The columns of images and of videos; empty where a custom data set names none."""
+    return getattr(dataset, "image_key", ""), getattr(dataset, "video_key", "")
+
+
 def _values(rows: datasets.Dataset, key: str) -> np.ndarray:
     """Visual entropy of each row in nats, NaN where it is null."""
-    return np.array(rows.with_format("arrow")[key].to_pylist(), dtype=np.float64)
+    return _finite(rows.with_format("arrow")[key].to_pylist(), key)
+
+
+def _finite(column: Iterable[Any], key: str) -> np.ndarray:
+    """The column as float64, NaN where it is null. Raises ValueError for the first value that is no finite number."""
+    values = []
+    for row, value in enumerate(column):
+        number = value is None or (isinstance(value, int | float | np.number) and not isinstance(value, bool))
+        if not number or (value is not None and math.isinf(value)):
+            raise ValueError(
+                f"training row {row}: {key} is {str(value)[:100]!r} ({type(value).__name__}): it must be a finite "
+                "number in nats, or null where the row has no image"
+            )
+        values.append(math.nan if value is None else value)
+    return np.array(values, dtype=np.float64)
+
+
+def _with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datasets.Dataset:
+    """The rows with one more column. Of a set with an index, as `filter` makes it, `add_column` would copy all columns
+    to the disk: here the column goes to the table below the index."""
+    if rows._indices is None:
+        return rows.add_column(key, values)
+    index = rows._indices.column(0).to_numpy()
+    below = copy.copy(rows)
+    below._indices = None
+    column = np.full(len(below), np.nan)
+    column[index] = values
+    return below.add_column(key, column).select(index)
+
+
+def _identity(rows: datasets.Dataset, media_keys: list[str]) -> str | None:
+    """Hash of what tells that the images of all rows are the same as at another start, without reading them.
+
+    That is path, size and time of change of the files of `datasets` and of each file that a row names, the rows chosen
+    of them, and how their images are stored. None for rows that are in memory, which have no such file, and for columns
+    of an unknown type.
+    """
+    table = rows.data
+    blocks = [block for row in getattr(table, "blocks", [[table]]) for block in row]
+    known = all(_is_known(table.schema.field(name).type) for name in media_keys)
+    if not known or not all(isinstance(block, MemoryMappedTable) for block in blocks):
+        return None
+    index = None if rows._indices is None else rows._indices.column(0).to_numpy().tobytes()
+    features = {name: repr(rows.features[name]) for name in media_keys}
+    digest = hashlib.sha256(pickle.dumps((table, index, len(rows), features)))
+    for block in blocks:
+        digest.update(_file_state(block.path).encode())
+    for name in media_keys:
+        for chunk in table.column(name).chunks:
+            for text in _texts(chunk):
+                digest.update(_file_state(text).encode())
+    return digest.hexdigest()[:32]
+
+
+def _is_known(kind: pa.DataType) -> bool:
+    """Whether `_texts` finds every text in a column of this type."""
+    if pa.types.is_struct(kind) or pa.types.is_list(kind) or pa.types.is_large_list(kind):
+        return all(_is_known(kind.field(number).type) for number in range(kind.num_fields))
+    types = pa.types
+    return any(
+        test(kind) for test in (_is_text, types.is_binary, types.is_large_binary, types.is_primitive, types.is_null)
+    )
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
+
+
+def _texts(array: pa.Array) -> Iterator[str]:
+    """Every text in a column of images or videos: paths, URLs, settings. The bytes of pictures are not read."""
+    if _is_text(array.type):
+        yield from (text for text in array.to_pylist() if text is not None)
+    elif pa.types.is_struct(array.type):
+        for field in array.flatten():
+            yield from _texts(field)
+    elif pa.types.is_nested(array.type):
+        yield from _texts(array.flatten())
+
+
+def _file_state(path: str) -> str:
+    """Path, size and time of change of a file; empty where there is none."""
+    path = path.removeprefix("file://")
+    try:
+        state = os.stat(path)
+    except (OSError, ValueError):
+        return ""
+    return f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}\n"
 
 
 def _score(dataset: Any, config: Any) -> np.ndarray:
@@ -103,7 +215,8 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
     from verl_durian.scoring.workers import given_back, place
     from verl_durian.vision_tower import read_tower
 
-    patch_size = getattr(getattr(dataset.processor, "image_processor", None), "patch_size", None)
+    processor = getattr(dataset, "processor", None)
+    patch_size = getattr(getattr(processor, "image_processor", None), "patch_size", None)
     for setting, known in (("mm_processor_kwargs", None), ("image_patch_size", patch_size)):
         value = config.data.get(setting)
         if value and value != known:
@@ -115,12 +228,30 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
     if device not in ("cpu", "cuda"):
         logger.warning("durian: the images are scored on the CPU, as nothing else than cuda is known (%s)", device)
         device = "cpu"
-    model_path = copy_to_local(config.actor_rollout_ref.model.path)
-    rows = dataset.dataframe
-    logger.info("durian: scoring the images of %d rows with the vision tower of %s", len(rows), model_path)
-    parts = dataset_parts("the training set", rows, Columns(dataset.image_key, dataset.video_key))
-    settings, state = read_tower(model_path)
+    rows, options = dataset.dataframe, DurianConfig.from_algorithm(config.algorithm).perceptual
+    model = config.actor_rollout_ref.model
+    model_path, config_path = copy_to_local(model.path), model.get("hf_config_path")
+    settings, state = read_tower(
+        model_path,
+        config_path=copy_to_local(config_path) if config_path else None,
+        processor=processor,
+    )
     cache = EntropyCache(default_cache_dir() / settings.fingerprint(device))
+    columns = Columns(*_media_names(dataset))
+    identity = _identity(rows, columns.of(rows.column_names))
+    if identity is not None and (entropies := cache.column(identity, len(rows))) is not None:
+        logger.info("durian: neither the data nor the vision tower has changed: their scores are in %s", cache.folder)
+        return entropies
+    logger.info(
+        "durian: reading the images of %d rows, and scoring those that %s does not know with the vision tower of %s. "
+        "`verl-durian score` does so once, before training",
+        len(rows),
+        cache.folder,
+        model_path,
+    )
+    if not cache.folder.exists():  # one that cannot be written may have all scores
+        cache.require_writable()
+    parts = dataset_parts("the training set", rows, columns)
     with given_back():
         try:
             placement = place(device)
@@ -129,21 +260,25 @@ def _score(dataset: Any, config: Any) -> np.ndarray:
                 f"the images of the training set cannot be scored: no {device} is free in Ray. Score them before with "
                 "`verl-durian score`, and train with the files that it writes"
             ) from error
-        scores = score_parts(parts, settings, state, cache, placement)
+        workers = min(placement.workers, options.score_workers or placement.workers)
+        scores = score_parts(parts, settings, state, cache, replace(placement, workers=workers))
     if scores.problems:
         problem = scores.problems[0]
         raise ValueError(
             f"training row {problem.row}: {problem.reason}; and {len(scores.problems) - 1} more rows whose images "
             "cannot be scored. `verl-durian score` names them all: remove them from the training set"
         )
+    if identity is not None:
+        try:
+            cache.keep_column(identity, scores.entropies)
+        except OSError as error:
+            logger.warning("durian: the next start reads all images again: %s", error)
     return scores.entropies
 
 
 def _check(rows: datasets.Dataset, key: str, media_keys: list[str]) -> None:
     """Tells of rows without image, and refuses a column that cannot be right."""
     values = _values(rows, key)
-    if np.isinf(values).any():
-        raise ValueError(f"training row {int(np.isinf(values).argmax())}: {key} is infinite")
     without = np.flatnonzero(np.isnan(values))
     if media_keys:
         media = rows.select(without).select_columns(media_keys).with_format("arrow")

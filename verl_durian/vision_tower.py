@@ -89,6 +89,12 @@ class TowerSettings:
     weights: str
     revision: str | None
 
+    @property
+    def remote_code(self) -> list[str]:
+        """Modules of the processors that the checkpoint brought; each name has the hash of its code or commit."""
+        modules = [type(processor).__module__ for processor in (self.image_processor, self.video_processor)]
+        return [module for module in modules if module.startswith("transformers_modules.")]
+
     def attention(self, device_type: str) -> str:
         """The attention implementation of transformers: FlashAttention where it runs and is installed, else SDPA."""
         flash = device_type == "cuda" and self.precision == "bfloat16" and find_spec("flash_attn") is not None
@@ -118,6 +124,7 @@ class TowerSettings:
             limits,
             ROUNDING,
             _METHOD,
+            *self.remote_code,
         ]
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
@@ -234,7 +241,11 @@ class VisionTower:
 
 
 def read_tower(
-    model_path: str, feature_layer: FeatureLayer = "merger", precision: Precision = "float32"
+    model_path: str,
+    feature_layer: FeatureLayer = "merger",
+    precision: Precision = "float32",
+    config_path: str | None = None,
+    processor: Any = None,
 ) -> tuple[TowerSettings, dict[str, torch.Tensor]]:
     """Reads the vision tower and the processors of a checkpoint; no code of the checkpoint is executed.
 
@@ -243,6 +254,8 @@ def read_tower(
             local copies of the Hub are used.
         feature_layer (FeatureLayer): Which output `VisionTower.features` returns.
         precision (Precision): Type of weights and activations.
+        config_path (str | None): Local folder with the config.json, or id on the Hub, if it is not that of the model.
+        processor (Any): The processor that the training uses, if it is loaded already.
 
     Returns:
         tuple[TowerSettings, dict[str, torch.Tensor]]: The settings, and the tensors in `precision`, on the CPU, under
@@ -261,13 +274,19 @@ def read_tower(
             raise ValueError(f"unknown {what} {value!r}, known: {', '.join(known)}")
 
     folder, files, revision = _tower_files(model_path)
-    model_type = _json(folder / "config.json").get("model_type")
-    config = find_family(model_path, model_type).tower_class().config_class.from_pretrained(folder)
-    image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-    try:
-        video_processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
-    except OSError:  # no file has settings for it
-        video_processor = None
+    config_folder = folder
+    if config_path is not None and not (config_folder := Path(config_path).expanduser()).is_dir():
+        config_folder = Path(snapshot_download(config_path, allow_patterns=_SETTINGS))
+    model_type = _json(config_folder / "config.json").get("model_type")
+    config = find_family(model_path, model_type).tower_class().config_class.from_pretrained(config_folder)
+    image_processor = getattr(processor, "image_processor", None)
+    video_processor = getattr(processor, "video_processor", None)
+    if image_processor is None:
+        image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        try:
+            video_processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
+        except OSError:  # no file has settings for it
+            video_processor = None
 
     stored = _read_tensors(files)
     settings = TowerSettings(

@@ -37,6 +37,7 @@ def test_verls_command_line_sets_them():
         "+algorithm.durian.reasoning.confidence=sum",
         "+algorithm.durian.perceptual.quantiles=[0.5]",
         "+algorithm.durian.perceptual.thresholds=[1,2.5]",
+        "+algorithm.durian.perceptual.score_workers=null",
         "+algorithm.durian.weights.perceptual=0",
     )
     options = DurianConfig.from_algorithm(config.algorithm)
@@ -106,6 +107,9 @@ def test_thresholds_are_a_word_or_numbers(thresholds):
         ({"perceptual": {"thresholds": [float("nan")]}}, ["perceptual.thresholds=[nan]", "finite"]),
         ({"perceptual": {"thresholds": [2.0, 1.0]}}, ["perceptual.thresholds=[2.0, 1.0]", "ascend"]),
         ({"perceptual": {"key": ""}}, ["algorithm.durian.perceptual.key"]),
+        ({"perceptual": {"score_workers": 0}}, ["perceptual.score_workers=0", "an integer >= 1, or null"]),
+        ({"perceptual": {"score_workers": 1.5}}, ["perceptual.score_workers=1.5", "an integer >= 1, or null"]),
+        ({"perceptual": {"score_workers": True}}, ["perceptual.score_workers=True", "an integer >= 1, or null"]),
         ({"weights": {"original": -0.1}}, ["algorithm.durian.weights.original=-0.1", ">= 0"]),
         ({"weights": {"reasoning": float("inf")}}, ["algorithm.durian.weights.reasoning", "finite"]),
         ({"weights": dict.fromkeys(["original", "perceptual", "reasoning"], 0)}, ["weights", "> 0"]),

@@ -17,6 +17,7 @@ import math
 import multiprocessing
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from verl_durian.scoring.entropy_cache import EntropyCache, Entry, default_cache_dir
@@ -89,3 +90,26 @@ def test_the_folder_follows_the_environment(tmp_path, monkeypatch):
     assert default_cache_dir() == tmp_path
     monkeypatch.delenv("VERL_DURIAN_CACHE")
     assert default_cache_dir() == Path.home() / ".cache" / "verl_durian"
+
+
+def test_the_scores_of_a_training_set_are_kept_by_its_identity(tmp_path, caplog):
+    cache, entropies = EntropyCache(tmp_path / "new"), np.array([1.5, np.nan, math.nextafter(2.0, 3.0)])
+    assert cache.column("one", 3) is None
+    cache.keep_column("one", entropies)
+    np.testing.assert_array_equal(cache.column("one", 3), entropies)
+    assert cache.column("one", 2) is None and cache.column("other", 3) is None
+    file = tmp_path / "new" / "one.npy"
+    for damaged in (b"", b"text", file.read_bytes()[:-1]):
+        file.write_bytes(damaged)
+        assert cache.column("one", 3) is None
+    assert caplog.text.count(f"{file} is damaged") == 3
+    assert list(cache.entries()) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file" / "cache", Path("/proc/cache")):
+        with pytest.raises(ValueError, match=f"cache folder {folder} cannot be written .*: name another one"):
+            EntropyCache(folder).require_writable()
+    EntropyCache(tmp_path / "new").require_writable()
+    assert list((tmp_path / "new").iterdir()) == []

@@ -16,6 +16,7 @@
 import base64
 import copy
 import io
+import os
 import pickle
 import re
 import shutil
@@ -26,7 +27,7 @@ import threading
 import zlib
 from collections.abc import Iterator
 from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import cv2
@@ -112,6 +113,39 @@ def server(tmp_path, monkeypatch) -> Iterator[str]:
         thread = threading.Thread(target=http.serve_forever)
         thread.start()
         yield f"http://127.0.0.1:{http.server_port}"
+        http.shutdown()
+        thread.join()
+
+
+class Endless(BaseHTTPRequestHandler):
+    """Never finishes an answer: sends nothing, a byte of the head or of the body now and then, or all it can."""
+
+    stop: threading.Event
+
+    def do_GET(self) -> None:
+        if self.path != "/silent":
+            self.wfile.write(b"HTTP/1.0 200 OK\r\n")
+        if self.path in ("/body", "/stream"):
+            self.wfile.write(b"\r\n")
+        while not self.stop.wait(0 if self.path == "/stream" else 0.05):
+            try:
+                self.wfile.write({"/silent": b"", "/stream": bytes(1 << 16)}.get(self.path, b"x"))
+            except OSError:  # the client has gone
+                break
+
+
+@pytest.fixture
+def endless(monkeypatch) -> Iterator[str]:
+    """URL of a web server whose answers never end, with short limits of ours."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(media_module, "_URL_SECONDS", 0.5)
+    monkeypatch.setattr(media_module, "_VIDEO_URL_SECONDS", 0.5)
+    Endless.stop = threading.Event()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as http:
+        thread = threading.Thread(target=http.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{http.server_port}"
+        Endless.stop.set()
         http.shutdown()
         thread.join()
 
@@ -509,6 +543,44 @@ def test_what_cannot_be_decoded_is_named(monkeypatch, images, videos, problem):
     with pytest.raises(MediaError, match=f"^{problem}") as raised:
         decoded(images, videos)
     assert len(str(raised.value)) < 600
+
+
+@pytest.mark.parametrize("by_datasets", [False, True])
+@pytest.mark.parametrize(
+    ("page", "limit", "problem"),
+    [
+        ("silent", None, "did not arrive within 0.5 s|Read timed out"),
+        ("head", None, "did not arrive within 0.5 s"),
+        ("body", None, "did not arrive within 0.5 s"),
+        ("stream", None, "has sent .* bytes and does not end|did not arrive within 0.5 s"),
+        ("stream", 1 << 20, "has sent 1,[0-9,]* bytes and does not end"),
+    ],
+)
+def test_a_page_that_does_not_end_is_named(endless, monkeypatch, page, limit, problem, by_datasets):
+    if limit:
+        monkeypatch.setattr(media_module, "_URL_BYTES", limit)
+        monkeypatch.setattr(media_module, "_URL_SECONDS", 60)
+    with pytest.raises(MediaError, match=f"^image 1: .*({problem})"):
+        decoded([{"bytes": encoded(CAT)}, f"{endless}/{page}"], by_datasets=by_datasets)
+    with pytest.raises(MediaError, match=f"^video 0: frame 1: .*({problem})"):
+        decoded(None, [[CAT, f"{endless}/{page}"]])
+
+
+@pytest.mark.skipif(not VIDEO_READER, reason="no package here reads video files")
+def test_a_video_that_does_not_arrive_is_named(endless):
+    with pytest.raises(MediaError, match="^video 0: .*/silent did not arrive within 0.5 s"):
+        decoded(None, [f"{endless}/silent"])
+
+
+def test_only_regular_files_are_read(tmp_path):
+    os.mkfifo(tmp_path / "pipe.png")
+    for path in (str(tmp_path / "pipe.png"), "/dev/zero", f"file://{tmp_path}/pipe.png"):
+        for row in ([CAT, path], None), ([CAT, {"bytes": None, "path": path}], None), ([], [[CAT, path]]), ([], [path]):
+            with pytest.raises(MediaError, match="(image 1|frame 1|video 0): '.*' is not a regular file"):
+                collect(*row)
+    arrived = Media((), ({"video": str(tmp_path / "pipe.png")},), False, "0" * 32)  # where it was a file
+    with pytest.raises(MediaError, match="video 0: .*is not a regular file|video 0: no package reads"):
+        decode(arrived, 14)
 
 
 def test_a_page_that_is_not_there_is_named(server):

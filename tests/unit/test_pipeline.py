@@ -64,6 +64,13 @@ def score(folder: Path, cache: Path, *sets: list, number_of_workers: int | None 
         return score_parts(parts, settings, state, EntropyCache(cache), place("cpu", number_of_workers))
 
 
+def test_ray_prints_nothing_into_the_progress_bar(tiny_qwen25vl, tmp_path, capfd):
+    score(tiny_qwen25vl, tmp_path, [[CAT]])
+    told = capfd.readouterr().err
+    assert "visual entropy: 100%" in told
+    assert "object store" not in told
+
+
 def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen25vl, tmp_path):
     first = [[CAT], None, [GRASS, COFFEE], [], [CAT]]
     second = [[COFFEE], [CAT], [COFFEE, GRASS]]
@@ -101,16 +108,19 @@ def test_what_the_cache_knows_is_not_encoded(tiny_qwen25vl, tmp_path):
 
 
 def test_problems_name_file_and_row_and_are_tried_again(tiny_qwen25vl, tmp_path):
-    sets = [[CAT], [GRASS, BROKEN]], [[BROKEN, CAT], [COFFEE], [{"path": "/absent.png"}], [GRASS, BROKEN]]
+    os.mkfifo(tmp_path / "pipe.png")
+    absent, pipe = {"path": "/absent.png"}, {"path": str(tmp_path / "pipe.png")}
+    sets = [[CAT], [GRASS, BROKEN]], [[BROKEN, CAT], [COFFEE], [absent], [GRASS, BROKEN], [pipe]]
     scores = score(tiny_qwen25vl, tmp_path / "cache", *sets)
     reason = "not a picture in any format that PIL reads"
     assert [(problem.file, problem.row) for problem in scores.problems] == [
-        ("set 0", 1), ("set 1", 0), ("set 1", 2), ("set 1", 3),
+        ("set 0", 1), ("set 1", 0), ("set 1", 2), ("set 1", 3), ("set 1", 4),
     ]  # fmt: skip
     assert scores.problems[0] == Problem("set 0", 1, f"image 1: {reason}")
     assert scores.problems[1].reason == f"image 0: {reason}"
     assert "/absent.png" in scores.problems[2].reason
-    assert np.isfinite(scores.entropies).tolist() == [True, False, False, True, False, False]
+    assert np.isfinite(scores.entropies).tolist() == [True, False, False, True, False, False, False]
+    assert "pipe.png' is not a regular file" in scores.problems[4].reason
     assert score(tiny_qwen25vl, tmp_path / "cache", *sets).encoded == 4  # the two broken sets of two images
 
 
@@ -215,9 +225,35 @@ class Dying:
         os._exit(1)
 
 
+class DyingOnce:
+    """A worker that dies at the second packet of all, once."""
+
+    folder: Path
+
+    def __init__(self, **arguments):
+        self.worker = workers.Worker(**arguments)  # in another process, where it is no DyingOnce
+
+    def __call__(self, batch):
+        number = len(list(self.folder.glob("packet*")))
+        (self.folder / f"packet{number}").touch()
+        if number == 1:
+            os._exit(1)
+        return self.worker(batch)
+
+
+def test_rows_of_a_dead_worker_are_scored_by_another(tiny_qwen25vl, tmp_path, monkeypatch):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(DyingOnce, "folder", tmp_path, raising=False)
+    monkeypatch.setattr(workers, "Worker", DyingOnce)
+    monkeypatch.setattr(workers, "_CALLS", 1)
+    scores = score(tiny_qwen25vl, tmp_path / "cache", [[CAT], [GRASS], [COFFEE]])
+    assert np.isfinite(scores.entropies).all()
+    assert len(list(EntropyCache(tmp_path / "cache").entries())) == 3
+
+
 def test_rows_that_kill_every_worker_end_the_run(tiny_qwen25vl, tmp_path, monkeypatch):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(workers, "Worker", Dying)
-    monkeypatch.setattr(workers, "_TRIES", 1)
+    monkeypatch.setattr(pipeline, "_TRIES", 2)
     with pytest.raises(RuntimeError, match="--max-patches"):
         score(tiny_qwen25vl, tmp_path, [[CAT]])

@@ -198,6 +198,16 @@ def test_a_disk_without_room_is_told_before_the_work(score, monkeypatch):
     assert not (score.folder / "cache").exists()
 
 
+def test_a_cache_folder_that_cannot_be_written_is_named_before_the_work(score, monkeypatch):
+    write(score.folder / "data.parquet", [stored(CAT)])
+    monkeypatch.setattr(command, "score_parts", None)
+    for cache in (score.folder / "data.parquet" / "cache", Path("/proc/cache")):
+        told = score.refused("--cache", str(cache))
+        assert f"the cache folder {cache}/" in told and "cannot be written" in told
+        assert "name another one with --cache" in told
+        shutil.rmtree(score.output, ignore_errors=True)
+
+
 @pytest.mark.parametrize(
     ("options", "problem"),
     [

@@ -13,12 +13,17 @@
 # limitations under the License.
 """Every training row has its visual entropy before the first step: a column as it is, or scored once."""
 
+import json
 import math
+import pickle
+import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import advantage_step
 import datasets
 import numpy as np
+import pandas as pd
 import pytest
 import ray
 from omegaconf import OmegaConf
@@ -28,7 +33,8 @@ from transformers import AutoProcessor
 from verl.trainer.ppo.utils import create_rl_dataset
 
 from verl_durian.config import DurianConfig
-from verl_durian.training_data import add_visual_entropy, dataset_thresholds
+from verl_durian.scoring import pipeline
+from verl_durian.training_data import _identity, add_visual_entropy, dataset_thresholds
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -56,7 +62,12 @@ def training_set(config, folder: Path, columns: dict):
     images = columns.get("images", [[]] * len(next(iter(columns.values()))))
     prompts = [[{"role": "user", "content": "<image>" * len(of_row) + "What is it?"}] for of_row in images]
     datasets.Dataset.from_dict({"prompt": prompts, **columns}).to_parquet(folder / "train.parquet")
-    processor = AutoProcessor.from_pretrained(config.actor_rollout_ref.model.path)
+    return load(config, folder)
+
+
+def load(config, folder: Path):
+    model = config.actor_rollout_ref.model
+    processor = AutoProcessor.from_pretrained(model.path, trust_remote_code=model.trust_remote_code)
     return create_rl_dataset(str(folder / "train.parquet"), config.data, processor.tokenizer, processor)
 
 
@@ -73,11 +84,30 @@ def test_a_column_is_used_as_it_is(config, tmp_path):
     assert rows.dataframe["visual_entropy"][:] == [1.5, None]
 
 
-@pytest.mark.parametrize(("value", "problem"), [(None, "row 1 has an image"), (math.inf, "row 1: .* is infinite")])
-def test_a_column_that_cannot_be_right_is_refused(config, tmp_path, value, problem):
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ([1.5, None], "row 1 has an image"),
+        ([1.5, math.inf], r"row 1: visual_entropy is 'inf' \(float\): it must be a finite number"),
+        ([None, "1.5"], r"row 1: visual_entropy is '1.5' \(str\)"),
+        ([[1.5], [2.5]], r"row 0: visual_entropy is '\[1.5\]' \(list\)"),
+        ([None, {"nats": 1.5}], r"row 1: visual_entropy is .* \(dict\)"),
+        ([True, False], r"row 0: visual_entropy is 'True' \(bool\)"),
+    ],
+)
+def test_a_column_that_cannot_be_right_is_refused(config, tmp_path, values, problem):
     images = [[{"bytes": b"one"}], [{"bytes": b"two"}]]
-    rows = training_set(config, tmp_path, {"visual_entropy": [1.5, value], "images": images})
+    rows = training_set(config, tmp_path, {"visual_entropy": values, "images": images})
     with pytest.raises(ValueError, match=problem):
+        add_visual_entropy(rows, config)
+
+
+@pytest.mark.parametrize("value", [pd.NA, "1.5", [1.5], {"nats": 1.5}, math.inf])
+def test_a_value_of_a_custom_set_that_cannot_be_right_is_refused(config, value):
+    with pytest.raises(ValueError, match="training row 0: visual_entropy is .* a finite number"):
+        add_visual_entropy([{"visual_entropy": value}], config)
+    rows = SimpleNamespace(dataframe=pd.DataFrame({"visual_entropy": [1.5, value]}, dtype=object))
+    with pytest.raises(ValueError, match="training row 1: visual_entropy is .* a finite number"):
         add_visual_entropy(rows, config)
 
 
@@ -95,6 +125,131 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, caplog):
     add_visual_entropy(again, config)
     np.testing.assert_array_equal(again.dataframe["visual_entropy"][:], entropy)
     assert {file: file.read_bytes() for file in (tmp_path / "cache").glob("*/*.jsonl")} == kept
+
+
+def of_no_image(*args):
+    raise AssertionError("images are read")
+
+
+def test_a_filtered_set_is_neither_copied_nor_read_again(config, tmp_path, monkeypatch):
+    names = ["astronaut", "coffee", "grass", "brick"]
+    images = [[picture_bytes(name, tmp_path)] for name in names]
+
+    training_set(config, tmp_path, {"images": images, "name": names})
+
+    def filtered():
+        rows = load(config, tmp_path)
+        rows.dataframe = rows.dataframe.filter(lambda row: row["name"] != "coffee").select([2, 0, 1])
+        return rows
+
+    rows = filtered()
+    folder = Path(rows.dataframe.cache_files[0]["filename"]).parent
+    before = {file: file.stat().st_size for file in folder.iterdir()}
+    add_visual_entropy(rows, config)
+    assert {file: file.stat().st_size for file in folder.iterdir()} == before
+    assert rows.dataframe["name"][:] == ["brick", "astronaut", "grass"]
+    entropy = rows.dataframe["visual_entropy"][:]
+    assert rows[1]["visual_entropy"] == entropy[1]
+    assert pickle.loads(pickle.dumps(rows.dataframe))["visual_entropy"][:] == entropy
+
+    monkeypatch.setattr(pipeline, "score_parts", of_no_image)
+    again = filtered()
+    add_visual_entropy(again, config)
+    assert again.dataframe["visual_entropy"][:] == entropy
+    again.dataframe = again.dataframe.select([2, 1, 0]).remove_columns("visual_entropy")
+    with pytest.raises(AssertionError, match="images are read"):
+        add_visual_entropy(again, config)
+
+
+def test_rows_are_known_by_their_files(tmp_path):
+    picture = picture_bytes("grass", tmp_path)
+    (tmp_path / "coffee.png").write_bytes(picture["bytes"])
+    path = str(tmp_path / "coffee.png")
+    cells = [
+        [[picture | {"path": None}], [{"bytes": None, "path": path}]],
+        [[path], [f"file://{path}"]],
+        [[[path, path]], [[path]]],  # videos of frames
+        [[{"bytes": None, "image": path, "path": None, "max_pixels": 999}], []],
+    ]
+    for number, column in enumerate(cells):
+        file = str(tmp_path / f"{number}.parquet")
+        datasets.Dataset.from_dict({"images": column}).to_parquet(file)
+        rows = datasets.load_dataset("parquet", data_files=file, split="train")
+        identity = _identity(rows, ["images"])
+        assert identity == _identity(datasets.load_dataset("parquet", data_files=file, split="train"), ["images"])
+        others = [rows.select([1, 0]), rows.select([0]), rows.select([1]), datasets.concatenate_datasets([rows, rows])]
+        assert len({identity, *(_identity(other, ["images"]) for other in others)}) == 5
+        Path(path).write_bytes(picture["bytes"] + bytes(number + 1))
+        assert _identity(rows, ["images"]) != identity
+    assert _identity(datasets.Dataset.from_dict({"images": cells[0]}), ["images"]) is None
+
+
+def test_a_custom_set_may_name_no_column_of_images(config):
+    rows = datasets.Dataset.from_dict({"visual_entropy": [1.5, None], "picture": ["a", "b"]})
+    custom = SimpleNamespace(dataframe=rows)
+    add_visual_entropy(custom, config)
+    assert custom.dataframe is rows
+    custom.dataframe = rows.remove_columns("visual_entropy")
+    with pytest.raises(ValueError, match="SimpleNamespace .data.custom_cls. has neither an `image_key`"):
+        add_visual_entropy(custom, config)
+
+
+def test_one_option_limits_the_workers(config, tmp_path, monkeypatch):
+    placements = []
+
+    def score_parts(parts, settings, state, cache, placement):
+        placements.append(placement)
+        return pipeline.Scores(*[np.zeros(1)] * 3, [], 1, 0, 0.0)
+
+    monkeypatch.setattr(pipeline, "score_parts", score_parts)
+    for workers in (None, 1, 7):
+        OmegaConf.update(config, "algorithm.durian.perceptual.score_workers", workers, force_add=True)
+        rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
+        rows.dataframe = datasets.Dataset.from_list(rows.dataframe.to_list())  # in memory: nothing is kept
+        add_visual_entropy(rows, config)
+    assert [placement.workers for placement in placements] == [2, 1, 2]
+
+
+def test_a_cache_folder_that_cannot_be_written_is_named_before_images_are_read(config, tmp_path, monkeypatch):
+    rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
+    monkeypatch.setattr(pipeline, "score_parts", of_no_image)
+    for folder in (tmp_path / "grass.png" / "cache", Path("/proc/cache")):
+        monkeypatch.setenv("VERL_DURIAN_CACHE", str(folder))
+        with pytest.raises(ValueError, match=f"cache folder {folder}/.* cannot be written .*VERL_DURIAN_CACHE"):
+            add_visual_entropy(rows, config)
+
+
+REMOTE = """
+from transformers import Qwen2VLImageProcessor
+
+class OwnImageProcessor(Qwen2VLImageProcessor):
+    pass
+"""
+
+
+def test_the_config_and_the_code_of_the_processor_may_be_elsewhere(config, tmp_path, monkeypatch):
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    images = [[picture_bytes("astronaut", tmp_path)], [picture_bytes("grass", tmp_path)]]
+    rows = training_set(config, tmp_path, {"images": images})
+    add_visual_entropy(rows, config)
+    expected = rows.dataframe["visual_entropy"][:]
+
+    model = Path(shutil.copytree(config.actor_rollout_ref.model.path, tmp_path / "model"))
+    (tmp_path / "config").mkdir()
+    shutil.move(model / "config.json", tmp_path / "config")
+    settings = json.loads((model / "processor_config.json").read_text())
+    settings["image_processor"]["image_processor_type"] = "OwnImageProcessor"
+    settings["image_processor"]["auto_map"] = {"AutoImageProcessor": "own.OwnImageProcessor"}
+    (model / "processor_config.json").write_text(json.dumps(settings))
+    (model / "own.py").write_text(REMOTE)
+    config.actor_rollout_ref.model.path = str(model)
+    config.actor_rollout_ref.model.hf_config_path = str(tmp_path / "config")
+    config.actor_rollout_ref.model.trust_remote_code = True
+    rows = training_set(config, tmp_path, {"images": images})
+    assert type(rows.processor.image_processor).__name__ == "OwnImageProcessor"
+    add_visual_entropy(rows, config)
+    assert rows.dataframe["visual_entropy"][:] == expected
+    assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
 def test_without_a_free_device_the_remedy_is_told(config, tmp_path):

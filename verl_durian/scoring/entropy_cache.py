@@ -17,12 +17,15 @@ import json
 import logging
 import math
 import os
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from verl_durian.results import room_for
+import numpy as np
+
+from verl_durian.results import room_for, whole_file
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,9 @@ class EntropyCache:
     So writers never wait for each other, on a network file system neither, and a killed one leaves at worst an
     unfinished last line. Lines that are not of this form, or whose entropy is more than that number of patches can
     have, are passed over, and their images scored again. Files may be concatenated or deleted at will.
+
+    The scores of a training set whose files have not changed are in `<folder>/<identity>.npy`, so that no image has to
+    be read to find its key.
     """
 
     def __init__(self, folder: Path):
@@ -79,6 +85,39 @@ class EntropyCache:
         self.folder.mkdir(parents=True, exist_ok=True)
         with room_for(self._file), self._file.open("a") as file:
             file.writelines(f"{json.dumps(entry._asdict())}\n" for entry in entries)
+
+    def require_writable(self) -> None:
+        """Raises ValueError if nothing can be written to the folder."""
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=self.folder):
+                pass
+        except OSError as error:
+            raise ValueError(
+                f"the cache folder {self.folder} cannot be written ({error.strerror}): name another one with --cache "
+                "or the environment variable VERL_DURIAN_CACHE"
+            ) from error
+
+    def column(self, identity: str, rows: int) -> np.ndarray | None:
+        """The entropies of a training set that `keep_column` has kept, NaN for a row without image; None if unknown."""
+        file = self.folder / f"{identity}.npy"
+        try:
+            column = np.load(file)
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, EOFError) as error:
+            logger.warning("%s is damaged (%s) and is passed over", file, error)
+            return None
+        return column if column.dtype == np.float64 and column.shape == (rows,) else None
+
+    def keep_column(self, identity: str, entropies: np.ndarray) -> None:
+        """Keeps the entropies of a training set; `identity` must change with any of its images or their order.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        with whole_file(self.folder / f"{identity}.npy") as file:
+            np.save(file, entropies)
 
 
 def _entry(line: bytes) -> Entry | None:

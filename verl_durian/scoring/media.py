@@ -19,7 +19,11 @@
 import hashlib
 import json
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError  # the built-in one from Python 3.11 on
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -27,6 +31,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import datasets  # type: ignore[import-untyped]
+import requests  # type: ignore[import-untyped]
 import torch
 import torchvision
 from PIL import Image, UnidentifiedImageError
@@ -40,6 +45,12 @@ _SOURCES = ("bytes", "image", "image_url", "path", "video")
 """The fields of a stored image or video that say where it is; the others are settings."""
 _CHUNK = 1 << 20
 """Bytes of a video file that are hashed at a time."""
+_URL_SECONDS = 30
+"""For an image at a URL, from the connection to the last byte."""
+_VIDEO_URL_SECONDS = 600
+"""For a video at a URL, which is decoded while it arrives."""
+_URL_BYTES = 1 << 30
+"""Of an image at a URL: more than any that PIL unpacks, and less than what never ends."""
 _LONGEST_REASON = 500
 """Characters; some errors quote their whole input."""
 
@@ -117,7 +128,7 @@ def decode(media: Media, patch_size: int) -> tuple[list[Image.Image], list[tuple
             float32 from 0 to 255, shape is (frames, 3, height, width), with the metadata of qwen_vl_utils.
 
     Raises:
-        MediaError: an image or video that cannot be decoded, or a URL that cannot be fetched.
+        MediaError: an image or video that cannot be decoded, or a URL that cannot be fetched in time.
     """
     images = _each("image", media.images, partial(_decode_image, patch_size, media.by_datasets))
     videos = _each("video", media.videos, partial(_decode_video, patch_size))
@@ -187,7 +198,7 @@ def _picture(stored: Any) -> Picture:
         return to_rgb(source)
     if isinstance(source, str | os.PathLike):
         path = _local(source)
-        return os.fspath(source) if path is None else path.read_bytes()
+        return os.fspath(source) if path is None else _regular(path).read_bytes()
     raise MediaError(f"an image is a path, a PIL image or a dict with `bytes` or a path, not {_kind(stored)}")
 
 
@@ -200,6 +211,13 @@ def _local(source: str | os.PathLike[str]) -> Path | None:
     """The path of a file of this machine; None for a URL."""
     path = os.fspath(source).removeprefix("file://")
     return None if "://" in path or path.startswith("data:image") else Path(path)
+
+
+def _regular(path: Path) -> Path:
+    """The path, unless reading it might never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():  # of a folder the system's own error tells
+        raise MediaError(f"'{path}' is not a regular file, but a pipe, a socket or a device")
+    return path
 
 
 def _content(element: dict[str, Any]) -> str:
@@ -220,7 +238,7 @@ def _hash(source: Picture) -> str:
     if path is None:
         return source
     digest = hashlib.sha256()
-    with path.open("rb") as file:
+    with _regular(path).open("rb") as file:
         while chunk := file.read(_CHUNK):
             digest.update(chunk)
     return digest.hexdigest()
@@ -242,10 +260,17 @@ def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor,
     source = video["video"]
     if isinstance(source, tuple):
         source = _each("frame", source, _open)
-    elif get_video_reader_backend() == "torchvision" and not hasattr(torchvision.io, "read_video"):
+    elif (path := _local(source)) is not None:
+        _regular(path)
+    if (
+        isinstance(source, str)
+        and get_video_reader_backend() == "torchvision"
+        and not hasattr(torchvision.io, "read_video")
+    ):
         raise MediaError("no package reads video files here: pip install decord, or torchcodec next to FFmpeg")
+    fetch = partial(fetch_video, {**video, "video": source}, image_patch_size=patch_size, return_video_metadata=True)
     try:
-        return fetch_video({**video, "video": source}, image_patch_size=patch_size, return_video_metadata=True)
+        return _in_time(fetch, source, _VIDEO_URL_SECONDS) if isinstance(source, str) and _is_web(source) else fetch()
     except AttributeError as error:
         # After any failure qwen_vl_utils tries torchvision, whose reader is gone: the failure is the reason.
         if error.name == "read_video" and error.__context__ is not None:
@@ -257,7 +282,47 @@ def _open(picture: Picture, by_datasets: bool = False) -> str | Image.Image:
     """What qwen_vl_utils takes for a picture."""
     if isinstance(picture, Image.Image):
         return picture
+    if isinstance(picture, str) and _is_web(picture):
+        picture = _in_time(partial(_download, picture), picture, _URL_SECONDS)
     if by_datasets:
         stored = {"bytes": picture, "path": None} if isinstance(picture, bytes) else {"bytes": None, "path": picture}
         return datasets.Image().decode_example(stored).convert("RGB")
     return Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture
+
+
+def _is_web(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+def _in_time(function: Callable[[], _Result], url: str, seconds: float) -> _Result:
+    """Calls a function in a thread of its own, which is left behind if it takes longer.
+
+    No setting of an HTTP library bounds the time from the name of the server to the last byte.
+    """
+    future: Future[_Result] = Future()
+
+    def call() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=call, daemon=True).start()
+    try:
+        return future.result(seconds)
+    except FutureTimeoutError:
+        if future.done():
+            raise
+        raise MediaError(f"{url} did not arrive within {seconds:g} s") from None
+
+
+def _download(url: str) -> bytes:
+    """The file at a URL, which qwen_vl_utils would wait for without limit."""
+    end, content = time.monotonic() + _URL_SECONDS, bytearray()
+    with requests.get(url, stream=True, timeout=_URL_SECONDS) as response:
+        response.raise_for_status()
+        for chunk in response.iter_content(1 << 16):
+            content += chunk
+            if len(content) > _URL_BYTES or time.monotonic() > end:
+                raise MediaError(f"{url} has sent {len(content):,} bytes and does not end")
+    return bytes(content)

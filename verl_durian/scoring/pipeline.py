@@ -37,6 +37,12 @@ from verl_durian.scoring.readers import Rows, name_rows
 from verl_durian.scoring.workers import Placement, scores
 from verl_durian.vision_tower import TowerSettings
 
+logger = logging.getLogger(__name__)
+
+_TRIES = 3
+"""Times that workers may die one after another without a score between."""
+_DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
+
 
 @dataclass(frozen=True)
 class Problem:
@@ -84,6 +90,7 @@ def score_parts(
         placement (Placement): Where the work is done.
 
     Raises:
+        ValueError: there is something to score, and the cache cannot be written.
         RuntimeError: a process of Ray failed for another reason than an image.
     """
     with _ray_data():
@@ -93,16 +100,27 @@ def score_parts(
             table.put(entry)
 
         todo = table.rows_without_score()
-        encoded, start = int(rows.images[todo].sum()), time.monotonic()
         if len(todo) > 0:
-            with tqdm(total=encoded, desc="visual entropy", unit=" images") as progress:
-                for some in scores(rows, todo, settings, state, placement):
-                    good = [Entry(score.key, score.entropy, score.patches) for score in some if not score.error]
-                    cache.add(good)
-                    for entry in good:
-                        table.put(entry)
-                    table.errors.update({score.key.encode(): score.error for score in some if score.error})
-                    progress.update(sum(score.images for score in some))
+            cache.require_writable()
+        encoded, start, deaths = int(rows.images[todo].sum()), time.monotonic(), 0
+        with tqdm(total=encoded, desc="visual entropy", unit=" images", disable=len(todo) == 0) as progress:
+            while len(todo) > 0:
+                try:
+                    for some in scores(rows, todo, settings, state, placement):
+                        good = [Entry(score.key, score.entropy, score.patches) for score in some if not score.error]
+                        cache.add(good)
+                        for entry in good:
+                            table.put(entry)
+                        table.errors.update({score.key.encode(): score.error for score in some if score.error})
+                        progress.update(sum(score.images for score in some))
+                        deaths = 0
+                    break
+                except _DEATHS as error:
+                    deaths += 1
+                    if deaths == _TRIES or "creation task" in str(error):  # the constructor fails again
+                        raise
+                    logger.warning("a worker died, and the rows left are scored by new ones: %s", _last_line(error))
+                todo = table.rows_without_score()
         seconds = time.monotonic() - start
 
     entropies, patches = table.scores_of(rows.keys)
@@ -128,8 +146,9 @@ class _Table:
             self.entropies[place], self.patches[place] = entry.entropy, entry.patches
 
     def rows_without_score(self) -> np.ndarray:
-        """The first row of each key that has none, ascending."""
-        return np.sort(self.rows[np.isnan(self.entropies) & (self.keys != b"")])
+        """The first row of each key that has neither a score nor an error, ascending."""
+        failed = np.isin(self.keys, np.array(list(self.errors), "S32"))
+        return np.sort(self.rows[np.isnan(self.entropies) & (self.keys != b"") & ~failed])
 
     def scores_of(self, keys: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Entropy and patches of each row."""
@@ -159,7 +178,7 @@ def _ray_data() -> Iterator[None]:
             # Before Ray 2.64 there is no other way to say how often a dead worker's rows are tried again.
             warnings.filterwarnings("ignore", "`ray_remote_args` is deprecated")
             yield
-    except (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError) as error:
+    except _DEATHS as error:
         raise RuntimeError(
             f"processes of Ray died: {_last_line(error)} What was scored is kept. Memory is the likeliest cause: try "
             "fewer --workers, and a smaller --max-patches"

@@ -133,6 +133,7 @@ def score_files(request: Request) -> int:
             digests = _digests_of_written_files(request.output, asked)
             _check_space(request.output, shards, digests)
             cache = EntropyCache(request.cache_dir / asked["fingerprint"])
+            cache.require_writable()
             scores = score_parts([part for shard in shards for part in shard.parts], settings, state, cache, placement)
             digests = _write_shards(request.output, asked, list(_by_shard(shards, scores)), digests)
             _write_problems(request.output, scores)

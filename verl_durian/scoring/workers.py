@@ -16,6 +16,7 @@
 import logging
 import math
 import os
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -43,8 +44,6 @@ _CALLS = 2
 """Packets that a worker has at once: while the eigenvalues of one are found, images of the other are encoded."""
 _MOST_THREADS = 8
 """Beside a GPU's tower: each holds a row."""
-_TRIES = 3
-"""How often the rows of a worker that died are given to another."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +95,7 @@ def scores(
     state: Mapping[str, torch.Tensor],
     placement: Placement,
 ) -> Iterator[list[Score]]:
-    """Scores rows, some at a time.
+    """Scores rows, some at a time. Ends with `ray.exceptions.RayActorError` if a worker dies.
 
     Args:
         rows (Rows): All rows.
@@ -105,6 +104,8 @@ def scores(
         state (Mapping[str, torch.Tensor]): Its tensors; the workers of a machine share one copy.
         placement (Placement): Where the towers are.
     """
+    for module in settings.remote_code:
+        ray.cloudpickle.register_pickle_by_value(sys.modules[module])  # other processes cannot import it
     workers = min(placement.workers, len(wanted))
     packet_rows = min(_PACKET_ROWS[placement.device], math.ceil(len(wanted) / workers / _PACKETS_OF_A_WORKER))
     scored = stored_rows(rows, wanted, packet_rows).map_batches(
@@ -121,7 +122,8 @@ def scores(
         num_cpus=1 if placement.device == "cpu" else 0,
         num_gpus=1 if placement.device == "cuda" else 0,
         max_concurrency=_CALLS,
-        max_task_retries=_TRIES,
+        # Ray's own restarts need the arguments of the constructor, and it warns at each start that these may be lost.
+        max_restarts=0,
     )
     return unpacked(scored)
 
