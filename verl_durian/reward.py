@@ -20,6 +20,7 @@ Named in verl as `reward.custom_reward_function.path`; the three returned number
 import re
 
 from verl_durian.grading import grade
+from verl_durian.grading.text import as_text
 
 ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1
@@ -69,40 +70,59 @@ def has_format(text: str) -> bool:
 
 
 def compute_score(
-    data_source: str, solution_str: str, ground_truth: str, extra_info: dict | None = None, **kwargs: object
+    data_source: str,
+    solution_str: str,
+    ground_truth: str | float,
+    extra_info: dict | None = None,
+    **kwargs: object,
 ) -> dict[str, float]:
     """Scores one response, with the signature that verl expects of a reward function.
 
     Args:
         data_source: Name of the data set; rows are graded by their answer type, not by their set.
         solution_str: The response, decoded without special tokens.
-        ground_truth: The right answer, a text.
+        ground_truth: The right answer, a text or a number, which stands for its text.
         extra_info: The row's `extra_info`, of which `answer_type` (without it: `number`), `choices` and `decimals` are
-            used; see `grading.grade`.
+            used; see `grading.grade`. An error names the row by `id` or `index`.
         **kwargs: Whatever else verl passes, not used.
 
     Returns:
         `acc` (0 or 1), `format` (0 or 1) and `score`, their weighted sum.
 
     Raises:
-        ValueError: the row's `answer_type` is unknown, or the right answer does not fit it.
+        ValueError: the row cannot be graded; the message names the row, the field and its value.
     """
-    answer = last_boxed(solution_str)
     row = extra_info or {}
-    choices = row.get("choices")
-    accuracy = float(
-        answer is not None
-        and grade(
-            answer,
-            ground_truth,
-            row.get("answer_type") or "number",
-            () if choices is None else choices,
-            row.get("decimals"),
-        )
-    )
+    answer = last_boxed(solution_str)
+    try:
+        gold, choices, decimals = _answer_key(ground_truth, row)
+        right = grade(answer or "", gold, row.get("answer_type") or "number", choices, decimals)
+    except ValueError as error:
+        name = next((f"extra_info.{key}={row[key]}" for key in ("id", "index") if row.get(key) is not None), None)
+        raise ValueError(f"{error} (data_source={data_source}{f', {name}' if name else ''})") from error
+    accuracy = float(right and answer is not None)
     formatted = float(has_format(solution_str))
     return {
         "score": ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * formatted,
         "acc": accuracy,
         "format": formatted,
     }
+
+
+def _answer_key(ground_truth: object, row: dict) -> tuple[str, list[str], int | None]:
+    """Ground truth, choices and decimals of a row, of the types that `grade` takes."""
+    choices, decimals = row.get("choices"), row.get("decimals")
+    try:
+        where = "reward_model.ground_truth"
+        gold = as_text(ground_truth)
+        where = "extra_info.choices"
+        if isinstance(choices, (str, bytes, dict)):
+            raise ValueError(f"{choices!r} must be a list")
+        texts = [] if choices is None else [as_text(choice) for choice in choices]
+        where = "extra_info.decimals"
+        places = None if decimals is None else float(decimals)
+        if places is not None and not (places >= 0 and places.is_integer()):
+            raise ValueError(f"{decimals!r} must be an integer, 0 or more, or null")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}; correct the row or take it out") from error
+    return gold, texts, None if places is None else int(places)

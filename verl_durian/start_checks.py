@@ -48,7 +48,7 @@ def check(config: Any) -> None:
 
     verl_api.require(config)
     check_options(config)
-    problems = settings.find(config, model.read_type(config.actor_rollout_ref.model.path))
+    problems = settings.find(config, model.read_type(config.actor_rollout_ref.model))
     if problems:
         raise ValueError("\n".join(["settings that would corrupt or crash the run:", *problems]))
 

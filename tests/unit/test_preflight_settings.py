@@ -13,9 +13,11 @@
 # limitations under the License.
 """Settings that corrupt or crash a run, on verl's real configuration."""
 
+import contextlib
 from importlib.metadata import version
 
 import pytest
+from omegaconf import OmegaConf
 
 from verl_durian.preflight import settings
 from verl_durian.preflight.compose import compose
@@ -38,6 +40,10 @@ ACTOR = "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu"
 LOG_PROB = "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu"
 REF = "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu"
 
+KL = "actor_rollout_ref.actor.use_kl_loss"
+LORA = "actor_rollout_ref.model.lora_rank"
+BYPASS = "algorithm.rollout_correction.bypass_mode"
+
 MEGATRON = {"model_engine": "megatron", "actor_rollout_ref.actor.strategy": "megatron"}
 
 needs_transformers_5 = pytest.mark.skipif(
@@ -52,7 +58,10 @@ def vllm_with_buffer(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def problems(changes: dict[str, object] | None = None, model_type: str | None = "qwen2_5_vl") -> list[str]:
     """What is wrong with the sound settings and some changes."""
-    overrides = [f"{name}={value}" for name, value in {**SOUND, **(changes or {})}.items()]
+    merged = {**SOUND, **(changes or {})}
+    if merged.get("model_engine") in ("veomni", "torchtitan"):
+        del merged["actor_rollout_ref.actor.strategy"]
+    overrides = [f"{name}={value}" for name, value in merged.items()]
     return settings.find(compose(overrides), model_type)
 
 
@@ -70,6 +79,7 @@ def test_dummy_weights_are_refused_with_the_remedy(vllm_with_buffer: None) -> No
     [
         {"actor_rollout_ref.rollout.name": "sglang"},
         {"+actor_rollout_ref.rollout.engine_kwargs.vllm.mm_device_do_normalize": "False"},
+        {"+actor_rollout_ref.rollout.engine_kwargs.vllm.load_format": "auto"},
     ],
 )
 def test_dummy_weights_are_fine_without_the_buffer(vllm_with_buffer: None, changes: dict[str, str]) -> None:
@@ -81,7 +91,7 @@ def test_other_models_and_older_vllm_pass(monkeypatch: pytest.MonkeyPatch) -> No
     assert problems(DUMMY) == []
     monkeypatch.setattr(settings, "_vllm_keeps_image_normalization_in_a_buffer", lambda: True)
     assert problems({**DUMMY, "data.train_batch_size": 100}, "qwen3_vl") == []
-    assert problems(DUMMY, None) != [], "a model that is not known may be one of the family"
+    assert problems({**DUMMY, "data.train_batch_size": 100}, None) == [], "what is not known is not refused"
 
 
 def test_buffer_is_found_in_the_source_of_vllm() -> None:
@@ -96,14 +106,45 @@ def test_a_metric_that_the_reward_does_not_return_is_refused() -> None:
     assert problem == "algorithm.filter_groups.metric=foo: must be reward, score, acc, format (FILTER_METRIC)"
     assert problems({**filtered, **ours, "algorithm.filter_groups.metric": "acc"}, "qwen3_vl") == []
     assert problems(filtered, "qwen3_vl") == [], "another reward may return it"
+    for other in (
+        {"trainer.use_v1": False},
+        {"trainer.val_only": True},
+        {"reward.reward_manager.name": "dapo"},
+        {"trainer.v1.sampler.custom_sampler.path": "mine.py"},
+    ):
+        assert problems({**filtered, **ours, **other}, "qwen3_vl") == [], "the metric is not looked for, or is there"
 
 
-@needs_transformers_5
-@pytest.mark.parametrize(("length", "refused"), [(0, True), (1, False), (64, False), (65, True)])
-def test_an_overlong_buffer_longer_than_a_response_is_refused(length: int, refused: bool) -> None:
-    buffer = "+reward.reward_kwargs.overlong_buffer_cfg"
-    found = problems({"+reward.reward_kwargs.max_resp_len": 64, f"{buffer}.enable": True, f"{buffer}.len": length})
-    assert [f"overlong_buffer_cfg.len={length}: must be from 1 to" in problem for problem in found] == [True] * refused
+BUFFER = "reward.reward_kwargs.overlong_buffer_cfg"
+DAPO = {"reward.reward_manager.name": "dapo", f"+{BUFFER}.enable": True}
+LONGEST = {"+reward.reward_kwargs.max_resp_len": 64}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({**DAPO, **LONGEST, f"+{BUFFER}.len": 1}, ""),
+        ({**DAPO, **LONGEST, f"+{BUFFER}.len": 64}, ""),
+        ({**DAPO, **LONGEST, f"+{BUFFER}.len": 0}, f"{BUFFER}.len=0: must be from 1 to"),
+        ({**DAPO, **LONGEST, f"+{BUFFER}.len": 65}, f"{BUFFER}.len=65: must be from 1 to"),
+        ({**DAPO, **LONGEST}, f"{BUFFER}.len=None: must be from 1 to"),
+        ({**DAPO, f"+{BUFFER}.len": 1}, "reward.reward_kwargs.max_resp_len=null"),
+        ({**DAPO, **LONGEST, f"+{BUFFER}.enable": False}, ""),
+        # Another manager may read the same keys as it likes.
+        ({**DAPO, **LONGEST, "reward.reward_manager.name": "naive"}, ""),
+        ({**DAPO, **LONGEST, "reward.reward_manager.source": "importlib"}, ""),
+        ({**DAPO, "reward.reward_manager.name": "mine", f"+{BUFFER}.tokens": 100}, ""),
+    ],
+)
+def test_an_overlong_buffer_is_refused_where_verls_manager_refuses_it(changes: dict[str, object], told: str) -> None:
+    from verl.experimental.reward_loop.reward_manager.dapo import DAPORewardManager
+
+    config = compose([f"{name}={value}" for name, value in {**SOUND, **changes}.items()])
+    found = settings.find(config, "qwen2_5_vl")
+    assert [problem.startswith(told) for problem in found] == [True] * bool(told)
+    if (config.reward.reward_manager.source, config.reward.reward_manager.name) == ("register", "dapo"):
+        with pytest.raises(Exception) if told else contextlib.nullcontext():  # noqa: B017
+            DAPORewardManager(config, tokenizer=None, compute_score=None)
 
 
 @pytest.mark.parametrize(
@@ -142,6 +183,27 @@ def test_micro_batches_of_padding(changes: dict[str, object], refused: list[str]
             {"trainer.n_gpus_per_node": 6},
             ["512 rollouts of an update do not divide among 6", "make it a multiple of 3"],
         ),
+        # In bypass mode no old log-probabilities are computed; the reference's are, by the actor itself with LoRA.
+        ({LOG_PROB: 96, BYPASS: True}, []),
+        ({LOG_PROB: 96, REF: 96, BYPASS: True, KL: True}, [f"{REF}=96"]),
+        ({LOG_PROB: 96, REF: 96, BYPASS: True, KL: True, LORA: 8}, [f"{LOG_PROB}=96"]),
+        ({REF: 96, KL: True, LORA: 8}, []),
+        # Nothing is cut where nothing is trained, nor by trainers that cut elsewhere.
+        ({ACTOR: 48, "trainer.val_only": True}, []),
+        ({ACTOR: 48, "trainer.val_only": True, "trainer.val_before_train": False}, ["set it to 32"]),
+        ({ACTOR: 48, "trainer.use_v1": False}, []),
+        ({ACTOR: 48, "+rollout.nnodes": 1}, []),
+        # The rows of a step are not known, those of an update are.
+        ({LOG_PROB: 96, "trainer.v1.sampler.custom_sampler.path": "mine.py"}, []),
+        ({LOG_PROB: 96, "actor_rollout_ref.rollout.agent.agent_loop_config_path": "mine.yaml"}, []),
+        ({ACTOR: 48, "trainer.v1.sampler.custom_sampler.path": "mine.py"}, ["set it to 32"]),
+        # A critic's updates count too: 1024 rows are filled up to 1536.
+        ({LOG_PROB: 192, "critic.enable": True, "critic.ppo_mini_batch_size": 192}, []),
+        # Strategies whose data-parallel ranks are not known.
+        ({ACTOR: 48, LOG_PROB: 96, "model_engine": "veomni"}, []),
+        ({ACTOR: 48, LOG_PROB: 96, "model_engine": "torchtitan"}, []),
+        ({"trainer.n_gpus_per_node": 6, "model_engine": "torchtitan"}, []),
+        ({ACTOR: 48, LOG_PROB: 96, **MEGATRON, "actor_rollout_ref.actor.megatron.dynamic_context_parallel": True}, []),
         # 4 GPUs share a model: 2 ranks with 256 rows of an update each.
         (
             {**MEGATRON, "actor_rollout_ref.actor.megatron.tensor_model_parallel_size": 4, ACTOR: 512},
@@ -162,6 +224,31 @@ def test_a_step_of_separate_async_is_that_of_its_updates() -> None:
     (problem,) = problems({**separate, updates: 1}, "qwen3_vl")
     assert problem.startswith("data.train_batch_size=128: ") and problem.endswith("set it to 64")
     assert problems({**separate, updates: 1, "trainer.use_v1": False}, "qwen3_vl") == []
+
+
+@needs_transformers_5
+def test_padding_is_not_foreseen_where_ranks_or_rows_are_not_known() -> None:
+    padded = {"data.train_batch_size": 100, ACTOR: 32}
+    assert len(problems(padded)) == 1
+    for unknown in (
+        {"+rollout.nnodes": 1},
+        {"trainer.val_only": True},
+        {"trainer.v1.trainer_mode": "mine"},
+        {BYPASS: True},
+    ):
+        assert problems({**padded, **unknown}) == []
+
+
+@pytest.mark.parametrize("name", ["fully_async_policy/config/fully_async", "one_step_off_policy/config/one_step_off"])
+def test_older_trainers_inherit_use_v1_and_are_not_taken_for_it(name: str) -> None:
+    """They state their own node `rollout` in the config that verl ships."""
+    own = OmegaConf.load(settings.folder_of("verl") / "experimental" / f"{name}_ppo_trainer.yaml")
+    config = compose([f"{name}={value}" for name, value in {**SOUND, ACTOR: 48}.items()])
+    assert settings.uses_v1(config) and settings.find(config, "qwen3_vl") != []
+    OmegaConf.set_struct(config, False)
+    merged = OmegaConf.merge(config, {key: own[key] for key in own if key not in ("hydra", "defaults")})
+    assert merged.trainer.use_v1 and not settings.uses_v1(merged)
+    assert settings.find(merged, "qwen3_vl") == []
 
 
 def test_what_verl_does_where_micro_batches_do_not_divide() -> None:

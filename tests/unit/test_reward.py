@@ -15,7 +15,9 @@
 
 import re
 import time
+from decimal import Decimal
 
+import numpy as np
 import pytest
 
 from verl_durian.reward import compute_score, has_format, last_boxed
@@ -83,6 +85,71 @@ def test_format(text, formatted):
 def test_score(text, truth, score, acc, formatted):
     result = compute_score("easy_vqa_color", text, truth, extra_info={"index": 0})
     assert result == {"score": pytest.approx(score), "acc": acc, "format": formatted}
+
+
+@pytest.mark.parametrize(
+    ("truth", "right", "wrong"),
+    [
+        (5, "5", "6"),
+        (5, "5.0", "5.1"),
+        (5.0, "5", "5.1"),
+        (2.5, "\\frac{5}{2}", "3"),
+        (np.int64(5), "5", "6"),
+        (np.float32(0.1), "0.1", "0.2"),
+        (np.float64(-1e22), "-10^{22}", "10^{22}"),
+        (Decimal("1.50"), "1.5", "1.6"),
+        (10**400, str(10**400), "1"),
+        (True, "true", "false"),
+        (np.False_, "False", "0"),
+    ],
+)
+def test_a_ground_truth_that_is_a_number_stands_for_its_text(truth, right, wrong):
+    assert compute_score("mine", f"\\boxed{{{right}}}", truth)["acc"] == 1.0
+    assert compute_score("mine", f"\\boxed{{{wrong}}}", truth)["acc"] == 0.0
+
+
+@pytest.mark.parametrize("choices", [[30, 45], [30.0, 45.0], np.array([30, 45]), [np.int64(30), "45"]])
+def test_choices_may_be_numbers(choices):
+    row = {"answer_type": "choice", "choices": choices}
+    for answer, accuracy in (("B", 1.0), ("45", 1.0), ("A", 0.0), ("30", 0.0)):
+        assert compute_score("mine", f"\\boxed{{{answer}}}", "B", row)["acc"] == accuracy
+
+
+@pytest.mark.parametrize("decimals", [1, "1", 1.0, "1.0", np.int64(1), np.float64(1)])
+def test_decimals_may_be_any_form_of_an_integer(decimals):
+    row = {"decimals": decimals}
+    assert compute_score("mine", "\\boxed{1.23}", 1.2, row)["acc"] == 1.0
+    assert compute_score("mine", "\\boxed{1.26}", 1.2, row)["acc"] == 0.0
+
+
+@pytest.mark.parametrize("answer", ["\\boxed{5}", "no box"])
+@pytest.mark.parametrize(
+    ("truth", "extra", "message"),
+    [
+        (None, {"index": 7}, "reward_model.ground_truth: None cannot be an answer"),
+        ([5], {"index": 7}, "reward_model.ground_truth: [5] cannot be an answer"),
+        (b"5", {"index": 7}, "reward_model.ground_truth: b'5' cannot be an answer"),
+        ({"a": 5}, {"index": 7}, "reward_model.ground_truth: {'a': 5} cannot be an answer"),
+        (float("nan"), {"index": 7}, "reward_model.ground_truth: nan cannot be an answer"),
+        (float("inf"), {"index": 7}, "reward_model.ground_truth: inf cannot be an answer"),
+        ("A", {"index": 7, "choices": [1, None]}, "extra_info.choices: None cannot be an answer"),
+        ("A", {"index": 7, "choices": 5}, "extra_info.choices: 'int' object is not iterable"),
+        ("A", {"index": 7, "choices": "5, 6"}, "extra_info.choices: '5, 6' must be a list"),
+        ("5", {"index": 7, "decimals": 2.5}, "extra_info.decimals: 2.5 must be an integer, 0 or more, or null"),
+        ("5", {"index": 7, "decimals": -1}, "extra_info.decimals: -1 must be an integer"),
+        ("5", {"index": 7, "decimals": "two"}, "extra_info.decimals: could not convert string to float: 'two'"),
+        ("5", {"index": 7, "decimals": [2]}, "extra_info.decimals: float() argument must be"),
+        ("5", {"index": 7, "answer_type": "letter"}, "extra_info.answer_type 'letter': must be"),
+    ],
+)
+def test_a_row_that_cannot_be_graded_is_named(answer, truth, extra, message):
+    with pytest.raises(ValueError, match="^" + re.escape(message)) as error:
+        compute_score("mine", answer, truth, extra)
+    assert str(error.value).endswith("(data_source=mine, extra_info.index=7)")
+    with pytest.raises(ValueError, match=r"\(data_source=mine, extra_info.id=q3\)$"):
+        compute_score("mine", answer, truth, extra | {"id": "q3"})
+    with pytest.raises(ValueError, match=r"\(data_source=mine\)$"):
+        compute_score("mine", answer, truth, extra | {"index": None})
 
 
 MEGABYTE = 1_000_000

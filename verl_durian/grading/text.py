@@ -18,6 +18,10 @@ A model writes `$\dfrac12$`, `½`, `**1/2**` or `\text{ 1/2 }.`; graders compare
 
 import re
 import unicodedata
+from decimal import Decimal
+from numbers import Real
+
+import numpy as np
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
@@ -73,6 +77,22 @@ _SPELLINGS = [
 ]
 _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{3})")
 _AROUND = ' \t\n"`“”‘’.,;:。，；：'  # noqa: RUF001
+
+
+def as_text(value: object) -> str:
+    """The text of an answer in a data file, which may be a number.
+
+    Args:
+        value: A text, a number or a truth value, of Python or NumPy.
+
+    Raises:
+        ValueError: the value is something else, such as a list or null, or a number that is not finite.
+    """
+    if isinstance(value, (str, bool, np.bool_)):
+        return str(value)
+    if isinstance(value, (Real, Decimal)) and value - value == 0:  # neither infinite nor NaN
+        return str(value)
+    raise ValueError(f"{value!r} cannot be an answer: must be a text or a finite number")
 
 
 def normal(text: str) -> str:

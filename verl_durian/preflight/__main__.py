@@ -18,6 +18,9 @@ import sys
 import warnings
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from verl_durian.preflight import one_line
 
 DRY_RUN = "--dry-run"
 REFUSED = 2
@@ -39,8 +42,8 @@ def main(arguments: list[str]) -> int:
 
     try:
         config, findings = examine(overrides)
-    except (ModuleNotFoundError, ValueError) as error:
-        print(f"preflight: {error}", file=sys.stderr)
+    except (ModuleNotFoundError, ValueError, OmegaConfBaseException) as error:
+        print(f"preflight: {one_line(error)}", file=sys.stderr)
         return REFUSED
     if DRY_RUN in arguments:
         print(OmegaConf.to_yaml(config, resolve=True))

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from verl_durian.preflight import Finding, memory
+from verl_durian.preflight import Finding, memory, note
 from verl_durian.preflight.model import Model
 
 _STEP = "global_step_"
@@ -30,9 +30,11 @@ def check(config: DictConfig, model: Model | None) -> list[Finding]:
 
     Args:
         config: verl's whole config.
-        model: The model to train; None where it cannot be read.
+        model: The model to train; None where its size cannot be estimated.
     """
     findings = _check_resume(config)
+    if config.trainer.save_freq <= 0:
+        return findings
     folder = Path(config.trainer.default_local_dir).expanduser().absolute()
     there = folder
     try:
@@ -43,27 +45,32 @@ def check(config: DictConfig, model: Model | None) -> list[Finding]:
         reason = f"{there} is a file" if isinstance(error, NotADirectoryError) else f"{there}: {error.strerror}"
         findings.append(Finding(f"trainer.default_local_dir={folder}: {reason}; name a folder to write to (OUTPUT)"))
     else:
-        if config.trainer.save_freq > 0 and model is not None:
+        if model is not None:
             findings += check_room(config, model, shutil.disk_usage(there).free)
     return findings
 
 
 def check_room(config: DictConfig, model: Model, free: float) -> list[Finding]:
-    """Compares the checkpoints that are yet to be written with the free disk, in bytes.
+    """Compares this machine's part of the checkpoints that are yet to be written with the free disk, in bytes.
 
-    A checkpoint holds weights and optimizer. verl removes the oldest before it writes another, unless only one is to
-    stay; those of an earlier start it does not touch.
+    A checkpoint holds what `save_contents` lists; each machine writes the shards of its own GPUs. verl removes the
+    oldest before it writes another, unless only one is to stay; those of an earlier start it does not touch.
     """
-    folder, keep = config.trainer.default_local_dir, config.trainer.max_actor_ckpt_to_keep
-    state = memory.state(config, model.parameters)
-    size = state.weights + state.optimizer
+    trainer, contents = config.trainer, config.actor_rollout_ref.actor.checkpoint.save_contents
+    state = memory.state(config, model)
+    size = state.weights * ("model" in contents) + state.optimizer * ("optimizer" in contents)
+    size /= trainer.nnodes
+    if "hf_model" in contents:  # all of it, by one process
+        size += 2 * (model.parameters or 0)
+    keep = trainer.max_actor_ckpt_to_keep
     wanted = 2 if keep == 1 else keep or 1
     if wanted * size <= free:
         return []
     return [
-        Finding(
-            f"trainer.default_local_dir={folder}: {free / 1e9:.0f} GB are free, and {wanted} checkpoints of "
-            f"{size / 1e9:.0f} GB are to come; name another disk (OUTPUT), keep fewer (KEEP) or none (SAVE_FREQ=-1)"
+        note(
+            f"trainer.default_local_dir={trainer.default_local_dir}: {free / 1e9:.0f} GB are free here, and by an "
+            f"estimate this machine's part of {wanted} checkpoints takes {size / 1e9:.0f} GB each; name another disk "
+            "(OUTPUT), keep fewer (KEEP) or none (SAVE_FREQ=-1)"
         )
     ]
 
@@ -73,7 +80,7 @@ def _check_resume(config: DictConfig) -> list[Finding]:
     if trainer.resume_mode != "resume_path":
         return []
     folder = Path(trainer.resume_from_path or "")
-    if not (folder.name.startswith(_STEP) and (folder / "actor").is_dir()):
+    if not ((folder / "actor").is_dir() and str(trainer.resume_from_path).split(_STEP)[-1].isdigit()):
         return [
             Finding(
                 f"trainer.resume_from_path={trainer.resume_from_path}: no checkpoint; name a folder {_STEP}N (RESUME), "

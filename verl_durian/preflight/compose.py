@@ -33,7 +33,7 @@ _LEAST = {
     "data.train_batch_size": 1,
     "data.max_prompt_length": 1,
     "data.max_response_length": 1,
-    "actor_rollout_ref.model.lora_rank": 0,
+    "actor_rollout_ref.model.lora_rank": None,
     "actor_rollout_ref.actor.ppo_mini_batch_size": 1,
     "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
     "actor_rollout_ref.rollout.n": 1,
@@ -42,12 +42,12 @@ _LEAST = {
     "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
     "trainer.nnodes": 1,
     "trainer.n_gpus_per_node": 1,
-    "trainer.total_epochs": 1,
-    "trainer.total_training_steps": 1,
-    "trainer.max_actor_ckpt_to_keep": 1,
+    "trainer.total_epochs": None,
+    "trainer.total_training_steps": None,
+    "trainer.max_actor_ckpt_to_keep": None,
     "reward.reward_kwargs.overlong_buffer_cfg.len": None,
 }
-"""Keys that hold an integer, or null where that is verl's default, and the least that makes sense."""
+"""Keys that hold an integer, or null where that is verl's default, and the least with which verl can run."""
 
 
 def compose(overrides: list[str]) -> DictConfig:
@@ -119,10 +119,8 @@ def _other_kind(config: DictConfig, key: str) -> str | None:
         if type(value) is not int or (least is not None and value < least):
             return "an integer" if least is None else f"an integer, {least} or more"
     kind = type(default)
-    if kind not in _KINDS or value is None or type(value) is kind or (kind is float and type(value) is int):
-        return None
-    if kind is int and type(value) is float:
-        return None  # verl writes 0 and 1 where a fraction may stand
+    if kind not in _KINDS or value is None or isinstance(value, (bool, int, float)):
+        return None  # Python takes 0 for false and 1.0 for 1
     return _KINDS[kind]
 
 

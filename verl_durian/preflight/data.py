@@ -11,17 +11,22 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The data files: columns, images and prompt lengths of the first rows, as verl will read them."""
+"""The data files: columns, answers, images and prompt lengths of the first rows, as verl will read them."""
 
+import math
 import re
 from collections.abc import Iterator
+from glob import has_magic
+from io import BytesIO
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
+from PIL import Image
 
+from verl_durian import reward
 from verl_durian.config import DurianConfig
 from verl_durian.preflight import Finding, note, one_line, settings
 from verl_durian.preflight.model import Model
@@ -47,17 +52,18 @@ def check(config: DictConfig, model: Model | None) -> list[Finding]:
     rows: int | None = 0
     for key in ("train_files", "val_files"):
         for file in _listed(config.data[key]):
-            if file.startswith("hdfs:"):
-                rows = None
-                continue
-            found, count = _check_file(file, f"data.{key}={file}", config, model)
-            findings += found
+            if "://" in str(file) or str(file).startswith("hdfs:") or has_magic(str(file)):
+                findings.append(note(f"data.{key}={file}: is not checked, as it is no path of a file on this machine"))
+                count = None
+            else:
+                found, count = _check_file(str(file), f"data.{key}={file}", config, model)
+                findings += found
             if key == "train_files":
                 rows = None if rows is None or count is None else rows + count
-    return findings + _check_rows(config, rows)
+    return findings + (_check_rows(config, rows) if settings.trains(config) else [])
 
 
-def _listed(files: Any) -> list[str]:
+def _listed(files: Any) -> list[Any]:
     return list(files) if OmegaConf.is_list(files) else [files]
 
 
@@ -85,26 +91,28 @@ def _check_file(file: str, where: str, config: DictConfig, model: Model | None) 
     if path.suffix not in _FORMATS:
         return [Finding(f"{where}: verl reads {', '.join(_FORMATS)}; convert it")], None
     try:
-        rows = list(islice(_rows(path), _ROWS))
         count = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
+        # verl cannot read a file without rows, nor can `datasets`.
+        rows = [] if count == 0 or path.stat().st_size == 0 else list(islice(_rows(path), _ROWS))
     except Exception as error:  # datasets and pyarrow raise many types for a broken file
         return [Finding(f"{where}: cannot be read ({one_line(error)}); write it again")], None
     if not rows:
-        return [Finding(f"{where}: the file has no row; write it again")], count
-    missing = [
-        name for name in (config.data.prompt_key, config.data.reward_fn_key, "reward_model") if name not in rows[0]
-    ]
-    if missing:
+        return [
+            Finding(f"{where}: the file has no rows, and verl cannot read it; write it again or leave it out")
+        ], None
+    needed = [config.data.prompt_key, *(("data_source", "reward_model") if _verl_grades(config) else ())]
+    if missing := [name for name in needed if name not in rows[0]]:
         return [
             Finding(
                 f"{where}: no column {', '.join(missing)}, but {', '.join(rows[0])}; write it as "
-                "`verl-durian prepare` does, or name its columns (data.prompt_key, data.reward_fn_key)"
+                "`verl-durian prepare` does, or name the column of the prompts (data.prompt_key)"
             )
         ], count
-    problem = next((text for number, row in enumerate(rows) if (text := _row_problem(row, number, config))), None)
-    if problem:
-        return [Finding(f"{where}: {problem}")], count
-    has_images = any(row.get(key) for row in rows for key in (config.data.image_key, config.data.video_key))
+    by_row = [_check_row(row, number, where, config) for number, row in enumerate(rows)]
+    findings = sorted((each for each in by_row if each), key=lambda each: not each.stops)[:1]
+    if findings and findings[0].stops:
+        return findings, count
+    has_images = any(_has_media(row, config) for row in rows)
     if has_images and model is not None and not model.takes_images:
         return [
             Finding(
@@ -112,14 +120,26 @@ def _check_file(file: str, where: str, config: DictConfig, model: Model | None) 
                 "takes texts alone; take a vision-language model"
             )
         ], count
-    findings = []
-    if where.startswith("data.train_files") and not config.trainer.val_only and model is not None:
-        findings += _check_texts(rows, where, config, model)
-    if where.startswith("data.train_files") and is_durian(config.algorithm.adv_estimator):
-        findings += _check_perceptual(rows, has_images, where, config, model)
-    if model is not None and not any(finding.stops for finding in findings):
-        findings += _check_lengths(rows, where, config, model)
+    if where.startswith("data.train_files") and settings.trains(config):
+        if model is not None:
+            findings += _check_texts(rows, where, config, model)
+        if is_durian(config.algorithm.adv_estimator):
+            findings += _check_perceptual(rows, has_images, where, config, model)
+    if model is not None and not any(each.stops for each in findings):
+        sound = {number: row for number, row in enumerate(rows) if by_row[number] is None}
+        findings += _check_prompts(sound, where, config, model)
     return findings, count
+
+
+def _verl_grades(config: DictConfig) -> bool:
+    """Whether one of verl's own reward managers gives each row and its answer to a reward function."""
+    manager, rewards = config.reward.reward_manager, config.reward
+    by_function = rewards.custom_reward_function.path is not None or not rewards.reward_model.enable
+    return by_function and manager.source == "register" and manager.name in ("naive", "dapo")
+
+
+def _has_media(row: dict[str, Any], config: DictConfig) -> bool:
+    return any(row.get(key) for key in (config.data.image_key, config.data.video_key, config.data.audio_key))
 
 
 def _how_to_make(path: Path) -> str:
@@ -136,31 +156,60 @@ def _rows(path: Path) -> Iterator[dict[str, Any]]:
     return iter(datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", streaming=True))
 
 
-def _row_problem(row: dict[str, Any], number: int, config: DictConfig) -> str | None:
+def _check_row(row: dict[str, Any], number: int, where: str, config: DictConfig) -> Finding | None:
     """What keeps verl from using this row; None where nothing does."""
-    if not isinstance(row["reward_model"], dict) or row["reward_model"].get("ground_truth") is None:
-        return f"row {number} has no answer in reward_model.ground_truth; take it out"
+    graded, our_reward = row.get("reward_model"), str(config.reward.custom_reward_function.path)
+    if _verl_grades(config):
+        if not isinstance(graded, dict) or "ground_truth" not in graded:
+            return Finding(f"{where}: row {number} has no reward_model.ground_truth; write it, or take the row out")
+        if our_reward in ("pkg://verl_durian.reward", "pkg://verl_durian.evaluation.named_reward"):
+            try:
+                reward.compute_score(row["data_source"], "", graded["ground_truth"], row.get("extra_info"))
+            except ValueError as error:
+                return Finding(f"{where}: row {number}: {one_line(error)}")
     prompt = row[config.data.prompt_key]
     if not isinstance(prompt, list) or not prompt or not all(isinstance(message, dict) for message in prompt):
-        return f"row {number}: {config.data.prompt_key} must be a list of messages with role and content"
-    for mark, key in (("<image>", config.data.image_key), ("<video>", config.data.video_key)):
-        marks = sum(str(message["content"]).count(mark) for message in prompt)
-        if marks != (found := len(row.get(key) or [])):
-            return (
-                f"row {number} has {marks} {mark} in its prompt and {found} in its column {key}; write one {mark} for "
-                f"each, or name the column (data.{key.rstrip('s')}_key)"
-            )
+        return Finding(
+            f"{where}: row {number}: {config.data.prompt_key} must be a list of messages with role and content"
+        )
+    texts = [content for message in prompt if isinstance(content := message.get("content"), str)]
+    has_media = _has_media(row, config)
+    for mark in ("<image>", "<video>", "<audio>"):
+        setting = f"{mark[1:-1]}_key"
+        key = config.data[setting]
+        marks, found = sum(text.count(mark) for text in texts), len(row.get(key) or [])
+        if marks == found:
+            continue
+        text = (
+            f"{where}: row {number} has {marks} {mark} in its prompt and {found} in its column {key}; write one {mark} "
+            f"for each, or name the column (data.{setting})"
+        )
+        # Without any image verl leaves the mark as text, and a model trained without its images is no error to it.
+        return _dropped(text, config) if has_media else Finding(text, stops=key not in row)
+    for place, image in enumerate(row.get(config.data.image_key) or []):
+        if isinstance(image, dict) and "bytes" in image:
+            try:
+                Image.open(BytesIO(image["bytes"]))
+            except Exception as error:  # PIL raises many types
+                return _dropped(f"{where}: row {number}: image {place} is no picture ({one_line(error)})", config)
     return None
+
+
+def _dropped(text: str, config: DictConfig) -> Finding:
+    """A row on which verl's data set raises an error: it ends the run, unless the filter for long prompts is on."""
+    if config.data.filter_overlong_prompts:
+        return note(f"{text}; verl leaves such rows out (data.filter_overlong_prompts)")
+    return Finding(f"{text}; take the row out")
 
 
 def _check_texts(rows: list[dict[str, Any]], where: str, config: DictConfig, model: Model) -> list[Finding]:
     """Whether rows without image would make micro batches on which verl crashes."""
     if model.type not in settings.QWEN2_VL_FAMILY or not settings.needs_images(config):
         return []
-    keys = (config.data.image_key, config.data.video_key)
-    without = sum(not any(row.get(key) for key in keys) for row in rows)
+    without = sum(not _has_media(row, config) for row in rows)
     text = f"{where}: {without} of the first {len(rows)} rows have no image, and verl crashes on a micro batch of such"
-    if without == len(rows):
+    only_texts = config.data.image_key not in rows[0] and config.data.video_key not in rows[0]
+    if only_texts and len(_listed(config.data.train_files)) == 1:
         remedy = "add rows with images, train a model that takes texts alone, or patch verl (patches/README.md)"
         return [Finding(f"{text} rows; {remedy}")]
     return (
@@ -178,8 +227,17 @@ def _check_perceptual(
         options = DurianConfig.from_algorithm(config.algorithm)
     except ValueError:  # told with the estimator
         return []
+    key, families = options.perceptual.key, [family.model_type for family in FAMILIES]
     if options.weights.perceptual == 0:
         return []
+    for number, row in enumerate(rows if key in rows[0] else ()):
+        if problem := _entropy_problem(row[key], _has_media(row, config)):
+            return [
+                Finding(
+                    f"{where}: row {number}: {key}={row[key]!r} {problem}; write it with `verl-durian score`, or take "
+                    "the column out, and the images are scored at the start"
+                )
+            ]
     if not has_images:
         return [
             note(
@@ -187,7 +245,6 @@ def _check_perceptual(
                 "perceptual one (+algorithm.durian.weights.perceptual=0 leaves that axis out)"
             )
         ]
-    key, families = options.perceptual.key, [family.model_type for family in FAMILIES]
     if key not in rows[0] and model is not None and model.type not in families:
         return [
             Finding(
@@ -198,24 +255,55 @@ def _check_perceptual(
     return []
 
 
-def _check_lengths(rows: list[dict[str, Any]], where: str, config: DictConfig, model: Model) -> list[Finding]:
-    """Decodes and tokenizes the rows, and compares with the longest prompt that is allowed."""
-    longest = config.data.max_prompt_length
-    lengths = []
-    for number, row in enumerate(rows):
+def _entropy_problem(value: Any, has_media: bool) -> str | None:
+    """What the start of training has against a visual entropy; None where nothing."""
+    try:
+        number = math.nan if value is None else float(value)
+    except (TypeError, ValueError):
+        return "is no number of nats"
+    if math.isinf(number):
+        return "is infinite"
+    return "is missing for an image or a video" if math.isnan(number) and has_media else None
+
+
+def _check_prompts(rows: dict[int, dict[str, Any]], where: str, config: DictConfig, model: Model) -> list[Finding]:
+    """Decodes and tokenizes the rows of these numbers, and compares with the longest prompt that is allowed.
+
+    In trainer V1 a rollout that fails costs its prompt alone; in the older trainers it ends the run.
+    """
+    longest, filtered = config.data.max_prompt_length, config.data.filter_overlong_prompts
+    lengths: list[int] = []
+    findings: list[Finding] = []
+    for number, row in rows.items():
+        problem, has_media = _placeholder_problem(row, config, model), _has_media(row, config)
         try:
-            lengths.append(_prompt_tokens(row, config, model))
+            if problem is None:
+                lengths.append(_prompt_tokens(row, config, model))
         except Exception as error:  # of pictures that cannot be decoded, and of templates that a prompt does not fit
-            return [Finding(f"{where}: row {number} cannot be made a prompt ({one_line(error)}); take it out")]
-    over = sum(length > longest for length in lengths)
-    text = f"{where}: {over} of the first {len(rows)} prompts are longer than data.max_prompt_length={longest} tokens "
-    text += f"(the longest has {max(lengths)})"
-    remedy = "; raise it (MAX_PROMPT_LENGTH), or make the images smaller"
-    filtered, trains = config.data.filter_overlong_prompts, not config.trainer.val_only
-    if over == len(rows) or (over and trains and not filtered):
-        return [Finding(text + remedy)]
-    fate = "will be left out" if filtered else "will count as wrong"
-    return [note(f"{text} and {fate}{remedy}")] if over else []
+            problem = f"cannot be made a prompt ({one_line(error)})"
+        if problem and not findings:
+            fate = "leaves such rows out" if filtered and has_media else "has no rollouts of such rows"
+            text = f"{where}: row {number} {problem}, and verl {fate}; correct it or take it out"
+            findings.append(Finding(text, stops=not (filtered and has_media) and not settings.uses_v1(config)))
+    if over := sum(length > longest for length in lengths):
+        fate = "leaves them out" if filtered else "has no rollouts of those with images, and cuts the others"
+        findings.append(
+            note(
+                f"{where}: {over} of the first {len(rows)} prompts are longer than data.max_prompt_length={longest} "
+                f"tokens (the longest has {max(lengths)}), and verl {fate}; raise it (MAX_PROMPT_LENGTH), or make the "
+                "images smaller"
+            )
+        )
+    return findings
+
+
+def _placeholder_problem(row: dict[str, Any], config: DictConfig, model: Model) -> str | None:
+    """The tokens that stand for an image or a video in the text of a prompt, without one behind them."""
+    text = str([message.get("content") for message in row[config.data.prompt_key]])
+    tokens = (getattr(model.processor, name, None) for name in ("image_token", "video_token"))
+    if model.takes_images and (found := next((token for token in tokens if token and token in text), None)):
+        return f"has {found} in its prompt, the model's own token for an image or a video, with nothing behind it"
+    return None
 
 
 def _prompt_tokens(row: dict[str, Any], config: DictConfig, model: Model) -> int:
@@ -229,7 +317,7 @@ def _prompt_tokens(row: dict[str, Any], config: DictConfig, model: Model) -> int
         text = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
         return len(getattr(processor, "tokenizer", processor)(text, add_special_tokens=False)["input_ids"])
     images, videos = decode(media, processor.image_processor.patch_size)
-    structured = [{**message, "content": _parts(message["content"])} for message in messages]
+    structured = [{**message, "content": _parts(message.get("content"))} for message in messages]
     text = processor.apply_chat_template(structured, add_generation_prompt=True, tokenize=False)
     options: dict[str, Any] = {"images": images} if images else {}
     if videos:
@@ -238,8 +326,10 @@ def _prompt_tokens(row: dict[str, Any], config: DictConfig, model: Model) -> int
     return len(processor(text=[text], **options)["input_ids"][0])
 
 
-def _parts(content: str) -> list[dict[str, str]]:
-    """A prompt's text with its marks, as chat templates take it."""
+def _parts(content: Any) -> Any:
+    """A prompt's text with its marks, as chat templates take it; what is no text stays."""
+    if not isinstance(content, str):
+        return content
     kinds = {"<image>": {"type": "image"}, "<video>": {"type": "video"}}
     pieces = (piece for piece in re.split("(<image>|<video>)", content) if piece)
     return [kinds.get(piece, {"type": "text", "text": piece}) for piece in pieces]

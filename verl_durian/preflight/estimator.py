@@ -15,7 +15,7 @@
 
 import difflib
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from verl_durian.preflight import Finding, note
 
@@ -23,6 +23,7 @@ _COMPARE_ROLLOUTS = (
     "durian gdpo gpg grpo grpo_passk grpo_vectorized opo reinforce_plus_plus_baseline rloo rloo_vectorized".split()
 )
 """Estimators that hold a rollout against the others of its prompt."""
+_MODULES = ("actor_rollout_ref.model.external_lib", "data.custom_cls.path", "trainer.v1.sampler.custom_sampler.path")
 
 
 def check(config: DictConfig) -> list[Finding]:
@@ -36,23 +37,21 @@ def check(config: DictConfig) -> list[Finding]:
     from verl_durian import start_checks
     from verl_durian.config import DurianConfig
 
-    name, rollouts = config.algorithm.adv_estimator, config.actor_rollout_ref.rollout.n
+    name, rollouts = str(config.algorithm.adv_estimator), config.actor_rollout_ref.rollout.n
     findings = []
     known = sorted(str(getattr(each, "value", each)) for each in ADV_ESTIMATOR_REGISTRY)
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         meant = f"did you mean {near[0]}? " if near else ""
-        findings.append(Finding(f"algorithm.adv_estimator={name}: {meant}verl knows {', '.join(known)}"))
-    lone = f"actor_rollout_ref.rollout.n={rollouts}"
+        # The user's own modules, which verl imports later, may register it.
+        own = any(OmegaConf.select(config, key) for key in _MODULES)
+        findings.append(Finding(f"algorithm.adv_estimator={name}: {meant}verl knows {', '.join(known)}", stops=not own))
     if rollouts < 2 and name in _COMPARE_ROLLOUTS:
         findings.append(
-            Finding(f"{lone}: {name} compares the rollouts of a prompt with each other; set it to 2 or more, such as 8")
-        )
-    elif rollouts < 2 and config.algorithm.filter_groups.enable:
-        findings.append(
             Finding(
-                f"{lone}: algorithm.filter_groups.enable=True drops every prompt whose rollouts are alike, so all; "
-                "set n to 2 or more, or switch the filter off"
+                f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other, "
+                "which one alone cannot be; set it to 2 or more, such as 8",
+                stops=name == "grpo_passk",  # which raises an error for a group of one
             )
         )
     if not start_checks.is_durian(name):

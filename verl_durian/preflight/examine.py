@@ -22,6 +22,7 @@ from verl_durian.preflight import (
     estimator,
     installation,
     machine,
+    memory,
     model,
     settings,
     verl_checks,
@@ -45,7 +46,7 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
         ValueError: Hydra makes no config of it at all.
     """
     config, refused, replaced = compose_what_can_be(overrides)
-    trains = not config.trainer.val_only
+    trains = settings.trains(config)
     of_verl = installation.check()
     findings = refused + replaced + of_verl + installation.check_packages(config)
     # Other settings may not go with verl's default in the place of what was replaced.
@@ -54,20 +55,20 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
             findings += estimator.check(config)
         if not refused:
             findings += verl_checks.check(config)
-    read, model_type = None, None
+    read = None
     try:
         read = model.read(config.actor_rollout_ref.model)
-        model_type = read.type if read else None
     except ValueError as error:
         findings.append(Finding(str(error)))
     if replaced:
         findings += data.check(config, None)
         return config, findings
     if read is not None:
-        findings += model.check_context(config, read)
-    findings += [Finding(text) for text in settings.find(config, model_type)]
+        findings += model.check_weights(config) + model.check_context(config, read)
+    findings += [Finding(text) for text in settings.find(config, read.type if read else None)]
     findings += data.check(config, read)
-    findings += machine.check(config, read if trains else None)
+    sized = read if trains and read is not None and memory.can_be_estimated(config, read) else None
+    findings += machine.check(config, sized)
     if trains:
-        findings += checkpoints.check(config, read)
+        findings += checkpoints.check(config, sized)
     return config, findings

@@ -57,14 +57,19 @@ def is_lora(config: DictConfig) -> bool:
     return model.lora_rank > 0 or model.lora.rank > 0 or model.lora_adapter_path is not None
 
 
-def state(config: DictConfig, parameters: int) -> State:
-    """What the actor's engine keeps.
+def can_be_estimated(config: DictConfig, model: Model) -> bool:
+    """Whether the model's size is known, and how the actor's strategy shares it."""
+    return model.parameters is not None and config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2", "megatron")
+
+
+def state(config: DictConfig, model: Model) -> State:
+    """What the actor's engine keeps of a model that `can_be_estimated`.
 
     FSDP shares weights, gradients and Adam's two moments among all GPUs, each in float32 unless
     `fsdp_config.model_dtype` says otherwise. Megatron keeps weights in 16 and gradients in 32 bits, shared among the
     GPUs of one tensor and pipeline parallel group, and shares float32 weights and moments among all.
     """
-    actor = config.actor_rollout_ref.actor
+    actor, parameters = config.actor_rollout_ref.actor, model.parameters or 0
     trained = 0 if is_lora(config) else parameters
     if actor.strategy == "megatron":
         group = actor.megatron.tensor_model_parallel_size * actor.megatron.pipeline_model_parallel_size
@@ -82,34 +87,34 @@ def check(config: DictConfig, model: Model, gpu_bytes: float) -> list[Finding]:
         gpu_bytes: Memory of the smallest GPU.
     """
     rollout, gpus = config.actor_rollout_ref.rollout, gpus_of(config)
-    kept = state(config, model.parameters)
+    kept = state(config, model)
     held = 0 if _never_on_the_gpu(config) else kept.on_each(gpus)
     training = held + _pass_bytes(config, model) + _OVERHEAD
     waiting = 0 if _offloaded(config) else kept.on_each(gpus, gradients=False)
     engine = rollout.gpu_memory_utilization * gpu_bytes
-    engine_weights = 2 * model.parameters / rollout.tensor_model_parallel_size
+    engine_weights = 2 * (model.parameters or 0) / rollout.tensor_model_parallel_size
     size = f"{gpu_bytes / 1e9:.0f} GB of a GPU"
     findings = []
     if engine_weights > engine:
         findings.append(
-            Finding(
+            note(
                 f"actor_rollout_ref.rollout.tensor_model_parallel_size={rollout.tensor_model_parallel_size}: "
                 f"{engine_weights / 1e9:.0f} GB of weights on each GPU are more than the rollout engine's "
                 f"{engine / 1e9:.0f} GB (gpu_memory_utilization={rollout.gpu_memory_utilization} of {size}); "
-                "let more GPUs share an engine (ROLLOUT_TP)"
+                "let more GPUs share an engine (ROLLOUT_TP) if it runs out of memory"
             )
         )
     if held > gpu_bytes:
         findings.append(
-            Finding(
+            note(
                 f"trainer.nnodes={config.trainer.nnodes}, trainer.n_gpus_per_node={config.trainer.n_gpus_per_node}: "
-                f"weights, gradients and optimizer take {held / 1e9:.0f} GB of each GPU, more than the "
-                f"{size}; take more nodes (NNODES), or train adapters (LORA_RANK=64)"
+                f"by an estimate weights, gradients and optimizer take {held / 1e9:.0f} GB of each GPU, more "
+                f"than the {size}; take more nodes (NNODES), or train adapters (LORA_RANK=64)"
             )
         )
     if engine + waiting > gpu_bytes:
         findings.append(
-            Finding(
+            note(
                 f"actor_rollout_ref.rollout.gpu_memory_utilization={rollout.gpu_memory_utilization}: beside the "
                 f"rollout engine's {engine / 1e9:.0f} GB lie {waiting / 1e9:.0f} GB of weights and optimizer, together "
                 f"more than the {size}; move these to the machine's memory meanwhile (OFFLOAD=True), or lower it"
@@ -122,11 +127,11 @@ def check(config: DictConfig, model: Model, gpu_bytes: float) -> list[Finding]:
     return [*findings, note(f"{rough} of the {size}{remedy}")]
 
 
-def host_bytes(config: DictConfig, parameters: int) -> float:
+def host_bytes(config: DictConfig, model: Model) -> float:
     """Bytes that wait in the memory of each machine while the GPUs do something else."""
     if not _offloaded(config):
         return 0
-    return state(config, parameters).on_each(gpus_of(config), gradients=False) * config.trainer.n_gpus_per_node
+    return state(config, model).on_each(gpus_of(config), gradients=False) * config.trainer.n_gpus_per_node
 
 
 def _offloaded(config: DictConfig) -> bool:

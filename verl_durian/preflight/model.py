@@ -11,16 +11,17 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""The model's folder or id: whether it can be read, and what must be known of it before its weights are."""
+"""The model's folder or id: whether verl can read it, and what must be known of it before its weights are."""
 
 import json
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from verl_durian.preflight import Finding, one_line
+from verl_durian.preflight import Finding, note, one_line
 
 _WHERE = "actor_rollout_ref.model.path"
 _WEIGHTS = ("*.safetensors", "*.bin")
@@ -32,16 +33,16 @@ class Model:
 
     type: str
     """`model_type` of its config.json."""
-    parameters: int
-    """How many it has."""
+    parameters: int | None
+    """How many it has; None where transformers has no class for it."""
     layers: int
-    """Of the language model, as the two that follow."""
+    """Of the language model, as the two that follow; 0 where the config does not state it."""
     width: int
     vocabulary: int
-    context: int
+    context: int | None
     """Tokens of prompt and response that it reads."""
     processor: Any
-    """transformers' processor of texts and images, or the tokenizer of a model that takes texts alone."""
+    """verl's processor of texts and images, or the tokenizer of a model for which it has none."""
 
     @property
     def takes_images(self) -> bool:
@@ -49,38 +50,26 @@ class Model:
         return hasattr(self.processor, "image_processor")
 
 
-def read_type(path: str) -> str | None:
-    """`model_type` from the model's config.json, in a folder or on the hub; None for what verl has yet to copy.
+def read_type(settings: DictConfig) -> str | None:
+    """`model_type` from the model's config.json, in a folder or on the hub; None where it cannot be read.
 
-    Raises:
-        ValueError: there is no such model.
+    Args:
+        settings: The node `actor_rollout_ref.model` of verl's config.
     """
-    if path.startswith("hdfs:"):
-        return None
-    folder = Path(path).expanduser()
-    if folder.is_dir():
-        file = folder / "config.json"
-        if not file.exists():
-            raise ValueError(f"{_WHERE}={path}: the folder holds no config.json; name the folder of a checkpoint")
-    else:
-        from huggingface_hub import constants, hf_hub_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError
 
-        try:
-            file = Path(hf_hub_download(path, "config.json"))
-        except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-            if folder.is_absolute():
-                raise ValueError(f"{_WHERE}={path}: no such folder; correct the path (MODEL_PATH)") from error
-            reason = "not downloaded, and HF_HUB_OFFLINE=1" if constants.HF_HUB_OFFLINE else type(error).__name__
-            raise ValueError(
-                f"{_WHERE}={path}: no such folder, and no model that the hub lets us read ({reason}); correct the path "
-                "(MODEL_PATH), or download the model first where there is no network"
-            ) from error
-    return json.loads(file.read_text()).get("model_type")
+    path = settings.get("hf_config_path") or settings.path
+    folder = Path(path).expanduser()
+    try:
+        file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(path, "config.json"))
+        return json.loads(file.read_text()).get("model_type")
+    except (OSError, ValueError, HfHubHTTPError):
+        return None
 
 
 def read(settings: DictConfig) -> Model | None:
-    """Reads a model's configuration and processor; its parameters are counted without their memory.
+    """Reads a model's configuration and processor as verl does; its parameters are counted without their memory.
 
     Args:
         settings: The node `actor_rollout_ref.model` of verl's config.
@@ -89,55 +78,96 @@ def read(settings: DictConfig) -> Model | None:
         The model; None for what verl has yet to copy.
 
     Raises:
-        ValueError: the model cannot be read, or has no weights.
+        ValueError: verl cannot read the model.
     """
-    import transformers
-
     path = settings.path
-    model_type = read_type(path)
-    if model_type is None:
+    if any(
+        str(each).startswith("hdfs:") for each in (path, settings.get("hf_config_path"), settings.get("tokenizer_path"))
+    ):
         return None
     folder = Path(path).expanduser()
-    if folder.is_dir() and not any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
-        raise ValueError(f"{_WHERE}={path}: the folder holds no weights ({', '.join(_WEIGHTS)}); copy them there")
+    if folder.is_dir() and not settings.get("hf_config_path") and not (folder / "config.json").exists():
+        raise ValueError(f"{_WHERE}={path}: the folder holds no config.json; name the folder of a checkpoint")
+    if folder.is_absolute() and not folder.is_dir():
+        raise ValueError(f"{_WHERE}={path}: no such folder; correct the path (MODEL_PATH)")
+    from verl.utils.config import omega_conf_to_dataclass
+    from verl.workers.config import HFModelConfig
+
     try:
-        config = transformers.AutoConfig.from_pretrained(folder if folder.is_dir() else path)
-        tokenizer = settings.get("tokenizer_path") or (folder if folder.is_dir() else path)
-        processor = transformers.AutoProcessor.from_pretrained(tokenizer)
-        parameters = count_parameters(config)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            # Without the copy in shared memory that verl may make.
+            own = omega_conf_to_dataclass(OmegaConf.merge(settings, {"use_shm": False}), HFModelConfig)
     except Exception as error:  # transformers raises many types for files that are missing or of another form
-        raise ValueError(f"{_WHERE}={path}: transformers cannot read it ({one_line(error)}); copy it again") from error
+        if "trust_remote_code" in str(error):
+            remedy = (
+                "it comes with code of its own: if you trust it, set actor_rollout_ref.model.trust_remote_code=True"
+            )
+        elif folder.is_dir():
+            remedy = "copy it again"
+        else:
+            remedy = "correct the path (MODEL_PATH), or download the model first where there is no network"
+        raise ValueError(f"{_WHERE}={path}: verl cannot read it ({one_line(error)}); {remedy}") from error
+    config = own.hf_config
     text = config.get_text_config()
+    layers, width, vocabulary = (
+        getattr(text, name, None) or 0 for name in ("num_hidden_layers", "hidden_size", "vocab_size")
+    )
+    context = getattr(config, "max_position_embeddings", None) or getattr(text, "max_position_embeddings", None)
     return Model(
-        model_type,
-        parameters,
-        text.num_hidden_layers,
-        text.hidden_size,
-        text.vocab_size,
-        text.max_position_embeddings,
-        processor,
+        config.model_type, count_parameters(config), layers, width, vocabulary, context, own.processor or own.tokenizer
     )
 
 
+def check_weights(config: DictConfig) -> list[Finding]:
+    """Whether there are weights in the model's folder. FSDP reads them there; other strategies may have their own."""
+    path = config.actor_rollout_ref.model.path
+    folder = Path(path).expanduser()
+    if not folder.is_dir() or any(file for pattern in _WEIGHTS for file in folder.glob(pattern)):
+        return []
+    text = f"{_WHERE}={path}: the folder holds no weights ({', '.join(_WEIGHTS)}); copy them there"
+    return [Finding(text, stops=config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2"))]
+
+
 def check_context(config: DictConfig, model: Model) -> list[Finding]:
-    """Whether the model reads prompts and responses of the length that the settings allow; vLLM refuses others."""
-    prompt, response = config.data.max_prompt_length, config.data.max_response_length
-    wanted = config.actor_rollout_ref.rollout.max_model_len or prompt + response
-    if wanted <= model.context:
+    """Whether the model reads prompts and responses of the length that the settings allow.
+
+    verl's servers refuse a `max_model_len` beyond it, and else cut responses short.
+    """
+    rollout, prompt, response = (
+        config.actor_rollout_ref.rollout,
+        config.data.max_prompt_length,
+        config.data.max_response_length,
+    )
+    if model.context is None:
+        return []
+    if rollout.max_model_len is not None and rollout.max_model_len > model.context:
+        text = (
+            f"actor_rollout_ref.rollout.max_model_len={rollout.max_model_len}: the model reads {model.context} tokens"
+        )
+        return [Finding(f"{text}; lower it", stops=rollout.name in ("vllm", "sglang"))]
+    if prompt + response <= model.context:
         return []
     return [
-        Finding(
-            f"data.max_prompt_length={prompt} and data.max_response_length={response}: {wanted} tokens, and the model "
-            f"reads {model.context}; lower them (MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH)"
+        note(
+            f"data.max_prompt_length={prompt} and data.max_response_length={response}: {prompt + response} tokens, and "
+            f"the model reads {model.context}; longer responses are cut there (MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH)"
         )
     ]
 
 
-def count_parameters(config: Any) -> int:
-    """The number of parameters of the model that a configuration of transformers describes; takes no memory."""
+def count_parameters(config: Any) -> int | None:
+    """The number of parameters of the model that a configuration of transformers describes; takes no memory.
+
+    Returns:
+        The number; None where transformers has no class for the model, as where its code comes with it.
+    """
     import torch
     import transformers
 
+    kind = getattr(transformers, config.architectures[0], None)
+    if kind is None:
+        return None
     with torch.device("meta"):
-        model = getattr(transformers, config.architectures[0])._from_config(config)
+        model = kind._from_config(config, attn_implementation="eager")  # the one that needs no package
     return sum(parameter.numel() for parameter in model.parameters())

@@ -11,13 +11,18 @@
 # WITHOUT WARRANTIES OR CONDITIONS OF ANY KIND, either express or implied.
 # See the License for the specific language governing permissions and
 # limitations under the License.
-"""Settings of verl that corrupt or crash a run, refused before it starts."""
+"""Settings of verl that are certain to corrupt or crash a run.
+
+They are refused before every run of the estimator, with any of verl's trainers. What only may fail is no matter of this
+module.
+"""
 
 import math
 from importlib.metadata import version
 
 from omegaconf import DictConfig, OmegaConf
 
+from verl_durian.preflight import memory
 from verl_durian.preflight.installation import folder_of
 
 QWEN2_VL_FAMILY = ("qwen2_vl", "qwen2_5_vl")
@@ -28,36 +33,57 @@ def find(config: DictConfig, model_type: str | None) -> list[str]:
 
     Args:
         config: verl's whole configuration.
-        model_type: Of the model's config.json; None where it cannot be read, and could be any.
+        model_type: Of the model's config.json; None where it cannot be read: nothing is then said about the model.
 
     Returns:
         Every problem with its remedy, one line each.
     """
-    problems = _updates_of_separate_async(config) + _micro_batches_that_do_not_divide(config)
-    problems += _overlong_buffer(config) + _filter_metric(config)
-    if model_type in (*QWEN2_VL_FAMILY, None):
+    problems = _overlong_buffer(config)
+    if uses_v1(config):
+        problems += _updates_of_separate_async(config)
+        if trains(config):
+            problems += _filter_metric(config) + _micro_batches_that_do_not_divide(config)
+    if model_type in QWEN2_VL_FAMILY:
         problems += _noise_in_image_normalization(config) + _micro_batches_of_padding(config)
     return problems
 
 
+def uses_v1(config: DictConfig) -> bool:
+    """Whether trainer V1 runs. One-step off-policy and fully asynchronous training inherit `use_v1` and ignore it;
+    they have a node `rollout` of their own."""
+    return config.trainer.use_v1 and "rollout" not in config
+
+
+def trains(config: DictConfig) -> bool:
+    """Whether there is a step; verl looks at `val_only` after the validation before training alone."""
+    return not (config.trainer.val_only and config.trainer.val_before_train)
+
+
 def _overlong_buffer(config: DictConfig) -> list[str]:
-    """A penalty over more tokens than a response has, at which verl's reward workers end, and every rollout fails."""
-    kwargs = OmegaConf.select(config, "reward.reward_kwargs") or {}
+    """A penalty that verl's reward manager `dapo` refuses: its workers end, and every rollout fails."""
+    manager, kwargs = config.reward.reward_manager, OmegaConf.select(config, "reward.reward_kwargs") or {}
     longest, buffer = kwargs.get("max_resp_len"), kwargs.get("overlong_buffer_cfg") or {}
-    if not buffer.get("enable") or longest is None or 0 < buffer.get("len", 0) <= longest:
+    if (manager.source, manager.name) != ("register", "dapo") or not buffer.get("enable"):
+        return []
+    length = buffer.get("len")
+    if longest is None:
+        return ["reward.reward_kwargs.max_resp_len=null: overlong_buffer_cfg.enable=True needs the longest response"]
+    if isinstance(length, (int, float)) and 0 < length <= longest:
         return []
     return [
-        f"reward.reward_kwargs.overlong_buffer_cfg.len={buffer.get('len')}: must be from 1 to "
-        f"reward.reward_kwargs.max_resp_len={longest}; lower it (OVERLONG_BUFFER), 0 leaves the penalty out"
+        f"reward.reward_kwargs.overlong_buffer_cfg.len={length}: must be from 1 to "
+        f"reward.reward_kwargs.max_resp_len={longest}; change it (OVERLONG_BUFFER), 0 leaves the penalty out"
     ]
 
 
 def _filter_metric(config: DictConfig) -> list[str]:
-    """A metric that our reward does not return, which verl tells in the first step."""
+    """A metric that our reward does not return, at which verl stops in the first step."""
     groups, reward = config.algorithm.filter_groups, config.reward.custom_reward_function.path
-    known = ("reward", "score", "acc", "format")
-    if not (groups and groups.enable) or reward != "pkg://verl_durian.reward" or groups.metric in known:
+    known = ["reward", "score", "acc", "format"]
+    if not (groups and groups.enable) or reward != "pkg://verl_durian.reward" or _has_sampler_of_its_own(config):
         return []
+    if config.reward.reward_manager.name != "naive" or groups.metric in known:
+        return []  # other managers may add to what the reward returns, as dapo does
     return [f"algorithm.filter_groups.metric={groups.metric}: must be {', '.join(known)} (FILTER_METRIC)"]
 
 
@@ -69,9 +95,10 @@ def _noise_in_image_normalization(config: DictConfig) -> list[str]:
     vLLM 0.24 has none. Nothing fails: the policy merely sees wrong images while it rolls out.
     """
     rollout = config.actor_rollout_ref.rollout
-    if rollout.name != "vllm" or rollout.load_format != "dummy" or not _vllm_keeps_image_normalization_in_a_buffer():
+    engine = OmegaConf.select(rollout, "engine_kwargs.vllm") or {}
+    if rollout.name != "vllm" or (engine.get("load_format") or rollout.load_format) != "dummy":
         return []
-    if OmegaConf.select(rollout, "engine_kwargs.vllm.mm_device_do_normalize") is False:
+    if engine.get("mm_device_do_normalize") is False or not _vllm_keeps_image_normalization_in_a_buffer():
         return []
     return [
         "actor_rollout_ref.rollout.load_format=dummy: this vLLM would normalise images with random numbers; "
@@ -95,9 +122,9 @@ def _micro_batches_that_do_not_divide(config: DictConfig) -> list[str]:
     step for log-probabilities, into micro batches of one size (`workers/engine/utils.py`, `prepare_micro_batches`).
     """
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    if not config.trainer.use_v1:
-        return []
     ranks, update_rows = _ranks(config), actor.ppo_mini_batch_size * rollout.n
+    if ranks is None:
+        return []
     if update_rows % ranks:
         return [
             f"actor_rollout_ref.actor.ppo_mini_batch_size={actor.ppo_mini_batch_size}: the {update_rows} rollouts of "
@@ -105,8 +132,9 @@ def _micro_batches_that_do_not_divide(config: DictConfig) -> list[str]:
             f"{ranks // math.gcd(ranks, rollout.n)}"
         ]
     rows = {"actor.ppo_micro_batch_size_per_gpu": update_rows // ranks} if not actor.use_dynamic_bsz else {}
-    step_rows = _step_rows(config) + _padding_rows(config)
-    rows |= dict.fromkeys(_log_prob_micro_batches(config), step_rows // ranks)
+    if (step_rows := _step_rows(config)) is not None:
+        filled = step_rows + _padding_rows(config, step_rows, ranks)
+        rows |= dict.fromkeys(_log_prob_micro_batches(config), filled // ranks)
     return [
         f"actor_rollout_ref.{name}={size}: verl stops where the {count} rollouts of a GPU do not divide into micro "
         f"batches of so many; set it to {max(each for each in range(1, size + 1) if count % each == 0)}"
@@ -118,7 +146,7 @@ def _micro_batches_that_do_not_divide(config: DictConfig) -> list[str]:
 def _updates_of_separate_async(config: DictConfig) -> list[str]:
     """A batch that is not that of its updates, where verl stops once Ray has started."""
     mode, batch = config.trainer.v1.trainer_mode, config.data.train_batch_size
-    if not config.trainer.use_v1 or mode != "separate_async":
+    if mode != "separate_async":
         return []
     updates, prompts = config.trainer.v1[mode].parameter_sync_step, config.actor_rollout_ref.actor.ppo_mini_batch_size
     if batch == updates * prompts:
@@ -129,40 +157,60 @@ def _updates_of_separate_async(config: DictConfig) -> list[str]:
     ]
 
 
-def _ranks(config: DictConfig) -> int:
-    """Data-parallel ranks."""
-    actor = config.actor_rollout_ref.actor
-    gpus = config.trainer.nnodes * config.trainer.n_gpus_per_node
-    if actor.strategy == "megatron":
+def _ranks(config: DictConfig) -> int | None:
+    """Data-parallel ranks; None for strategies other than FSDP and Megatron."""
+    actor, gpus = config.actor_rollout_ref.actor, memory.gpus_of(config)
+    if actor.strategy == "megatron" and not actor.megatron.get("dynamic_context_parallel"):
         cut = actor.megatron
         group = cut.tensor_model_parallel_size * cut.pipeline_model_parallel_size * cut.context_parallel_size
-        return max(1, gpus // group)
-    if actor.strategy in ("fsdp", "fsdp2"):
+    elif actor.strategy in ("fsdp", "fsdp2"):
         group = max(actor.ulysses_sequence_parallel_size, actor.fsdp_config.ulysses_sequence_parallel_size)
-        return max(1, gpus // group)
-    return gpus
+    else:
+        return None
+    return max(1, gpus // group)
 
 
-def _step_rows(config: DictConfig) -> int:
-    sync_steps = OmegaConf.select(config, f"trainer.v1.{config.trainer.v1.trainer_mode}.parameter_sync_step") or 1
+def _has_sampler_of_its_own(config: DictConfig) -> bool:
+    """Whether the user's code in place of verl's chooses the rows of a step."""
+    return OmegaConf.select(config, "trainer.v1.sampler.custom_sampler.path") is not None
+
+
+def _step_rows(config: DictConfig) -> int | None:
+    """Rows of a step in which no rollout fails; None where the user's own code decides on them, or steps differ."""
+    trainer, agent = config.trainer, config.actor_rollout_ref.rollout.agent
+    if trainer.critic_warmup > 1:  # its steps do not update the actor
+        return None
+    if trainer.v1.trainer_mode not in ("sync", "colocate_async", "separate_async") or _has_sampler_of_its_own(config):
+        return None
+    if agent.agent_loop_config_path is not None or agent.get("agent_loop_manager_class") is not None:
+        return None  # a rollout may then be several rows
+    sync_steps = trainer.v1[trainer.v1.trainer_mode].get("parameter_sync_step", 1)
     return config.data.train_batch_size // sync_steps * config.actor_rollout_ref.rollout.n
 
 
-def _padding_rows(config: DictConfig) -> int:
+def _padding_rows(config: DictConfig, step_rows: int, ranks: int) -> int:
     """Rows that verl adds to a step's, to fill it up to a multiple of lcm(ranks, rows of an update)."""
-    update_rows = config.actor_rollout_ref.actor.ppo_mini_batch_size * config.actor_rollout_ref.rollout.n
-    return -_step_rows(config) % math.lcm(_ranks(config), update_rows)
+    updates = [config.actor_rollout_ref.actor.ppo_mini_batch_size]
+    critic = config.critic.enable
+    if config.algorithm.adv_estimator == "gae" if critic is None else critic:
+        updates.append(config.critic.ppo_mini_batch_size)
+    return -step_rows % math.lcm(ranks, *(prompts * config.actor_rollout_ref.rollout.n for prompts in updates))
 
 
 def _log_prob_micro_batches(config: DictConfig) -> list[str]:
-    """The settings, under `actor_rollout_ref`, that cut a step's rows for log-probabilities into micro batches."""
-    nodes = ["rollout"]
-    if config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward:
-        nodes.append("ref")
+    """The settings, under `actor_rollout_ref`, that cut a step's rows for log-probabilities into micro batches.
+
+    In bypass mode V1 takes the rollout's log-probabilities for the old ones. With LoRA the actor, without its adapter,
+    is the reference.
+    """
+    reference = config.actor_rollout_ref.actor.use_kl_loss or config.algorithm.use_kl_in_reward
+    adapter = memory.is_lora(config)
+    bypass = OmegaConf.select(config, "algorithm.rollout_correction.bypass_mode")
+    nodes = {"rollout": not bypass or (reference and adapter), "ref": reference and not adapter}
     return [
         f"{node}.log_prob_micro_batch_size_per_gpu"
-        for node in nodes
-        if not config.actor_rollout_ref[node].log_prob_use_dynamic_bsz
+        for node, computes in nodes.items()
+        if computes and not config.actor_rollout_ref[node].log_prob_use_dynamic_bsz
     ]
 
 
@@ -173,7 +221,7 @@ def needs_images(config: DictConfig) -> bool:
 
 
 def _verl_takes_an_object_for_a_tensor() -> bool:
-    """Read in verl's source: patches/verl-0.9.1/0002 mends it."""
+    """Read in verl's source: patches/verl-0.9.1/0002 fixes it."""
     file = folder_of("verl") / "models" / "transformers" / "qwen2_vl.py"
     return "image_embeds = model.visual(" in file.read_text()
 
@@ -193,12 +241,15 @@ def _micro_batches_of_padding(config: DictConfig) -> list[str]:
     - with `use_dynamic_bsz`, rows are dealt to micro batches by length, longest first, and padding is left alone only
       where a rank's last update has no real row, that is if ceil(P / D) >= rows of an update / D.
 
-    P follows from the settings unless rollouts fail or have several outputs, which this cannot foresee.
+    P follows from the settings where no rollout fails.
     """
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
-    if not config.trainer.use_v1 or not needs_images(config):
+    if not uses_v1(config) or not trains(config) or not needs_images(config):
         return []
-    ranks, padding = _ranks(config), _padding_rows(config)
+    ranks, step_rows = _ranks(config), _step_rows(config)
+    if ranks is None or step_rows is None:
+        return []
+    padding = _padding_rows(config, step_rows, ranks)
     padding_per_rank = -(-padding // ranks)
     if padding == 0:
         return []
