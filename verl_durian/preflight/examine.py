@@ -47,10 +47,10 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
     """
     config, refused, replaced = compose_what_can_be(overrides)
     trains = settings.trains(config)
-    of_verl = installation.check()
+    of_verl = installation.check(config)
     findings = refused + replaced + of_verl + installation.check_packages(config)
     # Other settings may not go with verl's default in the place of what was replaced.
-    if not of_verl and not replaced:
+    if not any(finding.stops for finding in of_verl) and not replaced:
         if trains:
             findings += estimator.check(config)
         if not refused:

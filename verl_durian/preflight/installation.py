@@ -33,13 +33,22 @@ def folder_of(package: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
-def check() -> list[Finding]:
-    """Imports verl and looks whether it is a release we know, with our plugin in place."""
-    from verl_durian.doctor import look_here
+def check(config: DictConfig) -> list[Finding]:
+    """Imports verl and looks whether it is a release we know, with our plugin in place for the trainer of this run.
 
+    Another estimator needs no more than a verl that can be imported: the rest is a note.
+    """
+    from verl_durian import verl_api
+    from verl_durian.doctor import look_here
+    from verl_durian.start_checks import is_durian
+
+    durian = is_durian(config.algorithm.adv_estimator)
     return [
-        Finding(f"{found['subject']}: {found['detail']}; {found['remedy']}")
-        for found in look_here()
+        Finding(
+            f"{found['subject']}: {found['detail']}; {found['remedy']}",
+            stops=durian or found["subject"] == "import verl",
+        )
+        for found in look_here(verl_api.trainers_of(config))
         if not found["good"]
     ]
 
