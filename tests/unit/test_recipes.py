@@ -188,8 +188,8 @@ def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, si
     (line,) = re.findall(rf"^\| {size} \| {engine} \| (.*) \|$", README, flags=re.MULTILINE)
     *full, adapters = map(int, line.split(" | "))
     if lora == "0":
-        state = memory.state(config, model.parameters)
-        kept = [memory.host_bytes(config, model.parameters), state.weights + state.optimizer]
+        state = memory.state(config, model)
+        kept = [memory.host_bytes(config, model), state.weights + state.optimizer]
         assert full == [config.trainer.nnodes, training, rollouts, *(round(size / 1e9) for size in kept)]
     else:
         assert adapters == training
