@@ -333,6 +333,9 @@ def test_a_plugin_that_verl_may_not_load(run):
     environment = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none"}
     done = subprocess.run(program, capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and "unset VERL_USE_EXTERNAL_PLUGINS" in done.stderr
+    # Another estimator does without the plugin.
+    done = subprocess.run([*program, "algorithm.adv_estimator=grpo"], capture_output=True, text=True, env=environment)
+    assert done.returncode == 0 and "note: verl may load it" in done.stderr
 
 
 # --- model
@@ -738,6 +741,17 @@ def test_a_cluster_is_found_as_ray_finds_it(monkeypatch):
     assert machine.running_cluster("local") is None
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
     assert machine.running_cluster(None) == "10.0.0.2:6379"
+
+
+def test_what_is_not_on_this_machine_may_be_on_the_clusters(run, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.2:6379")
+    settings = {"trainer.save_freq": 1, "trainer.default_local_dir": "/proc/x", "data.val_files": "/absent.parquet"}
+    problems, notes = run.examined(
+        "actor_rollout_ref.model.path=/absent", *(f"{name}={value}" for name, value in settings.items())
+    )
+    assert problems == []
+    for name in ("actor_rollout_ref.model.path=/absent", "data.val_files=/absent", "trainer.default_local_dir=/proc/x"):
+        assert any(note.startswith(name) for note in notes), notes
 
 
 def test_engines_that_do_not_divide_the_gpus(run):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from verl_durian.preflight import Finding, memory, note
+from verl_durian.preflight import Finding, machine, memory, note
 from verl_durian.preflight.model import Model
 
 _STEP = "global_step_"
@@ -43,7 +43,8 @@ def check(config: DictConfig, model: Model | None) -> list[Finding]:
             pass
     except OSError as error:
         reason = f"{there} is a file" if isinstance(error, NotADirectoryError) else f"{there}: {error.strerror}"
-        findings.append(Finding(f"trainer.default_local_dir={folder}: {reason}; name a folder to write to (OUTPUT)"))
+        text = f"trainer.default_local_dir={folder}: {reason}; name a folder to write to (OUTPUT)"
+        findings.append(Finding(text, stops=not machine.joins_cluster(config)))
     else:
         if model is not None:
             findings += check_room(config, model, shutil.disk_usage(there).free)
@@ -84,7 +85,8 @@ def _check_resume(config: DictConfig) -> list[Finding]:
         return [
             Finding(
                 f"trainer.resume_from_path={trainer.resume_from_path}: no checkpoint; name a folder {_STEP}N (RESUME), "
-                "or RESUME=auto for the last one of this run"
+                "or RESUME=auto for the last one of this run",
+                stops=not machine.joins_cluster(config),
             )
         ]
     return []

@@ -28,7 +28,7 @@ from PIL import Image
 
 from verl_durian import reward
 from verl_durian.config import DurianConfig
-from verl_durian.preflight import Finding, note, one_line, settings
+from verl_durian.preflight import Finding, machine, note, one_line, settings
 from verl_durian.preflight.model import Model
 from verl_durian.start_checks import is_durian
 from verl_durian.vision_families import FAMILIES
@@ -87,7 +87,8 @@ def _check_file(file: str, where: str, config: DictConfig, model: Model | None) 
     """The findings, and the number of rows; None where the file was not read, or does not tell."""
     path = Path(file).expanduser()
     if not path.is_file():
-        return [Finding(f"{where}: there is no such file; {_how_to_make(path)}")], None
+        text = f"{where}: there is no such file; {_how_to_make(path)}"
+        return [Finding(text, stops=not machine.joins_cluster(config))], None
     if path.suffix not in _FORMATS:
         return [Finding(f"{where}: verl reads {', '.join(_FORMATS)}; convert it")], None
     try:

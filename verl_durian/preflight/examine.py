@@ -59,7 +59,7 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
     try:
         read = model.read(config.actor_rollout_ref.model)
     except ValueError as error:
-        findings.append(Finding(str(error)))
+        findings.append(Finding(str(error), stops=not machine.joins_cluster(config)))
     if replaced:
         findings += data.check(config, None)
         return config, findings

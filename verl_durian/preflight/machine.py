@@ -111,6 +111,14 @@ def running_cluster(address: str | None) -> str | None:
     return services.canonicalize_bootstrap_address(address)  # type: ignore[arg-type]
 
 
+def joins_cluster(config: DictConfig) -> bool:
+    """Whether the trainer may run on another machine than this one, and find other files there."""
+    try:
+        return running_cluster(OmegaConf.select(config, "ray_kwargs.ray_init.address")) is not None
+    except ConnectionError:
+        return False
+
+
 def visible_gpus() -> list[tuple[int, int]]:
     """Free and total bytes of each GPU that PyTorch sees."""
     import torch
