@@ -43,7 +43,15 @@ fi
 # The import loads the compiled part, which fails on a wheel for another PyTorch.
 has_flash_attn() { "$VENV/bin/python" -c "import flash_attn" 2>/dev/null; }
 log=$VENV/flash-attn.log
-nvcc=$(command -v nvcc || echo "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc")
+# The CUDA toolkit: an nvcc on the PATH may be a wrapper that lies elsewhere.
+nvcc=
+homes=("$(dirname "$(dirname "$(command -v nvcc || true)")")" /usr/local/cuda)
+for home in ${CUDA_HOME:-"${homes[@]}"}; do
+    if [ -x "$home/bin/nvcc" ] && [ -e "$home/include/cuda_runtime.h" ]; then
+        export CUDA_HOME=$home nvcc=$home/bin/nvcc
+        break
+    fi
+done
 : >"$log"
 if ! has_flash_attn; then
     echo "Looking for a wheel of $FLASH_ATTN at $WHEELHOUSE"
@@ -53,7 +61,7 @@ fi
 if ! has_flash_attn; then
     reason="$WHEELHOUSE gave no wheel that works here"
     pip uninstall --quiet --yes flash-attn >>"$log" 2>&1
-    if [ -x "$nvcc" ]; then
+    if [ -n "$nvcc" ]; then
         echo "Building $FLASH_ATTN with $nvcc: minutes to hours, by the number of cores. Ctrl-C leaves all else installed."
         pip install --quiet --constraint constraints-gpu.txt ninja packaging psutil setuptools wheel
         pip install --no-deps --no-build-isolation "$FLASH_ATTN" >>"$log" 2>&1 || true

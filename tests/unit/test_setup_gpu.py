@@ -79,8 +79,12 @@ def test_flash_attn_comes_as_a_wheel_else_is_built(setup):
     setup.command("python3.12", PYTHON)
     setup.command("nvcc", "#!/bin/sh\n")
     done, calls = setup.run()
+    assert "there is no nvcc" in done.stderr  # CUDA_HOME names another toolkit
+    (setup.folder / "include").mkdir()
+    (setup.folder / "include/cuda_runtime.h").touch()
+    done, calls = setup.run(CUDA_HOME="")
     assert done.returncode == 0 and f"the build with {setup.folder}/bin/nvcc failed" in done.stderr
-    done, calls = setup.run(flash="--no-build-isolation")
+    done, calls = setup.run(flash="--no-build-isolation", CUDA_HOME="")
     assert done.returncode == 0 and done.stderr == "" and "Ready. Next:" in done.stdout
     wheel, build = [call for call in calls if "flash-attn==" in call]
     assert "--only-binary flash-attn" in wheel and "--no-deps --no-build-isolation" in build
