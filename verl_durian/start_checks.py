@@ -20,6 +20,10 @@ there the hook calls ``check`` before it prepares the training set.
 import functools
 from typing import Any
 
+from omegaconf import OmegaConf
+
+_THRESHOLDS = "algorithm.durian.perceptual.thresholds"
+
 
 def install(verl_config: Any) -> None:
     """Has verl's ``validate_config`` check the estimator's options too."""
@@ -29,6 +33,13 @@ def install(verl_config: Any) -> None:
     def validate_config(config: Any, *args: Any, **kwargs: Any) -> Any:
         if is_durian(config.algorithm.adv_estimator):
             check(config)
+            if OmegaConf.select(config, _THRESHOLDS) == "dataset":
+                # The hook replaces it by numbers later; a verl that computes durian itself does not know the word.
+                OmegaConf.update(config, _THRESHOLDS, "batch")
+                try:
+                    return original(config, *args, **kwargs)
+                finally:
+                    OmegaConf.update(config, _THRESHOLDS, "dataset")
         return original(config, *args, **kwargs)
 
     verl_config.validate_config = validate_config

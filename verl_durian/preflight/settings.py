@@ -173,7 +173,7 @@ def needs_images(config: DictConfig) -> bool:
 
 
 def _verl_takes_an_object_for_a_tensor() -> bool:
-    """Read in verl's source: patches/verl-0.9.1/0002 mends it."""
+    """Read in verl's source: patches/verl-0.9.1/0003 fixes it."""
     file = folder_of("verl") / "models" / "transformers" / "qwen2_vl.py"
     return "image_embeds = model.visual(" in file.read_text()
 
