@@ -81,7 +81,14 @@ def main(out: str, model: str, folder: str) -> None:
 
         test_hook.DURIAN = DURIAN
         asked = "++algorithm.durian.perceptual.thresholds=dataset"
-        starting = advantage_step.compose(*DURIAN, asked, "actor_rollout_ref.actor.use_dynamic_bsz=True")
+        starting = advantage_step.compose(
+            *DURIAN,
+            asked,
+            f"actor_rollout_ref.model.path={model}",
+            "actor_rollout_ref.rollout.name=vllm",
+            "actor_rollout_ref.rollout.load_format=auto",
+            "actor_rollout_ref.actor.use_dynamic_bsz=True",
+        )
         verl_config.validate_config(starting, use_reference_policy=False, use_critic=False)
         found["validated"] = starting.algorithm.durian.perceptual.thresholds
         trained = test_hook.with_training_set("v1", Path(model), Path(folder), test_hook.ENTROPIES, asked)
