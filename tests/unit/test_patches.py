@@ -144,7 +144,9 @@ def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
     return found
 
 
-@pytest.mark.parametrize("step", ["v1", "v1_padded", "v1_several_outputs", "v1_non_finite", "older", "older_non_finite"])
+@pytest.mark.parametrize(
+    "step", ["v1", "v1_padded", "v1_several_outputs", "v1_non_finite", "older", "older_non_finite"]
+)
 def test_the_same_advantages_with_the_plugin_the_patches_and_both(step, steps):
     plugin, both, patches = (np.array(steps[name][step]) for name in ("plugin", "both", "patches"))
     assert np.abs(plugin).max() > 0.5
