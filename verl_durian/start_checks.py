@@ -20,11 +20,22 @@ there the hook calls ``check`` before it prepares the training set.
 from collections.abc import Callable
 from typing import Any
 
+from omegaconf import OmegaConf
+
+_THRESHOLDS = "algorithm.durian.perceptual.thresholds"
+
 
 def validate_config(verls: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
     """Around ``verl.utils.config.validate_config``: checks the estimator's options too."""
     if is_durian(config.algorithm.adv_estimator):
         check(config)
+        if OmegaConf.select(config, _THRESHOLDS) == "dataset":
+            # The hook replaces it by numbers later; a verl that computes durian itself does not know the word.
+            OmegaConf.update(config, _THRESHOLDS, "batch")
+            try:
+                return verls(config, *args, **kwargs)
+            finally:
+                OmegaConf.update(config, _THRESHOLDS, "dataset")
     return verls(config, *args, **kwargs)
 
 

@@ -137,7 +137,7 @@ def _with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datase
     to the disk: here the column goes to the table below the index."""
     if rows._indices is None:
         return rows.add_column(key, values)
-    index = rows._indices.column(0).to_numpy()
+    index = rows._indices.column(0).to_numpy().astype(np.int64)
     below = copy.copy(rows)
     below._indices = None
     column = np.full(len(below), np.nan)

@@ -14,6 +14,7 @@
 """Two steps by the recipe on a verl with the patches, which computes Durian itself, and the plugin beside it."""
 
 import json
+import os
 
 import recipe
 from patched_verl import download, to_import
@@ -34,7 +35,7 @@ def test_rows_with_and_without_image(tmp_path):
         "run_qwen25vl_durian.sh",
         "trainer.val_before_train=False",
         "algorithm.durian.reasoning.num_groups=3",  # without +: verl knows the option
-        PYTHONPATH=tree,
+        PYTHONPATH=os.pathsep.join([str(tree), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep),
         MODEL_PATH=tmp_path / "model",
         TRAIN_FILES=tmp_path / "train.parquet",
         VAL_FILES=tmp_path / "train.parquet",
@@ -51,7 +52,7 @@ def test_rows_with_and_without_image(tmp_path):
         SAVE_FREQ=-1,
     )
     assert done.returncode == 0, done.stdout[-5000:]
-    assert f"scoring the images of {len(rows)} rows" in done.stdout
+    assert f"reading the images of {len(rows)} rows" in done.stdout
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     steps = [entry["data"] for entry in map(json.loads, lines)]
     assert len(steps) == 2

@@ -120,7 +120,7 @@ def test_metrics_are_those_that_are_documented(run):
 def test_images_were_scored_once_and_kept(run):
     rows = [line for file in run.cache.rglob("*.jsonl") for line in file.read_text().splitlines()]
     assert 100 < len(rows) <= 300
-    assert "scoring the images of 300 rows" in run.output and "visual entropy: 100%" in run.output
+    assert "reading the images of 300 rows" in run.output and "visual entropy: 100%" in run.output
 
 
 def test_it_ends_with_results_and_a_table(run):

@@ -35,6 +35,7 @@ def main(out: str, model: str, folder: str) -> None:
     from verl.experimental.fully_async_policy import fully_async_rollouter
     from verl.trainer.ppo import core_algos, ray_trainer
     from verl.trainer.ppo.v1 import trainer_base
+    from verl.utils import config as verl_config
 
     config = advantage_step.compose(*DURIAN)
     advantage_step.start_transfer_queue(config)
@@ -45,6 +46,8 @@ def main(out: str, model: str, folder: str) -> None:
     trainer_base.tq.kv_batch_get = lambda **kwargs: calls.append("fetch") or kv_batch_get(**kwargs)
 
     rows, several = advantage_step.make_rows(), advantage_step.make_rows(outputs=3)
+    non_finite = advantage_step.make_rows()
+    non_finite[0]["old_log_probs"][-1], non_finite[7]["old_log_probs"][0] = float("nan"), float("-inf")
     advantages, _, metrics = advantage_step.run_v1(rows, config)
     trainer_base.tq.kv_batch_get = kv_batch_get
     found = {
@@ -69,13 +72,25 @@ def main(out: str, model: str, folder: str) -> None:
         "v1": advantages.tolist(),
         "v1_padded": advantage_step.run_v1(rows, config, multiple=5)[0].tolist(),
         "v1_several_outputs": advantage_step.run_v1(several, config)[0].tolist(),
+        "v1_non_finite": advantage_step.run_v1(non_finite, config)[0].tolist(),
         "older": advantage_step.run_v0(rows, config).batch["advantages"].tolist(),
+        "older_non_finite": advantage_step.run_v0(non_finite, config).batch["advantages"].tolist(),
     }
     if os.environ.get("VERL_USE_EXTERNAL_PLUGINS") != "none":
         import test_hook
 
         test_hook.DURIAN = DURIAN
         asked = "++algorithm.durian.perceptual.thresholds=dataset"
+        starting = advantage_step.compose(
+            *DURIAN,
+            asked,
+            f"actor_rollout_ref.model.path={model}",
+            "actor_rollout_ref.rollout.name=vllm",
+            "actor_rollout_ref.rollout.load_format=auto",
+            "actor_rollout_ref.actor.use_dynamic_bsz=True",
+        )
+        verl_config.validate_config(starting, use_reference_policy=False, use_critic=False)
+        found["validated"] = starting.algorithm.durian.perceptual.thresholds
         trained = test_hook.with_training_set("v1", Path(model), Path(folder), test_hook.ENTROPIES, asked)
         found["thresholds"] = list(trained.algorithm.durian.perceptual.thresholds)
         found["v1_thresholds"] = advantage_step.run_v1(rows, trained)[0].tolist()

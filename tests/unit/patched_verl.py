@@ -23,7 +23,7 @@ from pathlib import Path
 import pytest
 
 PATCHES = sorted((Path(__file__).parents[2] / "patches/verl-0.9.1").glob("*.patch"))
-INSTALLED = PATCHES[:3]
+INSTALLED = PATCHES[:5]
 """The patches of files that verl's wheel installs."""
 
 

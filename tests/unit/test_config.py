@@ -81,7 +81,6 @@ def test_thresholds_are_a_word_or_numbers(thresholds):
         ("text", ["algorithm.durian='text'", "must be a mapping with the keys weights, perceptual, reasoning"]),
         ({"weights": {"original": 10**400}}, ["algorithm.durian.weights.original=1000", "must be a number"]),
         ({"reasoning": {"num_groups": 10**400}}, ["algorithm.durian.reasoning.num_groups=1000", "an integer"]),
-        ({"epsilon": np.bool_(True)}, ["algorithm.durian.epsilon", "must be a number"]),
         ({"resoning": {}}, ["algorithm.durian.resoning", "weights, perceptual, reasoning, epsilon"]),
         ({"reasoning": {"groups": 3}}, ["algorithm.durian.reasoning.groups", "num_groups, confidence"]),
         ({"reasoning": {"num_groups": True}}, ["algorithm.durian.reasoning.num_groups=True", "an integer"]),

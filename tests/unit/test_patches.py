@@ -30,8 +30,8 @@ from patched_verl import INSTALLED, PATCHES, download, patch, run, to_import, un
 from verl_durian.preflight import settings
 from verl_durian.preflight.compose import compose
 
-OF_A_CLONE = ("docs/index.rst", "examples/README.md")
-"""What the last patch changes and no release brings."""
+OF_A_CLONE = ("docs/extend_guide.rst", "docs/index.rst", "examples/README.md")
+"""Files that the last two patches change and no release contains."""
 
 
 def changed(file: Path) -> list[str]:
@@ -55,9 +55,16 @@ def tree(wheel, tmp_path) -> Path:
 
 
 def test_patches_touch_what_the_readme_says():
-    assert [file.name[:4] for file in PATCHES] == ["0001", "0002", "0003", "0004"]
+    assert [file.name[:4] for file in PATCHES] == [f"000{number}" for number in range(1, 8)]
     tops = [{path.split("/")[0] for path in changed(file)} for file in PATCHES]
-    assert tops == [{"verl", "tests"}] * 3 + [{"docs", "examples"}]
+    assert tops == [{"verl", "tests"}] * 5 + [{"docs"}, {"docs", "examples"}]
+
+
+def test_trailers_are_valid():
+    for file in PATCHES:
+        message = file.read_text().split("\n---\n")[0]
+        trailers = [line for line in message.splitlines() if line.lower().startswith("co-authored-by:")]
+        assert trailers == ["Co-authored-by: Claude <noreply@anthropic.com>"], file
 
 
 def test_patch_applies_to_an_installed_tree_and_is_taken_back(tree, wheel, tmp_path):
@@ -75,50 +82,54 @@ def test_git_am_applies_the_whole_series(tree, wheel, tmp_path):
     run(*git, "init", "-q", cwd=tree)
     run(*git, "add", "-A", "-f", cwd=tree)
     run(*git, "commit", "-qm", "verl 0.9.1", cwd=tree)
-    left_out = [f"--exclude={path}" for path in OF_A_CLONE]  # that the wheel has not
-    run(*git, "am", "-q", "--keep-non-patch", *left_out, *PATCHES, cwd=tree)
-    subjects = run(*git, "log", "--format=%s", "-4", cwd=tree).splitlines()
+    run(*git, "am", "-q", "--keep-non-patch", *INSTALLED, cwd=tree)
+    left_out = [f"--exclude={path}" for path in OF_A_CLONE]
+    run(*git, "am", "-q", "--keep-non-patch", *left_out, PATCHES[6], cwd=tree)
+    subjects = run(*git, "log", "--format=%s", "-6", cwd=tree).splitlines()
     assert [subject.split("]")[0] for subject in subjects] == [
         "[doc, algo",
-        "[algo, trainer, cfg",
+        "[algo, trainer, cfg, fully_async",
+        "[rollout, vllm",
         "[model",
+        "[trainer, fully_async, one_step_off",
         "[trainer, algo",
     ]
 
     patched = unpack(wheel, tmp_path / "patched")
     patch(patched)
     assert filecmp.cmpfiles(tree, patched, files(patched), shallow=False)[1:] == ([], [])
-    assert set(changed(PATCHES[3])) - set(OF_A_CLONE) <= {str(path) for path in files(tree)}
+    assert set(changed(PATCHES[6])) - set(OF_A_CLONE) <= {str(path) for path in files(tree)}
 
 
 def test_preflight_sees_whether_verl_crashes_without_images(tree, monkeypatch):
     monkeypatch.setattr(settings, "folder_of", tree.joinpath)
     config = compose(["actor_rollout_ref.actor.strategy=fsdp2"])
     assert settings.needs_images(config)
-    patch(tree, patches=[PATCHES[1]])
+    patch(tree, patches=[PATCHES[2]])
     assert not settings.needs_images(config)
 
 
-def test_each_patch_but_the_third_stands_alone(tree):
-    """The third needs the first; the second needs none."""
-    patch(tree, patches=[PATCHES[1]])
-    patch(tree, "-R", patches=[PATCHES[1]])
-    patch(tree, patches=[PATCHES[0], PATCHES[2]])
+def test_patches_that_do_not_depend_on_each_other(tree):
+    """The second needs the first, the fifth needs both; the third and the fourth need none."""
+    for alone in (PATCHES[:1], PATCHES[2:3], PATCHES[3:4]):
+        patch(tree, patches=alone)
+        patch(tree, "-R", patches=alone)
+    patch(tree, patches=[*PATCHES[:2], PATCHES[4]])
 
 
 @pytest.fixture(scope="module")
 def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
     """What verl's advantage steps give: unpatched with the plugin, patched with it and without, and with the plugin and
-    the first two patches."""
+    all patches but the estimator."""
     folder = tmp_path_factory.mktemp("steps")
-    for verl, patches in (("patched", INSTALLED), ("first_two", INSTALLED[:2])):
+    for verl, patches in (("patched", INSTALLED), ("no_estimator", INSTALLED[:4])):
         to_import(wheel, folder / verl, patches)
     found = {}
     for name, verl, policy in (
         ("plugin", None, "auto"),
         ("both", "patched", "auto"),
         ("patches", "patched", "none"),
-        ("first_two", "first_two", "auto"),
+        ("no_estimator", "no_estimator", "auto"),
     ):
         path = [str(folder / verl)] if verl else []
         out = folder / f"{name}.json"
@@ -133,11 +144,15 @@ def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
     return found
 
 
-@pytest.mark.parametrize("step", ["v1", "v1_padded", "v1_several_outputs", "older"])
+@pytest.mark.parametrize(
+    "step", ["v1", "v1_padded", "v1_several_outputs", "v1_non_finite", "older", "older_non_finite"]
+)
 def test_the_same_advantages_with_the_plugin_the_patches_and_both(step, steps):
     plugin, both, patches = (np.array(steps[name][step]) for name in ("plugin", "both", "patches"))
     assert np.abs(plugin).max() > 0.5
     assert (patches == plugin).all() and (both == plugin).all()
+    if step.endswith("_non_finite"):
+        assert not np.allclose(patches, steps["patches"][step.removesuffix("_non_finite")])
 
 
 def test_the_hook_stands_aside_where_verl_computes_durian(steps):
@@ -153,12 +168,13 @@ def test_the_hook_stands_aside_where_verl_computes_durian(steps):
 
 
 def test_the_plugin_still_prepares_the_training_set(steps):
+    assert steps["plugin"]["validated"] == steps["both"]["validated"] == "dataset"
     assert steps["plugin"]["thresholds"] == steps["both"]["thresholds"] == [3.0, 5.0]
     for step in ("v1_thresholds", "v1_without_perceptual"):
         assert steps["both"][step] == steps["plugin"][step]
         assert not np.allclose(steps["both"][step], steps["both"]["v1"])
 
 
-def test_the_plugin_works_with_the_first_two_patches_as_without(steps):
-    differ = [name for name, found in steps["plugin"].items() if steps["first_two"][name] != found]
+def test_the_plugin_works_with_the_other_patches_as_without(steps):
+    differ = [name for name, found in steps["plugin"].items() if steps["no_estimator"][name] != found]
     assert differ == ["verl"]

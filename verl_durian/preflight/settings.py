@@ -98,6 +98,8 @@ def _noise_in_image_normalization(config: DictConfig) -> list[str]:
     engine = OmegaConf.select(rollout, "engine_kwargs.vllm") or {}
     if rollout.name != "vllm" or (engine.get("load_format") or rollout.load_format) != "dummy":
         return []
+    if "hijack__dummy_load_weights" in _source("verl", "utils/vllm/utils.py"):
+        return []  # patches/verl-0.9.1/0004 keeps the buffers
     if engine.get("mm_device_do_normalize") is False or not _vllm_keeps_image_normalization_in_a_buffer():
         return []
     return [
@@ -108,11 +110,16 @@ def _noise_in_image_normalization(config: DictConfig) -> list[str]:
 
 def _vllm_keeps_image_normalization_in_a_buffer() -> bool:
     """Read in vLLM's source, because importing vLLM takes many seconds."""
+    return "class FusedInputNorm" in _source("vllm", "model_executor/models/vision.py")
+
+
+def _source(package: str, file: str) -> str:
+    """The text of a package's file; empty where there is none, as in another release."""
     try:
-        file = folder_of("vllm") / "model_executor" / "models" / "vision.py"
+        path = folder_of(package) / file
     except ModuleNotFoundError:
-        return False
-    return file.exists() and "class FusedInputNorm" in file.read_text()
+        return ""
+    return path.read_text() if path.exists() else ""
 
 
 def _micro_batches_that_do_not_divide(config: DictConfig) -> list[str]:
@@ -221,9 +228,8 @@ def needs_images(config: DictConfig) -> bool:
 
 
 def _verl_takes_an_object_for_a_tensor() -> bool:
-    """Read in verl's source: patches/verl-0.9.1/0002 fixes it."""
-    file = folder_of("verl") / "models" / "transformers" / "qwen2_vl.py"
-    return "image_embeds = model.visual(" in file.read_text()
+    """Read in verl's source: patches/verl-0.9.1/0003 fixes it."""
+    return "image_embeds = model.visual(" in _source("verl", "models/transformers/qwen2_vl.py")
 
 
 def _micro_batches_of_padding(config: DictConfig) -> list[str]:
