@@ -169,22 +169,27 @@ def test_v1_lets_the_last_output_of_a_session_stand_for_all(config):
     torch.testing.assert_close(advantages, of_row.unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
 
 
-def test_older_trainer_and_its_metrics(config):
+def older_metrics(data) -> dict:
+    """The metrics of a step of the older trainer, from what ``run_v0`` returns."""
     from verl.trainer.ppo import ray_trainer
 
+    mask = data.batch["response_mask"]
+    data.batch["token_level_scores"] = data.batch["token_level_rewards"]
+    data.batch["responses"], data.batch["prompts"] = mask, torch.ones(len(mask), 5)
+    data.batch["attention_mask"] = torch.cat([data.batch["prompts"], mask], dim=1)
+    return ray_trainer.compute_data_metrics(data, use_critic=False)
+
+
+def test_older_trainer_and_its_metrics(config):
     rows = advantage_step.make_rows()
     data = advantage_step.run_v0(rows, config)
     mask = data.batch["response_mask"]
     torch.testing.assert_close(data.batch["advantages"], expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
 
-    ones = torch.ones(len(rows), 5)
-    data.batch["token_level_scores"] = data.batch["token_level_rewards"]
-    data.batch["responses"], data.batch["prompts"] = mask, ones
-    data.batch["attention_mask"] = torch.cat([ones, mask], dim=1)
-    metrics = ray_trainer.compute_data_metrics(data, use_critic=False)
+    metrics = older_metrics(data)
     assert metrics["durian/prompts/num"] == advantage_step.PROMPTS and "critic/score/mean" in metrics
     assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(of_accuracy(rows))
-    assert not any("durian" in name for name in ray_trainer.compute_data_metrics(data, use_critic=False))  # told once
+    assert not any("durian" in name for name in older_metrics(data))  # reported once
     assert not any("durian" in key for key in data.to_tensordict().keys())  # nor do the workers get them
 
 
@@ -352,7 +357,9 @@ def test_another_plugins_wrappers_around_ours(config, monkeypatch):
     advantages, _, metrics = advantage_step.run_v1(rows, config)
     assert torch.equal(advantages, alone) and "durian/prompts/num" in metrics
     assert calls == ["compute_advantage"]
-    assert torch.equal(advantage_step.run_v0(rows, config).batch["advantages"], alone) and len(calls) == 2
+    data = advantage_step.run_v0(rows, config)
+    assert torch.equal(data.batch["advantages"], alone) and "durian/prompts/num" in older_metrics(data)
+    assert calls == ["compute_advantage"] * 2 + ["compute_data_metrics"]
     assert not verl_api.not_wrapped(verl_api.V1)
 
 
@@ -370,6 +377,7 @@ def around(function):
 
 ray_trainer.compute_advantage = around(ray_trainer.compute_advantage)
 metric_utils.compute_data_metrics = around(metric_utils.compute_data_metrics)
+ray_trainer.compute_data_metrics = around(ray_trainer.compute_data_metrics)
 """
 
 
@@ -382,6 +390,9 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
         "assert api.is_wrapped(other_plugin.held), 'a module that holds the function';"
         "assert [each for each in look_here(api.TRAINERS) if not each['good']] == [], look_here(api.TRAINERS);"
         "advantage_step.main(sys.argv[1], 'durian');"
+        "import test_hook; config = advantage_step.compose(*test_hook.DURIAN);"
+        "data = advantage_step.run_v0(advantage_step.make_rows(), config);"
+        "assert 'durian/prompts/num' in test_hook.older_metrics(data);"
         "print(other_plugin.calls)"
     )
     path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
@@ -389,7 +400,7 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
     out = tmp_path / "found.npz"
     done = subprocess.run([sys.executable, "-c", code, out], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.strip().endswith("['compute_advantage', 'compute_advantage']")
+    assert done.stdout.strip().endswith(str(["compute_advantage"] * 3 + ["compute_data_metrics"]))
     found, rows = np.load(out), advantage_step.make_rows()
     config = advantage_step.compose("algorithm.adv_estimator=durian")
     older = advantage_step.run_v0(rows, config).batch["advantages"].numpy()
