@@ -31,6 +31,7 @@ With another estimator every function here calls verl's own and does nothing els
 """
 
 import logging
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from contextvars import ContextVar
@@ -42,6 +43,7 @@ import torch
 from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import AdvantageEstimator
 
+from verl_durian import verl_api
 from verl_durian.config import DurianConfig
 from verl_durian.estimator import STEP, Step, warn_once
 from verl_durian.metrics import durian_metrics
@@ -53,14 +55,17 @@ logger.setLevel(logging.INFO)
 
 _ACCURACY = "acc"  # verl's own reward functions, and ours, return a rollout's accuracy under this name
 
-# The thresholds of the training set, in the meta_info of rollouts for a trainer that has not seen it.
-_THRESHOLDS = "durian_thresholds"
+# In the meta_info of a batch: the thresholds of the training set, for a trainer that has not seen it, and in the older
+# trainers that the estimator must still run.
+_THRESHOLDS, _PENDING = "durian_thresholds", "durian_pending"
 
 
 @dataclass
 class _V1Batch:
     meta: Any  # TransferQueue's KVBatchMeta
     metrics: dict[str, Any]
+    algorithm: Any  # verl's node of that name
+    grpo_is_durian: bool = False
     computed: bool = False  # whether the estimator ran
 
 
@@ -80,13 +85,16 @@ def compute_advantage(
         RuntimeError: durian was asked for, and the function that is wrapped did not call the estimator.
     """
     v1_batch = _V1_BATCH.get()
+    replaces_grpo = v1_batch is not None and v1_batch.grpo_is_durian and adv_estimator == AdvantageEstimator.GRPO
     nested = STEP.get() is not None  # another plugin's function lies between this call and one of ours
-    if nested or (not is_durian(adv_estimator) and v1_batch is None):
+    if nested or not (replaces_grpo or is_durian(adv_estimator)):
         return verls(data, adv_estimator, *args, **kwargs)
     start = time.perf_counter()
+    data.meta_info.pop(_PENDING, None)
     thresholds = data.meta_info.pop(_THRESHOLDS, None)
     if thresholds is not None:
-        kwargs["config"].durian.perceptual.thresholds = list(thresholds)
+        config = kwargs["config"] if "config" in kwargs else args[-1]
+        config.durian.perceptual.thresholds = list(thresholds)
     step = Step(batch=data.batch, non_tensor_batch=data.non_tensor_batch)
     token = STEP.set(step)
     try:
@@ -108,7 +116,13 @@ def compute_advantage(
 def compute_data_metrics(
     verls: Callable[..., dict[str, Any]], batch: DataProto, *args: Any, **kwargs: Any
 ) -> dict[str, Any]:
-    """Around ``verl.trainer.ppo.metric_utils.compute_data_metrics``: (c) in the older trainers."""
+    """Around ``verl.trainer.ppo.metric_utils.compute_data_metrics``: (c) in the older trainers.
+
+    Raises:
+        RuntimeError: durian was asked for, and its estimator did not run: verl computed other advantages.
+    """
+    if batch.meta_info.get(_PENDING):
+        raise _not_computed(sys.modules[verl_api.RAY_TRAINER].compute_advantage)
     metrics = verls(batch, *args, **kwargs)
     metrics.update(_WAITING.get() or {})
     _WAITING.set(None)
@@ -125,6 +139,7 @@ def get_gen_batch(verls: Callable[..., DataProto], self: Any, batch: DataProto) 
     """Around ``RayPPOTrainer._get_gen_batch``: (b)."""
     gen_batch = verls(self, batch)
     if is_durian(self.config.algorithm.adv_estimator):
+        batch.meta_info[_PENDING] = True
         # verl moves every column it does not know out of the batch, and the rollout does not return it.
         key = DurianConfig.from_algorithm(self.config.algorithm).perceptual.key
         if key in gen_batch.non_tensor_batch:
@@ -161,7 +176,7 @@ def v1_compute_advantage(verls: Callable[..., Any], self: Any, batch: Any, metri
     """
     if not is_durian(self.config.algorithm.adv_estimator):
         return verls(self, batch, metrics)
-    v1_batch = _V1Batch(batch, metrics)
+    v1_batch = _V1Batch(batch, metrics, self.config.algorithm)
     token = _V1_BATCH.set(v1_batch)
     try:
         result = verls(self, batch, metrics)
@@ -173,27 +188,32 @@ def v1_compute_advantage(verls: Callable[..., Any], self: Any, batch: Any, metri
 
 
 def compute_advantage_for_multi_trajectories(
-    verls: Callable[..., DataProto], data: DataProto, *args: Any, **kwargs: Any
+    verls: Callable[..., DataProto], data: DataProto, batch_keys: Any, adv_estimator: Any, *args: Any, **kwargs: Any
 ) -> DataProto:
     """Around the function of this name in V1: (b)."""
     v1_batch = _V1_BATCH.get()
-    if v1_batch is None:
-        return verls(data, *args, **kwargs)
+    if v1_batch is None or not is_durian(adv_estimator):
+        return verls(data, batch_keys, adv_estimator, *args, **kwargs)
     start = time.perf_counter()
-    _add_columns(data, v1_batch.meta, DurianConfig.from_algorithm(kwargs["config"]))
+    _add_columns(data, v1_batch.meta, DurianConfig.from_algorithm(v1_batch.algorithm))
     fetched = time.perf_counter() - start
     # verl lets the last output of a session stand for all of them, for GRPO alone. Asked for GRPO it does so here too,
     # and compute_advantage above asks for durian in its place.
-    data = verls(data, *args, **{**kwargs, "adv_estimator": AdvantageEstimator.GRPO})
+    v1_batch.grpo_is_durian = True
+    try:
+        data = verls(data, batch_keys, AdvantageEstimator.GRPO, *args, **kwargs)
+    finally:
+        v1_batch.grpo_is_durian = False
     if not v1_batch.computed:
         raise _not_computed(verls)
     v1_batch.metrics["durian/hook_seconds"] += fetched
     return data
 
 
-def _not_computed(verls: Callable[..., Any]) -> RuntimeError:
+def _not_computed(function: Callable[..., Any]) -> RuntimeError:
+    name = f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', function)}"
     return RuntimeError(
-        f"algorithm.adv_estimator=durian, but {verls.__module__}.{verls.__qualname__} did not call its estimator, and "
+        f"algorithm.adv_estimator=durian, but {name} did not call its estimator, and "
         "this step's advantages are not Durian's: another plugin may have replaced a function of verl's; "
         "`verl-durian doctor` checks them, VERL_USE_EXTERNAL_PLUGINS=durian loads no other plugin"
     )
@@ -286,7 +306,10 @@ def _prepare(trainer: Any) -> None:
     axis there are no such numbers, and ``batch`` takes its place: a verl that computes durian itself does not know the
     word. A run that only validates needs none of this.
     """
-    if not is_durian(trainer.config.algorithm.adv_estimator) or trainer.config.trainer.get("val_only", False):
+    # verl looks at val_only only where it validates before training.
+    settings = trainer.config.trainer
+    only_validates = settings.get("val_only", False) and settings.get("val_before_train", True)
+    if only_validates or not is_durian(trainer.config.algorithm.adv_estimator):
         return
     check(trainer.config)
     add_visual_entropy(trainer.train_dataset, trainer.config)

@@ -18,6 +18,7 @@ Named in verl as `reward.custom_reward_function.path`; the three returned number
 """
 
 import re
+from collections.abc import Mapping
 
 from verl_durian.grading import grade
 from verl_durian.grading.text import as_text
@@ -93,6 +94,8 @@ def compute_score(
         ValueError: the row cannot be graded; the message names the row, the field and its value.
     """
     row = extra_info or {}
+    if not isinstance(row, Mapping):
+        raise ValueError(f"extra_info={row!r} (data_source={data_source}): must be a mapping; correct the row")
     answer = last_boxed(solution_str)
     try:
         gold, choices, decimals = _answer_key(ground_truth, row)

@@ -118,12 +118,17 @@ def _values(rows: datasets.Dataset, key: str) -> np.ndarray:
     return _finite(rows.with_format("arrow")[key].to_pylist(), key)
 
 
+def is_entropy(value: Any) -> bool:
+    """Whether a value can be a visual entropy: a number that is not infinite; null or NaN where there is no image."""
+    number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
+    return value is None or (number and not math.isinf(value))
+
+
 def _finite(column: Iterable[Any], key: str) -> np.ndarray:
     """The column as float64, NaN where it is null. Raises ValueError for the first value that is no finite number."""
     values = []
     for row, value in enumerate(column):
-        number = value is None or (isinstance(value, int | float | np.number) and not isinstance(value, bool))
-        if not number or (value is not None and math.isinf(value)):
+        if not is_entropy(value):
             raise ValueError(
                 f"training row {row}: {key} is {str(value)[:100]!r} ({type(value).__name__}): it must be a finite "
                 "number in nats, or null where the row has no image"

@@ -18,7 +18,7 @@ import importlib
 import importlib.metadata
 import inspect
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import FunctionType
@@ -209,12 +209,7 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
     file, _, name = symbol.wrapper.partition(".")
     ours = getattr(importlib.import_module(f"verl_durian.{file}"), name)
 
-    # A plain function under verl's own name: cloudpickle, and so Ray, pickles it by that name.
-    @functools.wraps(original)
-    def wrapper(*args: Any, **kwargs: Any) -> Any:
-        return ours(original, *args, **kwargs)
-
-    wrapper._verl_durian = True  # type: ignore[attr-defined]
+    wrapper = _around(original, ours)
     *path, last = symbol.name.split(".")
     owner: Any = importlib.import_module(symbol.module)
     for part in path:
@@ -224,7 +219,30 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
         return
     for module in list(sys.modules.values()):
         for held, value in list((getattr(module, "__dict__", None) or {}).items()):
-            # Another plugin may have replaced verl's function before us, after a third module had imported it.
-            verls = type(value) is FunctionType and (value.__module__, value.__qualname__) == (symbol.module, last)
-            if value is original or (verls and not is_wrapped(value)):
+            if value is original:
                 setattr(module, held, wrapper)
+            elif type(value) is FunctionType and not is_wrapped(value):
+                # Another plugin has replaced verl's function before us, and verl's own is still held here.
+                if (value.__module__, value.__qualname__) == (symbol.module, last):
+                    setattr(module, held, _around(value, ours))
+
+
+def _around(function: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls ``ours`` with ``function`` as its first argument.
+
+    A plain function under verl's own name: cloudpickle, and so Ray, pickles it by that name.
+    """
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return await ours(function, *args, **kwargs)
+
+    else:
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return ours(function, *args, **kwargs)
+
+    wrapper._verl_durian = True  # type: ignore[attr-defined]
+    return wrapper

@@ -116,7 +116,7 @@ def run_v1(rows: list[dict], config, multiple: int = 1, mode: str = "sync") -> t
     return found["advantages"], found["response_mask"], metrics
 
 
-def run_v0(rows: list[dict], config):
+def run_v0(rows: list[dict], config, meta_info: dict | None = None):
     """The older trainer's ``compute_advantage`` on the rows, called as its ``fit`` does; returns the DataProto."""
     from verl.protocol import DataProto
     from verl.trainer.ppo import ray_trainer
@@ -132,6 +132,7 @@ def run_v0(rows: list[dict], config):
             "visual_entropy": np.array([row["visual_entropy"] for row in rows], dtype=object),
             "acc": np.array([row["extra_fields"]["reward_extra_info"]["acc"] for row in rows]),
         },
+        meta_info=meta_info,
     )
     return ray_trainer.compute_advantage(
         data,

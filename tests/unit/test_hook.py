@@ -13,6 +13,7 @@
 # limitations under the License.
 """The hook, in verl's own advantage steps with real TransferQueue and DataProto data."""
 
+import copy
 import inspect
 import os
 import subprocess
@@ -28,6 +29,7 @@ import torch
 from durian_reference import durian as reference
 from scipy.stats import spearmanr
 from transformers import AutoProcessor
+from verl.trainer.ppo.core_algos import AdvantageEstimator
 
 from verl_durian import estimator, hook, verl_api
 from verl_durian.config import DurianConfig
@@ -318,6 +320,9 @@ def test_a_run_that_only_validates_scores_nothing(tiny_qwen25vl, tmp_path):
         with pytest.raises(ValueError, match="must be a finite number"):
             with_training_set(trainer, tiny_qwen25vl, tmp_path, entropies)
         with_training_set(trainer, tiny_qwen25vl, tmp_path, entropies, "trainer.val_only=True")
+        with pytest.raises(ValueError, match="must be a finite number"):  # verl then looks at val_only nowhere
+            settings = ("trainer.val_only=True", "trainer.val_before_train=False")
+            with_training_set(trainer, tiny_qwen25vl, tmp_path, entropies, *settings)
 
 
 @pytest.mark.parametrize("function", ["compute_advantage", "compute_advantage_for_multi_trajectories"])
@@ -366,18 +371,20 @@ def test_another_plugins_wrappers_around_ours(config, monkeypatch):
 OTHER_PLUGIN = """
 from verl.trainer.ppo import metric_utils, ray_trainer
 from verl.trainer.ppo.v1 import trainer_base, utils
-from verl.trainer.ppo.ray_trainer import compute_advantage as held
+compute_advantage_of_verl = ray_trainer.compute_advantage
+compute_data_metrics_of_verl = ray_trainer.compute_data_metrics
 calls = []
 
-def around(function):
-    def wrapper(*args, **kwargs):
-        calls.append(function.__name__)
-        return function(*args, **kwargs)
-    return wrapper
+def compute_advantage(*args, **kwargs):
+    calls.append("compute_advantage")
+    return compute_advantage_of_verl(*args, **kwargs)
 
-ray_trainer.compute_advantage = around(ray_trainer.compute_advantage)
-metric_utils.compute_data_metrics = around(metric_utils.compute_data_metrics)
-ray_trainer.compute_data_metrics = around(ray_trainer.compute_data_metrics)
+def compute_data_metrics(*args, **kwargs):
+    calls.append("compute_data_metrics")
+    return compute_data_metrics_of_verl(*args, **kwargs)
+
+ray_trainer.compute_advantage = compute_advantage
+metric_utils.compute_data_metrics = ray_trainer.compute_data_metrics = compute_data_metrics
 """
 
 
@@ -387,9 +394,9 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
         "import os; os.environ.pop('VERL_PLATFORM');"  # verl knows this platform only after the plugin
         "import verl, sys, advantage_step, other_plugin, verl_durian.verl_api as api;"
         "from verl_durian.doctor import look_here;"
-        "assert api.is_wrapped(other_plugin.held), 'a module that holds the function';"
+        "assert api.is_wrapped(other_plugin.compute_advantage_of_verl), 'a module that holds the function';"
         "assert [each for each in look_here(api.TRAINERS) if not each['good']] == [], look_here(api.TRAINERS);"
-        "advantage_step.main(sys.argv[1], 'durian');"
+        "advantage_step.main(sys.argv[1], 'durian', 'grpo');"
         "import test_hook; config = advantage_step.compose(*test_hook.DURIAN);"
         "data = advantage_step.run_v0(advantage_step.make_rows(), config);"
         "assert 'durian/prompts/num' in test_hook.older_metrics(data);"
@@ -402,10 +409,62 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(str(["compute_advantage"] * 3 + ["compute_data_metrics"]))
     found, rows = np.load(out), advantage_step.make_rows()
-    config = advantage_step.compose("algorithm.adv_estimator=durian")
-    older = advantage_step.run_v0(rows, config).batch["advantages"].numpy()
-    assert found["durian_v0"].tobytes() == older.tobytes()
-    assert found["durian_v1"].tobytes() == advantage_step.run_v1(rows, config, multiple=5)[0].numpy().tobytes()
+    for name in ("durian", "grpo"):
+        alone = advantage_step.compose(f"algorithm.adv_estimator={name}")
+        older = advantage_step.run_v0(rows, alone).batch["advantages"].numpy()
+        assert found[f"{name}_v0"].tobytes() == older.tobytes()
+        v1 = advantage_step.run_v1(rows, alone, multiple=5)[0].numpy()
+        assert found[f"{name}_v1"].tobytes() == v1.tobytes()
+
+
+def test_another_plugin_that_compares_estimators_within_a_step(config, monkeypatch):
+    """It calls verl's function once more, with its arguments by position."""
+    from verl.trainer.ppo.v1 import trainer_base
+
+    rows = advantage_step.make_rows()
+    function, compared = trainer_base.compute_advantage_for_multi_trajectories, []
+
+    def comparing(data, batch_keys, adv_estimator, gamma, lam, num_repeat, norm_adv_by_std_in_grpo, config):
+        rest = (gamma, lam, num_repeat, norm_adv_by_std_in_grpo, config)
+        for name in ("rloo", AdvantageEstimator.GRPO):
+            compared.append(function(copy.deepcopy(data), batch_keys, name, *rest).batch["advantages"])
+        return function(data, batch_keys, adv_estimator, *rest)
+
+    monkeypatch.setattr(trainer_base, "compute_advantage_for_multi_trajectories", comparing)
+    advantages, mask, _ = advantage_step.run_v1(rows, config)
+    torch.testing.assert_close(advantages, expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
+    for name, found in zip(("rloo", "grpo"), compared, strict=True):
+        alone = advantage_step.compose(f"algorithm.adv_estimator={name}")
+        assert torch.equal(found, advantage_step.run_v0(rows, alone).batch["advantages"])
+
+
+def test_a_step_of_an_older_trainer_in_which_the_estimator_did_not_run_is_an_error(config):
+    from verl.protocol import DataProto
+    from verl.trainer.ppo import ray_trainer
+
+    trainer = object.__new__(ray_trainer.RayPPOTrainer)
+    trainer.config = config
+    rows = advantage_step.make_rows()
+    for replaced in (False, True):
+        prompts = DataProto.from_dict(tensors={"dummy": torch.zeros(2)}, non_tensors={"uid": np.array(["a", "b"])})
+        trainer._get_gen_batch(prompts)
+        estimator_name = "grpo" if replaced else "durian"
+        computed = advantage_step.run_v0(
+            rows, advantage_step.compose(f"algorithm.adv_estimator={estimator_name}"), prompts.meta_info
+        )
+        if replaced:
+            with pytest.raises(RuntimeError, match="did not call its estimator.*verl-durian doctor"):
+                older_metrics(computed)
+        else:
+            assert "durian/prompts/num" in older_metrics(computed)
+
+
+def test_a_wrapped_coroutine_function_stays_one():
+    from verl.experimental.fully_async_policy import fully_async_rollouter
+
+    manager = fully_async_rollouter.FullyAsyncAgentLoopManager
+    assert verl_api.is_wrapped(manager.generate_sequences_single)
+    assert inspect.iscoroutinefunction(manager.generate_sequences_single)
 
 
 def test_other_estimators_compute_the_same_with_and_without_the_plugin(tmp_path):

@@ -576,11 +576,13 @@ def test_columns_that_no_reward_reads_are_not_asked_for(run):
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        ("high", "visual_entropy='high' is no number of nats"),
-        ([1.0], "visual_entropy=[1.0] is no number of nats"),
-        ({"nats": 1.0}, "visual_entropy={'nats': 1.0} is no number of nats"),
-        (float("inf"), "visual_entropy=inf is infinite"),
-        (float("-inf"), "visual_entropy=-inf is infinite"),
+        ("1.5", "visual_entropy='1.5' is no finite number of nats"),
+        (True, "visual_entropy=True is no finite number of nats"),
+        ("high", "visual_entropy='high' is no finite number of nats"),
+        ([1.0], "visual_entropy=[1.0] is no finite number of nats"),
+        ({"nats": 1.0}, "visual_entropy={'nats': 1.0} is no finite number of nats"),
+        (float("inf"), "visual_entropy=inf is no finite number of nats"),
+        (float("-inf"), "visual_entropy=-inf is no finite number of nats"),
         (None, "visual_entropy=None is missing for an image or a video"),
         (float("nan"), "visual_entropy=nan is missing for an image or a video"),
     ],

@@ -119,6 +119,8 @@ def _other_kind(config: DictConfig, key: str) -> str | None:
         if type(value) is not int or (least is not None and value < least):
             return "an integer" if least is None else f"an integer, {least} or more"
     kind = type(default)
+    if key == "algorithm.rollout_correction.rollout_is_threshold" and isinstance(value, str):
+        return None  # verl takes a range there, such as 0.5_5.0
     if kind not in _KINDS or value is None or isinstance(value, (bool, int, float)):
         return None  # Python takes 0 for false and 1.0 for 1
     return _KINDS[kind]

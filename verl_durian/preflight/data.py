@@ -31,6 +31,7 @@ from verl_durian.config import DurianConfig
 from verl_durian.preflight import Finding, machine, note, one_line, settings
 from verl_durian.preflight.model import Model
 from verl_durian.start_checks import is_durian
+from verl_durian.training_data import is_entropy
 from verl_durian.vision_families import FAMILIES
 
 _ROWS = 16
@@ -175,6 +176,9 @@ def _check_row(row: dict[str, Any], number: int, where: str, config: DictConfig)
         )
     texts = [content for message in prompt if isinstance(content := message.get("content"), str)]
     has_media = _has_media(row, config)
+    for setting in ("image_key", "video_key", "audio_key"):
+        if not isinstance(row.get(key := config.data[setting]), list | None):
+            return Finding(f"{where}: row {number}: {key}={row[key]!r} must be a list (data.{setting})")
     for mark in ("<image>", "<video>", "<audio>"):
         setting = f"{mark[1:-1]}_key"
         key = config.data[setting]
@@ -258,13 +262,10 @@ def _check_perceptual(
 
 def _entropy_problem(value: Any, has_media: bool) -> str | None:
     """What the start of training has against a visual entropy; None where nothing."""
-    try:
-        number = math.nan if value is None else float(value)
-    except (TypeError, ValueError):
-        return "is no number of nats"
-    if math.isinf(number):
-        return "is infinite"
-    return "is missing for an image or a video" if math.isnan(number) and has_media else None
+    if not is_entropy(value):
+        return "is no finite number of nats"
+    missing = value is None or math.isnan(value)
+    return "is missing for an image or a video" if missing and has_media else None
 
 
 def _check_prompts(rows: dict[int, dict[str, Any]], where: str, config: DictConfig, model: Model) -> list[Finding]:

@@ -63,7 +63,9 @@ def check_packages(config: DictConfig) -> list[Finding]:
         "megatron.core": (megatron, 'pip install "verl[megatron]"'),
         "megatron.bridge": (megatron, 'pip install "verl[megatron]"'),
         "flash_attn": (
-            not megatron and attention == "flash_attention_2",
+            model.actor.strategy in ("fsdp", "fsdp2")
+            and config.trainer.device != "npu"
+            and attention == "flash_attention_2",
             "bash recipes/setup_gpu.sh, or train without it: ATTENTION=sdpa, see recipes/README.md",
         ),
     }

@@ -282,11 +282,13 @@ def _open(picture: Picture, by_datasets: bool = False) -> str | Image.Image:
     """What qwen_vl_utils takes for a picture."""
     if isinstance(picture, Image.Image):
         return picture
-    if isinstance(picture, str) and _is_web(picture):
-        picture = _in_time(partial(_download, picture), picture, _URL_SECONDS)
+    url = picture if isinstance(picture, str) and _is_web(picture) else None
     if by_datasets:
         stored = {"bytes": picture, "path": None} if isinstance(picture, bytes) else {"bytes": None, "path": picture}
-        return datasets.Image().decode_example(stored).convert("RGB")
+        decode_example = partial(datasets.Image().decode_example, stored)  # which has the token of the Hub
+        return (_in_time(decode_example, url, _URL_SECONDS) if url else decode_example()).convert("RGB")
+    if url:
+        picture = _in_time(partial(_download, url), url, _URL_SECONDS)
     return Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture
 
 
