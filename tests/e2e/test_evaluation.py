@@ -132,7 +132,7 @@ def test_it_ends_with_the_table(run):
         (["{model}"], {"BENCHMARKS": "mathvista geometry3k"}, "geometry3k is none of mathverse, mathvision"),
         (["{model}"], {"DATA_DIR": "nowhere"}, "make it: verl-durian prepare hallusionbench --output nowhere/hallus"),
         (["{data}"], {}, "holds neither config.json nor a checkpoint of verl's"),
-        (["no/model"], {}, "no such folder, and no model that the hub lets us read"),
+        (["no/model"], {}, "verl cannot read it"),
         (
             ["{model}", "actor_rollout_ref.rollout.load_format=dummy"],
             {},

@@ -25,17 +25,28 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import transformers
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
-from verl_durian.preflight import checkpoints, data, estimator, installation, machine, memory, settings, verl_checks
+from verl_durian.preflight import (
+    checkpoints,
+    data,
+    estimator,
+    installation,
+    machine,
+    memory,
+    settings,
+    verl_checks,
+)
 from verl_durian.preflight.__main__ import main
 from verl_durian.preflight.compose import compose, compose_what_can_be
 from verl_durian.preflight.examine import examine
-from verl_durian.preflight.model import Model, check_context, check_weights, read, read_type
+from verl_durian.preflight.model import Model, check_context, check_weights, count_parameters, read, read_type
 
 LARGE = Model("qwen2_5_vl", 73_411_000_000, 80, 8192, 152064, 128000, None)
 
@@ -191,6 +202,7 @@ def test_values_with_which_verl_runs_are_taken():
         "trainer.max_actor_ckpt_to_keep=0",
         "trainer.total_training_steps=0",
         "hydra.run.dir=/tmp/run",
+        "algorithm.rollout_correction.rollout_is_threshold='0.5_5.0'",
     ]
     config, *findings = compose_what_can_be(taken)
     assert findings == [[], []] and config.data.filter_overlong_prompts == 1
@@ -325,6 +337,8 @@ def test_settings_that_crash_and_packages_that_are_needed(run, monkeypatch):
     (missing,) = installation.check_packages(run.config({attention: "flash_attention_2"}))
     assert missing.text.startswith("flash_attn: not installed") and "ATTENTION=sdpa" in missing.text
     assert installation.check_packages(run.config({attention: "sdpa"})) == []
+    for other in ({"actor_rollout_ref.actor.strategy": "veomni"}, {"trainer.device": "npu"}):
+        assert installation.check_packages(run.config({attention: "flash_attention_2", **other})) == []
 
 
 def test_a_plugin_that_verl_may_not_load(run):
@@ -416,6 +430,24 @@ def test_a_strategy_whose_memory_is_not_known_is_not_estimated(run, strategy):
     _, findings = examine([*own, "trainer.save_freq=1"])
     assert not any("estimate" in finding.text for finding in findings)
     assert not any(finding.stops and strategy not in finding.text for finding in findings)
+
+
+def test_a_model_whose_class_is_not_transformers_own_is_not_counted():
+    config = transformers.PretrainedConfig(architectures=["DeepseekV3ForCausalLM"])
+    assert count_parameters(config) is None
+
+
+def test_a_proxy_between_us_and_the_hub_is_no_matter_of_the_start(monkeypatch):
+    def fail(*_):
+        raise httpx.ProxyError("403 Forbidden")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", fail)
+    assert read_type(OmegaConf.create({"path": "absent/model"})) is None
+
+
+def test_a_column_of_images_that_is_no_list(run):
+    run.write(*[{**row(), "images": 5}] * 24)
+    assert "row 0: images=5 must be a list (data.image_key)" in run.problem(data.check)
 
 
 def test_a_model_that_cannot_be_read_is_no_matter_of_the_start(tmp_path):

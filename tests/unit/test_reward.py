@@ -122,6 +122,12 @@ def test_decimals_may_be_any_form_of_an_integer(decimals):
     assert compute_score("mine", "\\boxed{1.26}", 1.2, row)["acc"] == 0.0
 
 
+@pytest.mark.parametrize("extra", ["text", [1]])
+def test_extra_info_that_is_no_mapping(extra):
+    with pytest.raises(ValueError, match=r"extra_info=.*data_source=mine.*must be a mapping"):
+        compute_score("mine", "\\boxed{5}", "5", extra)
+
+
 @pytest.mark.parametrize("answer", ["\\boxed{5}", "no box"])
 @pytest.mark.parametrize(
     ("truth", "extra", "message"),
