@@ -609,7 +609,6 @@ def test_columns_that_no_reward_reads_are_not_asked_for(run):
     ("value", "told"),
     [
         ("1.5", "visual_entropy='1.5' is no finite number of nats"),
-        (True, "visual_entropy=True is no finite number of nats"),
         ("high", "visual_entropy='high' is no finite number of nats"),
         ([1.0], "visual_entropy=[1.0] is no finite number of nats"),
         ({"nats": 1.0}, "visual_entropy={'nats': 1.0} is no finite number of nats"),
