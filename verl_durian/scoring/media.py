@@ -282,13 +282,13 @@ def _open(picture: Picture, by_datasets: bool = False) -> str | Image.Image:
     """What qwen_vl_utils takes for a picture."""
     if isinstance(picture, Image.Image):
         return picture
-    url = picture if isinstance(picture, str) and _is_web(picture) else None
+    # `datasets` has the token for files of the Hub, and no limit to what it reads from other servers.
+    of_hub = by_datasets and isinstance(picture, str) and picture.startswith(f"{datasets.config.HF_ENDPOINT}/")
+    if isinstance(picture, str) and _is_web(picture) and not of_hub:
+        picture = _in_time(partial(_download, picture), picture, _URL_SECONDS)
     if by_datasets:
         stored = {"bytes": picture, "path": None} if isinstance(picture, bytes) else {"bytes": None, "path": picture}
-        decode_example = partial(datasets.Image().decode_example, stored)  # which has the token of the Hub
-        return (_in_time(decode_example, url, _URL_SECONDS) if url else decode_example()).convert("RGB")
-    if url:
-        picture = _in_time(partial(_download, url), url, _URL_SECONDS)
+        return datasets.Image().decode_example(stored).convert("RGB")
     return Image.open(BytesIO(picture)) if isinstance(picture, bytes) else picture
 
 
