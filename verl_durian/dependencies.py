@@ -8,7 +8,6 @@ Imports nothing that may be missing itself: verl requires `packaging`.
 import shlex
 import sys
 from importlib.metadata import PackageNotFoundError, requires, version
-from importlib.util import find_spec
 
 from packaging.requirements import Requirement
 
@@ -55,8 +54,8 @@ def install_command(requirements: list[Requirement]) -> str:
     """A command for bash that installs the requirements and keeps every other package at its version."""
     requirements = [each for each in requirements if not kept(each)]
     python = shlex.quote(sys.executable)
-    # An environment of uv has no pip.
-    pip, of = (f"{python} -m pip", "") if find_spec("pip") else ("uv pip", f" --python {python}")
+    # An environment of uv has no pip. (find_spec("pip") would switch off setuptools' distutils in this process.)
+    pip, of = (f"{python} -m pip", "") if installed("pip") else ("uv pip", f" --python {python}")
     pins = f"{pip} list{of} --format=freeze"
     replaced = "|".join(each.name for each in requirements if installed(each.name))
     if replaced:

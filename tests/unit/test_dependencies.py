@@ -62,6 +62,15 @@ def test_ray_and_verl_are_never_replaced(site):
     assert dependencies.install_command(unmet).endswith("--format=freeze) durian-b")
 
 
+def test_the_command_leaves_setuptools_alone(site):
+    """Python 3.11: once pip is looked up as a module, setuptools cannot be imported any more, and vLLM needs it."""
+    code = (
+        "from verl_durian.dependencies import *; install_command([Requirement('durian-b')]);"
+        "import distutils.core, setuptools"
+    )
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
+
+
 def test_the_command_installs_what_is_missing_and_moves_nothing_else(site, tmp_path, monkeypatch):
     """pip would take the newest durian-base for durian-new; the environment's own must stay."""
     wheels = tmp_path / "wheels"

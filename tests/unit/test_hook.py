@@ -391,7 +391,7 @@ metric_utils.compute_data_metrics = ray_trainer.compute_data_metrics = compute_d
 def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_path):
     (tmp_path / "other_plugin.py").write_text(OTHER_PLUGIN)
     code = (
-        "import os; os.environ.pop('VERL_PLATFORM');"  # verl knows this platform only after the plugin
+        "import os; os.environ.pop('VERL_PLATFORM', None);"  # verl knows this platform only after the plugin
         "import verl, sys, advantage_step, other_plugin, verl_durian.verl_api as api;"
         "from verl_durian.doctor import look_here;"
         "assert api.is_wrapped(other_plugin.compute_advantage_of_verl), 'a module that holds the function';"
