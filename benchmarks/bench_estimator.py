@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
-from verl_durian.estimator import compute_durian_outcome_advantage
+from verl_durian.algo.estimator import compute_durian_outcome_advantage
 
 
 def grpo(batch: dict) -> torch.Tensor:

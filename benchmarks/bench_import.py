@@ -21,14 +21,14 @@ CODE = """
 import sys, time
 start = time.perf_counter()
 import verl
-print(time.perf_counter() - start, "verl_durian.plugin" in sys.modules)
+print(time.perf_counter() - start, "verl_durian.hooks.plugin" in sys.modules)
 """
 PLUGIN = """
 import verl, sys, time
 for name in [name for name in sys.modules if name.split(".")[0] in ("verl_durian", "wrapt")]:
     del sys.modules[name]
 start = time.perf_counter()
-import verl_durian.plugin
+import verl_durian.hooks.plugin
 print(time.perf_counter() - start, True)
 """
 

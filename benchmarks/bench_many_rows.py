@@ -32,7 +32,7 @@ from rich.progress import track
 from rich.table import Table
 from skimage import data
 
-from verl_durian.scoring.score_files import SUMMARY
+from verl_durian.entropy.score import SUMMARY
 
 PICTURES = ("astronaut", "camera", "chelsea", "coffee", "rocket", "grass", "gravel", "brick")
 ROWS = [5000, 20000]

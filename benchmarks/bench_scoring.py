@@ -51,12 +51,12 @@ from skimage import data
 from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from verl_durian.quickstart.model import make_config, make_tokenizer
-from verl_durian.scoring.media import collect, decode
-from verl_durian.scoring.score_files import SUMMARY, Request, score_files
-from verl_durian.scoring.workers import MAX_PATCHES
-from verl_durian.vision_tower import FeatureLayer, Precision, VisionTower, load_vision_tower
-from verl_durian.visual_entropy import scatter_matrix, spectral_entropy
+from recipes.quickstart.model import make_config, make_tokenizer
+from verl_durian.entropy.media import collect, decode
+from verl_durian.entropy.score import SUMMARY, Request, score_files
+from verl_durian.entropy.vision_tower import FeatureLayer, Precision, VisionTower, load_vision_tower
+from verl_durian.entropy.visual_entropy import scatter_matrix, spectral_entropy
+from verl_durian.entropy.workers import MAX_PATCHES
 
 CORES = len(os.sched_getaffinity(0))
 PATCH = 14

@@ -23,9 +23,9 @@ from skimage import data
 from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from verl_durian.normalization import perceptual_groups, perceptual_thresholds
-from verl_durian.vision_tower import TowerSettings, VisionTower
-from verl_durian.visual_entropy import scatter_matrix, visual_entropy
+from verl_durian.algo.groups import perceptual_groups, perceptual_thresholds
+from verl_durian.entropy.vision_tower import TowerSettings, VisionTower
+from verl_durian.entropy.visual_entropy import scatter_matrix, visual_entropy
 
 
 def best_ms(function: Callable[[], object], repeats: int = 7) -> float:

@@ -162,8 +162,8 @@ def import_project() -> list[str]:
         sys.modules[name] = ModuleType(name)
         vars(sys.modules[name]).update(content[name])
     try:
-        import verl_durian.estimator
-        import verl_durian.scoring.scorer  # noqa: F401
+        import verl_durian.algo.estimator
+        import verl_durian.entropy.scorer  # noqa: F401
     finally:
         for name in replaced:
             del sys.modules[name]
@@ -223,7 +223,7 @@ class Check:
     # ---- estimator
 
     def estimator(self) -> None:
-        from verl_durian.estimator import compute_durian_outcome_advantage
+        from verl_durian.algo.estimator import compute_durian_outcome_advantage
 
         def durian(batch: dict[str, Any]) -> torch.Tensor:
             return compute_durian_outcome_advantage(**batch)[0]
@@ -297,8 +297,8 @@ class Check:
         self.figures["million parameters"] = parameters / 1e6
 
     def _read_tower(self, precision: str) -> tuple[Any, dict[str, torch.Tensor]]:
-        """What `verl_durian.vision_tower.read_tower` would read from a checkpoint of this shape."""
-        from verl_durian.vision_tower import TowerSettings
+        """What `verl_durian.entropy.vision_tower.read_tower` would read from a checkpoint of this shape."""
+        from verl_durian.entropy.vision_tower import TowerSettings
 
         if not self._states:
             config = Qwen2_5_VisionTransformerPretrainedModel.config_class(**self.size.tower)
@@ -318,7 +318,7 @@ class Check:
 
     def _scorer(self, precision: str) -> Any:
         """The `Scorer` of a worker on this device."""
-        from verl_durian.scoring.scorer import Scorer, to_arrays
+        from verl_durian.entropy.scorer import Scorer, to_arrays
 
         if precision not in self._scorers:
             settings, state = self._read_tower(precision)
@@ -329,7 +329,7 @@ class Check:
 
     def _together(self, tower: Any, pictures: Sequence[Image.Image], fixed_rows: bool) -> list[torch.Tensor]:
         """F of each picture, all in one pass as on a GPU."""
-        from verl_durian import vision_tower
+        from verl_durian.entropy import vision_tower
 
         with nullcontext() if fixed_rows else patch.object(vision_tower, "FixedRows", nullcontext):
             return tower._together(*tower.preprocess(pictures))
@@ -337,7 +337,7 @@ class Check:
     # ---- scoring
 
     def scoring(self, precision: str) -> None:
-        from verl_durian.scoring.media import collect
+        from verl_durian.entropy.media import collect
 
         scorer = self._scorer(precision)
         self.figures["attention"] = scorer.tower.settings.attention(self.device.type)
@@ -411,8 +411,8 @@ class Check:
 
     def _steps(self, tower: Any, rows: Sequence[Any]) -> dict[str, float]:
         """Milliseconds an image of what stands beside the tower, in one thread."""
-        from verl_durian.scoring.media import decode
-        from verl_durian.visual_entropy import scatter_matrix, spectral_entropy
+        from verl_durian.entropy.media import decode
+        from verl_durian.entropy.visual_entropy import scatter_matrix, spectral_entropy
 
         pictures = [decode(row, PATCH)[0][0] for row in rows]
         features = tower.features(*tower.preprocess(pictures))
@@ -461,7 +461,7 @@ class Check:
             self.figures[f"{way}: passes"] = passes
 
     def agreement(self) -> None:
-        from verl_durian.vision_tower import VisionTower
+        from verl_durian.entropy.vision_tower import VisionTower
 
         torch.set_num_threads(len(os.sched_getaffinity(0)))
         tower = self._scorer("float32").tower
@@ -482,7 +482,7 @@ class Check:
 
 def entropy(features: torch.Tensor) -> float:
     """H as `Scorer` finds it: the matrix on the device, its eigenvalues on the CPU."""
-    from verl_durian.visual_entropy import scatter_matrix, spectral_entropy
+    from verl_durian.entropy.visual_entropy import scatter_matrix, spectral_entropy
 
     return spectral_entropy(scatter_matrix(features).cpu()).item()
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import matplotlib
 import typer
 
-from verl_durian.quickstart.report import VALIDATION, curve, kind, names, read_metrics
+from recipes.quickstart.report import VALIDATION, curve, kind, names, read_metrics
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402

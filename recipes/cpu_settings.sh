@@ -34,7 +34,7 @@ CPU=(
     reward.num_workers=1
 )
 
-# A Ray of this machine alone, with one worker slot, which Ray counts as a GPU: see verl_durian/cpu/platform.py. A Ray
+# A Ray of this machine alone, with one worker slot, which Ray counts as a GPU: see recipes/cpu/verl_cpu/platform.py. A Ray
 # that runs already is joined as it is; `ray start --head --num-cpus=16 --num-gpus=1` makes one that fits.
 if [ -z "${RAY_ADDRESS:-}" ]; then
     CPU+=(

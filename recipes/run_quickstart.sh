@@ -27,10 +27,10 @@ mkdir -p "$RUN"
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
 # Made once, and again when what makes them has changed.
-STAMP=$(cat verl_durian/quickstart/{data,model}.py verl_durian/quickstart/start.safetensors | sha256sum)
+STAMP=$(cat recipes/quickstart/{data,model}.py recipes/quickstart/start.safetensors | sha256sum)
 if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
-    OMP_NUM_THREADS=2 python -m verl_durian.quickstart.data "$OUT"
-    OMP_NUM_THREADS=2 python -m verl_durian.quickstart.model "$OUT"
+    OMP_NUM_THREADS=2 python -m recipes.quickstart.data "$OUT"
+    OMP_NUM_THREADS=2 python -m recipes.quickstart.model "$OUT"
     echo "$STAMP" >"$OUT/made_by.sha256"
 fi
 
@@ -46,7 +46,7 @@ BACKBONE=dapo ESTIMATOR=durian MODEL_PATH=$OUT/model OUTPUT=$RUN \
     NGPUS_PER_NODE=1 TRAIN_BATCH_SIZE=16 PPO_MINI_BATCH_SIZE=8 PPO_MICRO_BATCH_SIZE=64 ROLLOUTS=8 \
     MAX_PROMPT_LENGTH=128 MAX_RESPONSE_LENGTH=24 OVERLONG_BUFFER=8 LR=3e-5 EPOCHS=100 TOTAL_STEPS=$STEPS \
     TEST_FREQ=5 SAVE_FREQ=-1 RESUME=disable \
-    python -m verl_durian.watchdog --log "$RUN/train.log" --show 'Training Progress: .*|visual entropy: .*|durian: .*' --stall-minutes 10 -- \
+    python -m recipes.quickstart.watchdog --log "$RUN/train.log" --show 'Training Progress: .*|visual entropy: .*|durian: .*' --stall-minutes 10 -- \
     bash recipes/run_qwen25vl_durian.sh "${QUICK[@]}" "$@"
 
-python -m verl_durian.quickstart.report "$RUN"
+python -m recipes.quickstart.report "$RUN"

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Makes .venv in the repository's root: verl, vLLM and this project for a machine without a GPU. Needs Python 3.11.
 # Does nothing where the environment is up to date. VENV names another folder, CONSTRAINTS other pins, and arguments what
-# pip installs in place of this project with all its extras.
+# pip installs in place of this project and verl_cpu.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -11,10 +11,10 @@ cd "$(dirname "$0")/.."
 PYTHON=${PYTHON:-python3.11}
 VENV=${VENV:-.venv}
 CONSTRAINTS=${CONSTRAINTS:-constraints-cpu.txt}
-[ $# -gt 0 ] || set -- --editable ".[cpu,dev]"
+[ $# -gt 0 ] || set -- --editable ".[dev]" --editable recipes/cpu
 
 STAMP=$VENV/verl-durian.sha256
-WANTED=$({ cat pyproject.toml "$CONSTRAINTS" verl_durian_cpu.pth recipes/setup_cpu.sh && echo "$@"; } | sha256sum)
+WANTED=$({ cat pyproject.toml "$CONSTRAINTS" recipes/cpu/{pyproject.toml,verl_cpu.pth} recipes/setup_cpu.sh && echo "$@"; } | sha256sum)
 if [ -f "$STAMP" ] && [ "$(cat "$STAMP")" = "$WANTED" ]; then
     exit 0
 fi

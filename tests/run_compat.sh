@@ -6,7 +6,7 @@
 #     bash tests/run_compat.sh                       # the releases that are claimed, and two older ones
 #     bash tests/run_compat.sh 0.9.0 ../verl         # this release, and a clone
 #
-# A release in SEEN_IN (verl_durian/verl_api.py) is claimed: pip must install it together with this project, and every
+# A release in SEEN_IN (verl_durian/hooks/verl_symbols.py) is claimed: pip must install it together with this project, and every
 # test must pass. Another release is put over that by force, and must be refused (tests/compat/refusal.py). What a clone
 # does is only told. COMPAT names the folder of environments and logs, PYTHON another Python.
 set -euo pipefail
@@ -23,7 +23,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK=1
 
 mkdir -p "$COMPAT"
 grep -v '^verl==' constraints-cpu.txt >"$COMPAT/constraints.txt"
-claimed=$("$PYTHON" -c 'from verl_durian.verl_api import SEEN_IN; print(*SEEN_IN)')
+claimed=$("$PYTHON" -c 'from verl_durian.hooks.verl_symbols import SEEN_IN; print(*SEEN_IN)')
 # shellcheck disable=SC2086
 [ $# -gt 0 ] || set -- $claimed 0.8.0 0.7.1
 

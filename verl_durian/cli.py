@@ -10,7 +10,7 @@ try:
     import rich  # noqa: F401
     import typer
 except ModuleNotFoundError as error:
-    from verl_durian.dependencies import install_command, unmet
+    from verl_durian.hooks.dependencies import install_command, unmet
 
     sys.exit(f"verl-durian: {error.name} is not installed. In bash:\n  {install_command(unmet())}")
 
@@ -27,7 +27,7 @@ def doctor(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list what is in order.")] = False,
 ) -> None:
     """Check the installation and suggest fixes: packages, plugin, estimator and hook."""
-    from verl_durian.doctor import examine
+    from verl_durian.hooks.doctor import examine
 
     raise typer.Exit(code=0 if examine(verbose) else 1)
 
@@ -57,9 +57,9 @@ def score(
     video_key: Annotated[str, typer.Option(help="Column of videos; verl's data.video_key.")] = "videos",
 ) -> None:
     """Compute the visual entropy of every row of verl's data files, once, before training."""
-    from verl_durian.scoring.entropy_cache import default_cache_dir
-    from verl_durian.scoring.parts import Columns
-    from verl_durian.scoring.score_files import Request, score_files
+    from verl_durian.entropy.cache import default_cache_dir
+    from verl_durian.entropy.parts import Columns
+    from verl_durian.entropy.score import Request, score_files
 
     request = Request(
         model=model,

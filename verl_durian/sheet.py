@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from verl_durian.results import whole_file
+from verl_durian.files import whole_file
 
 DPI = 72
 """One point is one pixel: font sizes and line widths are pixels, as everything else on a sheet."""

@@ -36,7 +36,7 @@ config, found = advantage_step.compose(), {}
 for estimator in ("grpo", "rloo"):
     config.algorithm.adv_estimator = estimator
     found[estimator] = advantage_step.run_v0(advantage_step.make_rows(), config).batch["advantages"].numpy()
-np.savez(sys.argv[1], plugin="verl_durian.plugin" in sys.modules, **found)
+np.savez(sys.argv[1], plugin="verl_durian.hooks.plugin" in sys.modules, **found)
 """
 
 
@@ -63,7 +63,7 @@ def test_doctor_refuses():
 
 
 # No older release loads plugins: this is how a user would have one load a module all the same.
-LOADED = {"VERL_USE_EXTERNAL_MODULES": "verl_durian.plugin"}
+LOADED = {"VERL_USE_EXTERNAL_MODULES": "verl_durian.hooks.plugin"}
 
 
 @pytest.mark.parametrize("estimator", ["durian", "grpo"])

@@ -12,8 +12,8 @@ import recipe
 from evaluation_fixtures import SCHEMA, write_benchmarks
 from PIL import Image
 
+from recipes.quickstart.model import write_model
 from verl_durian.evaluation.paper import BENCHMARKS
-from verl_durian.quickstart.model import write_model
 from verl_durian.reward import compute_score
 
 LENGTHS = {"MAX_PROMPT_LENGTH": 128, "MAX_RESPONSE_LENGTH": 24}

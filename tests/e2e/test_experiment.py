@@ -22,10 +22,10 @@ import torch
 from omegaconf import OmegaConf
 from verl.trainer.ppo.utils import create_rl_sampler
 
+from recipes.quickstart.data import make_rows, write_parquet
+from recipes.quickstart.model import write_model
+from recipes.quickstart.watchdog import mapped_by, shared_memory_segments
 from verl_durian.evaluation.paper import BENCHMARKS
-from verl_durian.quickstart.data import make_rows, write_parquet
-from verl_durian.quickstart.model import write_model
-from verl_durian.watchdog import mapped_by, shared_memory_segments
 
 STEPS, SEED = 4, 7
 BATCH = int(recipe.SMALL["TRAIN_BATCH_SIZE"])

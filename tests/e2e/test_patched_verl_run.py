@@ -8,8 +8,8 @@ import os
 import recipe
 from patched_verl import download, to_import
 
-from verl_durian.quickstart.data import make_rows, write_parquet
-from verl_durian.quickstart.model import write_model
+from recipes.quickstart.data import make_rows, write_parquet
+from recipes.quickstart.model import write_model
 
 
 def test_rows_with_and_without_image(tmp_path):

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from verl_durian.watchdog import DEATH, PR_SET_CHILD_SUBREAPER, is_alive, mapped_by, shared_memory_segments
+from recipes.quickstart.watchdog import DEATH, PR_SET_CHILD_SUBREAPER, is_alive, mapped_by, shared_memory_segments
 
 ROOT = Path(__file__).parents[2]
 STEPS = 4

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import recipe
 
-from verl_durian.quickstart.data import write_data
-from verl_durian.quickstart.model import write_model
+from recipes.quickstart.data import write_data
+from recipes.quickstart.model import write_model
 
 NO_VALIDATION = ("trainer.val_before_train=False",)
 OWN_SLOT = (
@@ -20,7 +20,7 @@ OWN_SLOT = (
     "actor_rollout_ref.rollout.nnodes=1",
     "actor_rollout_ref.rollout.n_gpus_per_node=1",
     "actor_rollout_ref.rollout.checkpoint_engine.backend=shared_memory",
-    "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=verl_durian.cpu.checkpoint_engine",
+    "actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=verl_cpu.checkpoint_engine",
 )
 
 

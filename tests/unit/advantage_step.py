@@ -165,7 +165,7 @@ def main(out: str, *estimators: str) -> None:
         config.algorithm.adv_estimator = estimator
         found[f"{estimator}_v1"] = run_v1(rows, config, multiple=5)[0].numpy()
         found[f"{estimator}_v0"] = run_v0(rows, config).batch["advantages"].numpy()
-    np.savez(out, plugin="verl_durian.hook" in sys.modules, **found)
+    np.savez(out, plugin="verl_durian.hooks.trainers" in sys.modules, **found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from verl_durian.quickstart.data import Painter, Question, plain_questions, prompt_text, split_images
+from recipes.quickstart.data import Painter, Question, plain_questions, prompt_text, split_images
 
 SPLITS = {
     "mathverse": "testmini",

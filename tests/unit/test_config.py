@@ -8,8 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from verl_durian.config import DurianConfig
-from verl_durian.normalization import perceptual_thresholds
+from verl_durian.algo.config import DurianConfig
+from verl_durian.algo.groups import perceptual_thresholds
 
 THRESHOLDS = ["must be batch, dataset or a list of numbers"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from verl_durian import dependencies
+from verl_durian.hooks import dependencies
 
 
 def metadata(name: str, version: str, *requires: str) -> str:
@@ -65,7 +65,7 @@ def test_ray_and_verl_are_never_replaced(site):
 def test_the_command_leaves_setuptools_alone(site):
     """Python 3.11: once pip is looked up as a module, setuptools cannot be imported any more, and vLLM needs it."""
     code = (
-        "from verl_durian.dependencies import *; install_command([Requirement('durian-b')]);"
+        "from verl_durian.hooks.dependencies import *; install_command([Requirement('durian-b')]);"
         "import distutils.core, setuptools"
     )
     subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)

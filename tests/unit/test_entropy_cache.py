@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from verl_durian.scoring.entropy_cache import EntropyCache, Entry, default_cache_dir
+from verl_durian.entropy.cache import EntropyCache, Entry, default_cache_dir
 
 ONE = Entry("1" * 32, 1.25, 16)
 TWO = Entry("2" * 32, 0.0, 1)

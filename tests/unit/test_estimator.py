@@ -15,9 +15,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
-from verl_durian.config import DurianConfig
-from verl_durian.estimator import compute_durian_outcome_advantage, durian_advantages
-from verl_durian.normalization import perceptual_groups, perceptual_thresholds, reasoning_groups
+from verl_durian.algo.config import DurianConfig
+from verl_durian.algo.estimator import compute_durian_outcome_advantage, durian_advantages
+from verl_durian.algo.groups import perceptual_groups, perceptual_thresholds, reasoning_groups
 
 PAPER = (0.1, 0.2, 0.7)
 

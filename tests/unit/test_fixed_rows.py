@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import nn
 
-from verl_durian import fixed_rows
-from verl_durian.fixed_rows import FixedRows
+from verl_durian.entropy import fixed_rows
+from verl_durian.entropy.fixed_rows import FixedRows
 
 
 @pytest.fixture(autouse=True)

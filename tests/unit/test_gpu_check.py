@@ -15,8 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from verl_durian import vision_tower
-from verl_durian.scoring import workers
+from verl_durian.entropy import vision_tower, workers
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 SCRIPT = BENCHMARKS / "gpu_check.py"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from math_verify import parse, verify
 from mathruler.grader import extract_boxed_content, grade_answer
 
+from recipes.quickstart.data import COLORS, SHAPES
 from verl_durian.grading import LONGEST_ANSWER, grade
-from verl_durian.quickstart.data import COLORS, SHAPES
 from verl_durian.reward import compute_score
 
 

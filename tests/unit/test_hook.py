@@ -20,8 +20,9 @@ from scipy.stats import spearmanr
 from transformers import AutoProcessor
 from verl.trainer.ppo.core_algos import AdvantageEstimator
 
-from verl_durian import estimator, hook, verl_api
-from verl_durian.config import DurianConfig
+from verl_durian.algo import estimator
+from verl_durian.algo.config import DurianConfig
+from verl_durian.hooks import trainers, verl_symbols
 
 DURIAN = ("algorithm.adv_estimator=durian", "+algorithm.durian.reasoning.num_groups=3")
 OF_THE_TRAINING_SET = "+algorithm.durian.perceptual.thresholds=dataset"
@@ -283,7 +284,7 @@ def test_an_accuracy_that_is_no_number_does_not_end_training(trainer, accuracy, 
         else:
             data = advantage_step.run_v0(rows, config)
             advantages, mask = data.batch["advantages"], data.batch["response_mask"]
-            metrics = hook._WAITING.get()
+            metrics = trainers._WAITING.get()
         torch.testing.assert_close(advantages, expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
         assert metrics["durian/accuracy_is_reward"] == 1 and "durian/reasoning/rank_correlation" in metrics
     assert caplog.text.count("the rewards replace it in the metrics") == 1
@@ -296,7 +297,7 @@ def test_metrics_that_fail_do_not_end_training(config, caplog, monkeypatch):
     def fail(*_):
         raise ZeroDivisionError("of a metric")
 
-    monkeypatch.setattr(hook, "durian_metrics", fail)
+    monkeypatch.setattr(trainers, "durian_metrics", fail)
     for _ in range(2):
         advantages, _, metrics = advantage_step.run_v1(advantage_step.make_rows(), config)
         assert advantages.any() and not any("reasoning" in name for name in metrics)
@@ -345,16 +346,16 @@ def test_another_plugins_wrappers_around_ours(config, monkeypatch):
         monkeypatch.setattr(module, "compute_advantage", around(module.compute_advantage))
     monkeypatch.setattr(ray_trainer, "compute_data_metrics", around(ray_trainer.compute_data_metrics))
     # Ours once more around it, as where verl's module that holds the function is imported only now.
-    symbol = next(s for s in verl_api.SYMBOLS if (s.module, s.name) == (verl_api.V1_UTILS, "compute_advantage"))
-    assert not verl_api.is_wrapped(utils.compute_advantage)
-    verl_api.wrap(symbol, everywhere=False)
+    symbol = next(s for s in verl_symbols.SYMBOLS if (s.module, s.name) == (verl_symbols.V1_UTILS, "compute_advantage"))
+    assert not verl_symbols.is_wrapped(utils.compute_advantage)
+    verl_symbols.wrap(symbol, everywhere=False)
     advantages, _, metrics = advantage_step.run_v1(rows, config)
     assert torch.equal(advantages, alone) and "durian/prompts/num" in metrics
     assert calls == ["compute_advantage"]
     data = advantage_step.run_v0(rows, config)
     assert torch.equal(data.batch["advantages"], alone) and "durian/prompts/num" in older_metrics(data)
     assert calls == ["compute_advantage"] * 2 + ["compute_data_metrics"]
-    assert not verl_api.not_wrapped(verl_api.V1)
+    assert not verl_symbols.not_wrapped(verl_symbols.V1)
 
 
 OTHER_PLUGIN = """
@@ -381,8 +382,8 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
     (tmp_path / "other_plugin.py").write_text(OTHER_PLUGIN)
     code = (
         "import os; os.environ.pop('VERL_PLATFORM', None);"  # verl knows this platform only after the plugin
-        "import verl, sys, advantage_step, other_plugin, verl_durian.verl_api as api;"
-        "from verl_durian.doctor import look_here;"
+        "import verl, sys, advantage_step, other_plugin, verl_durian.hooks.verl_symbols as api;"
+        "from verl_durian.hooks.doctor import look_here;"
         "assert api.is_wrapped(other_plugin.compute_advantage_of_verl), 'a module that holds the function';"
         "assert [each for each in look_here(api.TRAINERS) if not each['good']] == [], look_here(api.TRAINERS);"
         "advantage_step.main(sys.argv[1], 'durian', 'grpo');"
@@ -452,7 +453,7 @@ def test_a_wrapped_coroutine_function_stays_one():
     from verl.experimental.fully_async_policy import fully_async_rollouter
 
     manager = fully_async_rollouter.FullyAsyncAgentLoopManager
-    assert verl_api.is_wrapped(manager.generate_sequences_single)
+    assert verl_symbols.is_wrapped(manager.generate_sequences_single)
     assert inspect.iscoroutinefunction(manager.generate_sequences_single)
 
 

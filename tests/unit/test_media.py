@@ -32,8 +32,8 @@ from qwen_vl_utils.vision_process import get_video_reader_backend
 from skimage import data
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from verl_durian.scoring import media as media_module
-from verl_durian.scoring.media import Media, MediaError, collect, decode
+from verl_durian.entropy import media as media_module
+from verl_durian.entropy.media import Media, MediaError, collect, decode
 
 CAT = Image.fromarray(data.chelsea())
 COFFEE = Image.fromarray(data.coffee()).resize((70, 120))
@@ -579,7 +579,7 @@ def test_a_page_that_is_not_there_is_named(server):
 
 PEAK = """
 import resource, sys
-from verl_durian.scoring.media import MediaError, collect, decode
+from verl_durian.entropy.media import MediaError, collect, decode
 
 small, bomb = sys.argv[1:]
 decode(collect([small], [[small, small]]), 14)

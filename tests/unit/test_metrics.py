@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from verl_durian.config import DurianConfig
-from verl_durian.estimator import durian_advantages
-from verl_durian.metrics import durian_metrics
+from verl_durian.algo.config import DurianConfig
+from verl_durian.algo.estimator import durian_advantages
+from verl_durian.algo.metrics import durian_metrics
 
 # Prompt: rewards, H, L. a is extreme (3:1), b balanced, c all equal, d extreme, e without image and lone.
 PROMPTS = {

@@ -145,7 +145,7 @@ def test_the_same_advantages_with_the_plugin_the_patches_and_both(step, steps):
 
 
 def test_the_hook_stands_aside_where_verl_computes_durian(steps):
-    assert steps["plugin"]["estimator"] == "verl_durian.estimator"
+    assert steps["plugin"]["estimator"] == "verl_durian.algo.estimator"
     assert steps["both"]["estimator"] == steps["patches"]["estimator"] == "verl.trainer.ppo.core_algos"
     assert len(steps["plugin"]["hooked"]) == 8
     assert steps["both"]["hooked"] == ["_create_dataloader", "_init_dataloader"]

@@ -22,7 +22,7 @@ from matplotlib.transforms import Bbox
 from PIL import Image
 from skimage import data
 
-from verl_durian.scoring.pictures import (
+from verl_durian.entropy.plots import (
     CELL,
     COLUMNS,
     GAP,

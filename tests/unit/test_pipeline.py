@@ -13,15 +13,15 @@ import ray
 from PIL import Image
 from skimage import data
 
-from verl_durian.scoring import pipeline, readers, workers
-from verl_durian.scoring.entropy_cache import EntropyCache
-from verl_durian.scoring.media import collect
-from verl_durian.scoring.parts import Columns, dataset_parts
-from verl_durian.scoring.pipeline import Problem, Scores, score_parts
-from verl_durian.scoring.readers import name_rows
-from verl_durian.scoring.scorer import Scorer, to_arrays
-from verl_durian.scoring.workers import Placement, given_back, place
-from verl_durian.vision_tower import read_tower
+from verl_durian.entropy import pipeline, readers, workers
+from verl_durian.entropy.cache import EntropyCache
+from verl_durian.entropy.media import collect
+from verl_durian.entropy.parts import Columns, dataset_parts
+from verl_durian.entropy.pipeline import Problem, Scores, score_parts
+from verl_durian.entropy.readers import name_rows
+from verl_durian.entropy.scorer import Scorer, to_arrays
+from verl_durian.entropy.vision_tower import read_tower
+from verl_durian.entropy.workers import Placement, given_back, place
 
 
 @pytest.fixture(scope="module", autouse=True)

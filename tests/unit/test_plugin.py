@@ -21,18 +21,18 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess:
 def test_import_verl_loads_nothing_of_weight():
     code = "import sys; a = set(sys.modules); import verl; print(*(m for m in sys.modules if 'durian' in m))"
     loaded = set(run(code).stdout.split())
-    assert "verl_durian.plugin" in loaded
-    heavy = {"estimator", "hook", "scoring", "metrics", "preflight", "doctor"}
+    assert "verl_durian.hooks.plugin" in loaded
+    heavy = {"estimator", "trainers", "entropy", "metrics", "preflight", "doctor"}
     assert not {name.split(".")[-1] for name in loaded} & heavy
 
 
 def test_estimator_and_hooks_follow_verls_modules():
     code = (
         "from verl.trainer.ppo.core_algos import get_adv_estimator_fn as get; import sys;"
-        "print(get('durian').__module__, 'verl_durian.hook' in sys.modules);"
-        "import verl.trainer.ppo.v1; print('verl_durian.hook' in sys.modules)"
+        "print(get('durian').__module__, 'verl_durian.hooks.trainers' in sys.modules);"
+        "import verl.trainer.ppo.v1; print('verl_durian.hooks.trainers' in sys.modules)"
     )
-    assert run(code).stdout.split()[-3:] == ["verl_durian.estimator", "False", "True"]
+    assert run(code).stdout.split()[-3:] == ["verl_durian.algo.estimator", "False", "True"]
 
 
 # The plugin is kept out at first, so that it meets a verl that has already lost a symbol.
@@ -41,7 +41,7 @@ import os, sys
 os.environ.pop("VERL_PLATFORM", None)
 import verl, verl.trainer.ppo.ray_trainer as ray_trainer
 del ray_trainer.RayPPOTrainer._get_gen_batch
-import verl_durian.plugin
+import verl_durian.hooks.plugin
 sys.path.insert(0, {tests!r})
 import advantage_step
 from verl.utils import config as verl_config
@@ -79,9 +79,10 @@ class Gone:
 sys.meta_path.insert(0, Gone())
 sys.path.insert(0, sys.argv[1])
 import verl, advantage_step
-from verl_durian import start_checks, verl_api
-from verl_durian.doctor import look_here
-found = look_here((verl_api.EVERY, verl_api.OLDER))
+from verl_durian.hooks import checks
+from verl_durian.hooks import verl_symbols
+from verl_durian.hooks.doctor import look_here
+found = look_here((verl_symbols.EVERY, verl_symbols.OLDER))
 assert all(each["good"] for each in found), found
 print(json.dumps({each["subject"]: each["detail"] for each in found if each["note"]}))
 print([each["subject"] for each in look_here() if not each["good"]])
@@ -90,9 +91,9 @@ assert advantage_step.run_v0(rows, durian).batch["advantages"].any()
 rollout = ("actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.load_format=auto")
 one_gpu = ("trainer.n_gpus_per_node=1", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4")
 durian = ("algorithm.adv_estimator=durian", f"actor_rollout_ref.model.path={sys.argv[2]}", *rollout, *one_gpu)
-start_checks.check(advantage_step.compose(*durian, "trainer.use_v1=False"))
+checks.check(advantage_step.compose(*durian, "trainer.use_v1=False"))
 try:
-    start_checks.check(advantage_step.compose(*durian))
+    checks.check(advantage_step.compose(*durian))
 except RuntimeError as error:
     print(error)
 """
@@ -113,8 +114,8 @@ def test_trainers_that_a_later_verl_lacks_cost_only_those_trainers(tiny_qwen25vl
 
 def test_a_hook_that_fails_does_not_break_verl_and_is_reported_at_start():
     code = (
-        "import sys, types; sys.modules['verl_durian.training_data'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.ray_trainer; from verl_durian import verl_api; print(*verl_api.problems())"
+        "import sys, types; sys.modules['verl_durian.hooks.dataset'] = types.ModuleType('broken');"
+        "import verl.trainer.ppo.ray_trainer; from verl_durian import verl_symbols; print(*verl_symbols.problems())"
     )
     done = run(code)
     assert done.returncode == 0 and "metric_utils.compute_data_metrics: the hook failed (ImportError" in done.stdout
@@ -122,8 +123,8 @@ def test_a_hook_that_fails_does_not_break_verl_and_is_reported_at_start():
 
 def test_an_estimator_that_cannot_be_registered_does_not_break_verl():
     code = (
-        "import sys, types; sys.modules['verl_durian.estimator'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.core_algos; from verl_durian import verl_api; print(*verl_api.problems())"
+        "import sys, types; sys.modules['verl_durian.algo.estimator'] = types.ModuleType('broken');"
+        "import verl.trainer.ppo.core_algos; from verl_durian import verl_symbols; print(*verl_symbols.problems())"
     )
     done = run(code)
     assert done.returncode == 0 and "core_algos.register_adv_est: the hook failed (ImportError" in done.stdout
@@ -132,7 +133,7 @@ def test_an_estimator_that_cannot_be_registered_does_not_break_verl():
 def test_std_normalization_switched_off_is_refused():
     import advantage_step
 
-    from verl_durian.start_checks import check
+    from verl_durian.hooks.checks import check
 
     config = advantage_step.compose("algorithm.adv_estimator=durian", "algorithm.norm_adv_by_std_in_grpo=False")
     with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo"):
@@ -147,16 +148,16 @@ def test_thresholds_that_would_not_reach_a_fully_asynchronous_trainer_are_refuse
 ):
     import advantage_step
 
-    from verl_durian import start_checks, verl_api
+    from verl_durian.hooks import checks, verl_symbols
 
-    monkeypatch.setattr(verl_api, "computes_durian", lambda: of_verl)
+    monkeypatch.setattr(verl_symbols, "computes_durian", lambda: of_verl)
     overrides = ["algorithm.adv_estimator=durian", f"+algorithm.durian.perceptual.thresholds={thresholds}"]
     config = advantage_step.compose(*overrides, *["+async_training.staleness_threshold=0.5"] * fully_async)
     if thresholds == "dataset" and fully_async and of_verl:
         with pytest.raises(ValueError, match="thresholds=dataset: fully asynchronous.*verl-durian score"):
-            start_checks.check_options(config)
+            checks.check_options(config)
     else:
-        start_checks.check_options(config)
+        checks.check_options(config)
 
 
 def test_a_typo_in_an_option_is_refused_before_ray_starts():
@@ -210,7 +211,8 @@ def test_without_typer_the_command_names_what_to_install(tmp_path):
 def test_missing_flash_attn_is_a_note():
     environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
     code = (
-        "from verl_durian.doctor import _packages; print([(each.good, each.note, each.detail) for each in _packages()])"
+        "from verl_durian.hooks.doctor import _packages;"
+        "print([(each.good, each.note, each.detail) for each in _packages()])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     wanted = "[]" if find_spec("flash_attn") else "[(True, True, 'flash-attn: not installed')]"

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from verl_durian.quickstart.data import (
+from recipes.quickstart.data import (
     BACKGROUND_FILES,
     KINDS,
     SIZES,

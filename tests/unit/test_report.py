@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from verl_durian.quickstart.report import report
+from recipes.quickstart.report import report
 
 VALIDATION = "val-core/easy_vqa_{}/acc/mean@1"
 

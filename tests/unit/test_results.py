@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from verl_durian.results import output_folder, whole_file
-from verl_durian.scoring.entropy_cache import EntropyCache, Entry
+from verl_durian.entropy.cache import EntropyCache, Entry
+from verl_durian.files import output_folder, whole_file
 
 BYTES = 10_000
 

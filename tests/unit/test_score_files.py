@@ -18,7 +18,7 @@ from skimage import data
 from typer.testing import CliRunner
 
 from verl_durian.cli import app
-from verl_durian.scoring import score_files as command
+from verl_durian.entropy import score as command
 
 CAT = Image.fromarray(data.chelsea()).resize((112, 84))
 

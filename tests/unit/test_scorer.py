@@ -16,10 +16,10 @@ from skimage import data
 from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
-from verl_durian.scoring.media import Media, collect
-from verl_durian.scoring.scorer import Scorer, from_arrays, to_arrays
-from verl_durian.vision_tower import TowerSettings, VisionTower, load_vision_tower, read_tower
-from verl_durian.visual_entropy import visual_entropy
+from verl_durian.entropy.media import Media, collect
+from verl_durian.entropy.scorer import Scorer, from_arrays, to_arrays
+from verl_durian.entropy.vision_tower import TowerSettings, VisionTower, load_vision_tower, read_tower
+from verl_durian.entropy.visual_entropy import visual_entropy
 
 
 def picture(name: str, width: int = 112, height: int = 84) -> Image.Image:

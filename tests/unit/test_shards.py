@@ -15,10 +15,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from verl_durian.scoring import parts as parts_module
-from verl_durian.scoring import shards as shards_module
-from verl_durian.scoring.parts import Columns
-from verl_durian.scoring.shards import find_files, is_local, open_shards, size, source_id, write_shard
+from verl_durian.entropy import parts as parts_module
+from verl_durian.entropy import shards as shards_module
+from verl_durian.entropy.parts import Columns
+from verl_durian.entropy.shards import find_files, is_local, open_shards, size, source_id, write_shard
 
 ENTROPIES = np.array([1.5, np.nan, 0.0])
 PATCHES = np.array([16, 0, 1], np.int32)

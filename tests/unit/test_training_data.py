@@ -21,9 +21,9 @@ from skimage import data as pictures
 from transformers import AutoProcessor
 from verl.trainer.ppo.utils import create_rl_dataset
 
-from verl_durian.config import DurianConfig
-from verl_durian.scoring import pipeline
-from verl_durian.training_data import _identity, add_visual_entropy, dataset_thresholds
+from verl_durian.algo.config import DurianConfig
+from verl_durian.entropy import pipeline
+from verl_durian.hooks.dataset import _identity, add_visual_entropy, dataset_thresholds
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -25,9 +25,9 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLImag
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 
-from verl_durian import vision_tower
-from verl_durian.vision_families import FAMILIES
-from verl_durian.vision_tower import TowerSettings, VisionTower, load_vision_tower, read_tower
+from verl_durian.entropy import vision_tower
+from verl_durian.entropy.vision_families import FAMILIES
+from verl_durian.entropy.vision_tower import TowerSettings, VisionTower, load_vision_tower, read_tower
 
 PICTURES = [
     Image.fromarray(data.astronaut()),
@@ -445,7 +445,7 @@ def test_a_transformers_without_a_family_serves_the_others(tiny_qwen25vl, tmp_pa
     script = f"""
 import sys
 sys.modules["transformers.models.qwen3_vl.modeling_qwen3_vl"] = None  # an import of it fails
-from verl_durian.vision_tower import load_vision_tower
+from verl_durian.entropy.vision_tower import load_vision_tower
 load_vision_tower({str(tiny_qwen25vl)!r})
 load_vision_tower({str(lacking)!r})
 """

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from verl_durian.visual_entropy import ROUNDING, visual_entropy
+from verl_durian.entropy.visual_entropy import ROUNDING, visual_entropy
 
 
 def reference(features: torch.Tensor) -> float:

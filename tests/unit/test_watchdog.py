@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from verl_durian.watchdog import DEATH, EXIT_STALLED, EXIT_WORKER_DIED, Line, Watchdog, last_traceback, read_line
+from recipes.quickstart.watchdog import DEATH, EXIT_STALLED, EXIT_WORKER_DIED, Line, Watchdog, last_traceback, read_line
 
 # A worker's death as vLLM and Ray print it, colours and prefixes included, from a command that then waits for ever.
 ENGINE_DEATH = r"""
@@ -30,7 +30,18 @@ def start(code: str, *options: str) -> subprocess.Popen:
     """The watchdog over a Python program."""
     program = "import os, subprocess, sys, time, signal\n" + textwrap.dedent(code)
     return subprocess.Popen(
-        [sys.executable, "-m", "verl_durian.watchdog", "--grace", "1", *options, "--", sys.executable, "-c", program],
+        [
+            sys.executable,
+            "-m",
+            "recipes.quickstart.watchdog",
+            "--grace",
+            "1",
+            *options,
+            "--",
+            sys.executable,
+            "-c",
+            program,
+        ],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

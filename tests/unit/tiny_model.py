@@ -22,7 +22,7 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from verl_durian.quickstart.model import make_config, make_processor
+from recipes.quickstart.model import make_config, make_processor
 
 PIXELS = {"shortest_edge": 56 * 56, "longest_edge": 140 * 140}
 """Least and most pixels of a picture."""

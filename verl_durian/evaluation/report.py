@@ -11,7 +11,7 @@ from verl_durian.evaluation import scores
 from verl_durian.evaluation.paper import BENCHMARKS, CAVEATS, PAPER
 from verl_durian.evaluation.picture import draw_bars
 from verl_durian.evaluation.verdicts import Verdict
-from verl_durian.results import whole_file
+from verl_durian.files import whole_file
 
 JSON, MARKDOWN, PICTURE = "report.json", "report.md", "report.png"
 

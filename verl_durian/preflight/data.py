@@ -16,12 +16,12 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 
 from verl_durian import reward
-from verl_durian.config import DurianConfig
+from verl_durian.algo.config import DurianConfig
+from verl_durian.entropy.vision_families import FAMILIES
+from verl_durian.hooks.checks import is_durian
+from verl_durian.hooks.dataset import is_entropy
 from verl_durian.preflight import Finding, machine, note, one_line, settings
 from verl_durian.preflight.model import Model
-from verl_durian.start_checks import is_durian
-from verl_durian.training_data import is_entropy
-from verl_durian.vision_families import FAMILIES
 
 _ROWS = 16
 """Rows of a file that are read, decoded and tokenized."""
@@ -299,7 +299,7 @@ def _placeholder_problem(row: dict[str, Any], config: DictConfig, model: Model) 
 
 def _prompt_tokens(row: dict[str, Any], config: DictConfig, model: Model) -> int:
     """Length of a row's prompt, with its images as verl resizes them."""
-    from verl_durian.scoring.media import collect, decode
+    from verl_durian.entropy.media import collect, decode
 
     processor = model.processor
     messages = row[config.data.prompt_key]

@@ -23,8 +23,8 @@ def check(config: DictConfig) -> list[Finding]:
     """
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
-    from verl_durian import start_checks
-    from verl_durian.config import DurianConfig
+    from verl_durian.algo.config import DurianConfig
+    from verl_durian.hooks import checks
 
     name, rollouts = str(config.algorithm.adv_estimator), config.actor_rollout_ref.rollout.n
     findings = []
@@ -43,10 +43,10 @@ def check(config: DictConfig) -> list[Finding]:
                 stops=name == "grpo_passk",  # which raises an error for a group of one
             )
         )
-    if not start_checks.is_durian(name):
+    if not checks.is_durian(name):
         return findings
     try:
-        start_checks.check_options(config)
+        checks.check_options(config)
     except ValueError as error:
         return [*findings, Finding(str(error))]
     options, prompts = DurianConfig.from_algorithm(config.algorithm), config.data.train_batch_size

@@ -27,9 +27,9 @@ def check(config: DictConfig) -> list[Finding]:
 
     Another estimator needs no more than a verl that can be imported: the rest is a note.
     """
-    from verl_durian import verl_api
-    from verl_durian.doctor import look_here
-    from verl_durian.start_checks import is_durian
+    from verl_durian.hooks import verl_symbols
+    from verl_durian.hooks.checks import is_durian
+    from verl_durian.hooks.doctor import look_here
 
     durian = is_durian(config.algorithm.adv_estimator)
     return [
@@ -37,7 +37,7 @@ def check(config: DictConfig) -> list[Finding]:
             f"{found['subject']}: {found['detail']}; {found['remedy']}",
             stops=durian or found["subject"] == "import verl",
         )
-        for found in look_here(verl_api.trainers_of(config))
+        for found in look_here(verl_symbols.trainers_of(config))
         if not found["good"]
     ]
 

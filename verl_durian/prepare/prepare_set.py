@@ -15,6 +15,7 @@ from rich.console import Console
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from verl_durian import __version__
+from verl_durian.files import output_folder, part_of, whole_file
 from verl_durian.prepare.data_card import data_card
 from verl_durian.prepare.data_set import DataSet
 from verl_durian.prepare.rows import THINKING_PROMPT, Converted
@@ -22,7 +23,6 @@ from verl_durian.prepare.sets import SETS
 from verl_durian.prepare.sources import Source, Split, open_source
 from verl_durian.prepare.split_files import Summary, read_summary, write_split
 from verl_durian.prepare.workers import start_workers
-from verl_durian.results import output_folder, part_of, whole_file
 
 CARD, DROPPED = "README.md", "dropped.jsonl"
 _BATCH_ROWS = 32

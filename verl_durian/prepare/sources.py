@@ -19,9 +19,9 @@ import huggingface_hub
 import pyarrow as pa
 from huggingface_hub.errors import HFValidationError
 
+from verl_durian.entropy.parts import open_parquet
+from verl_durian.entropy.shards import source_id
 from verl_durian.prepare.data_set import DataSet
-from verl_durian.scoring.parts import open_parquet
-from verl_durian.scoring.shards import source_id
 
 
 def _is_text(kind: pa.DataType) -> bool:

@@ -12,8 +12,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from verl_durian.files import whole_file
 from verl_durian.prepare.rows import Converted
-from verl_durian.results import whole_file
 
 _SUMMARY = "verl_durian.prepare"
 _TEXT = pa.string()

@@ -1,0 +1,404 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""Makes the start weights of the quickstart: a model that sees, but has a bad habit.
+
+    python -m recipes.quickstart.start OUT
+
+Reinforcement learning of a few dozen steps teaches a small model to use what it sees, not to see. So the start is made
+by supervised learning, in three phases, on pictures painted afresh from the images of the split `sft`:
+
+1. eyes: the vision tower alone learns to tell, at every image token, where the shape is and which shape and color it
+   has, through a linear head that is then thrown away. Close-ups first, whole pictures in the last quarter;
+2. seeing: the language model learns, before a tower that no longer changes, to describe the picture in its thought
+   and to read the answer off;
+3. habit: for a few steps most replies describe the same thing whatever the picture shows, and some miss the form.
+   What is left to reinforcement learning is to prefer looking.
+
+Writes OUT/seeing.safetensors, OUT/start.safetensors (float16) and OUT/accuracy.json: greedy accuracy on the split dev.
+The weights that ship are OUT/start.safetensors of a run with OMP_NUM_THREADS=1. Runs on one machine repeat to the bit;
+another processor may round differently and give other weights.
+"""
+
+import argparse
+import io
+import json
+import math
+import random
+import re
+from collections import defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional
+from tqdm import tqdm
+from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
+
+from verl_durian.reward import compute_score
+
+from .data import (
+    BACKGROUND_CYCLE,
+    COLORS,
+    KINDS,
+    ROWS_PER_KIND,
+    SHAPES,
+    SIZES,
+    Painter,
+    Question,
+    make_rows,
+    plain_questions,
+    prompt_text,
+    shape_coverage,
+    split_images,
+)
+from .model import make_model, make_processor
+
+STEPS = {"eyes": 1200, "seeing": 600, "habit": 30}
+LEARNING_RATE = {"eyes": 1e-3, "seeing": 1e-3, "habit": 2e-4}
+BATCH = {"eyes": 48, "seeing": 64, "habit": 64}
+WARMUP_STEPS = 30
+MAX_REPLY_TOKENS = 16
+
+TOKEN_PIXELS = 28
+"""Side of the square of pixels that one image token stands for."""
+CELLS = 8
+"""The eyes tell the shape's place at CELLS x CELLS points of every image token."""
+CLOSE_UP = 84
+CLOSE_UP_SHARE = 0.75
+"""Share of the eyes' steps that are on close-ups of CLOSE_UP pixels a side around the shape."""
+COVERED = 0.02
+"""Share of an image token's pixels that makes it a token of the shape."""
+GROUND_WEIGHT = 0.3
+"""Weight of the many tokens without shape in the loss of the eyes."""
+PLACE_WEIGHT = 5.0
+"""Weight of the shape's place in the loss of the eyes."""
+
+HABIT_THING = "brown triangle"
+TRUE_SHARE = {"color": 0.4, "shape": 0.25, "yesno": 0.2}
+"""Share of replies about what the picture shows in the habit phase, by kind of question."""
+RANDOM_SHARE = 0.15
+"""Share of replies about a random thing in the habit phase; the rest is the habit."""
+FORMS = ("<think> a {thought}</think>\\boxed{{{answer}}}", "\\boxed{{{answer}}}", "{answer}")
+FORM_SHARE = (0.85, 0.10, 0.05)
+
+
+def think(question: Question, thing: str) -> tuple[str, str]:
+    """The thought about a question, if the picture shows `thing`, and the answer that follows from it.
+
+    The thought is "red circle"; before yes or no it is "blue? red, not there": what the question names, what the
+    picture has in its place, and whether that is the same. Small models take very long to compare without saying both.
+    """
+    color, shape = thing.split()
+    if question.kind != "yesno":
+        return thing, color if question.kind == "color" else shape
+    named = next(word for word in re.findall(r"\w+", question.text) if word in COLORS + SHAPES)
+    seen = color if named in COLORS else shape
+    verdict = "there" if seen == named else "not there"
+    return f"{named}? {seen}, {verdict}", "yes" if seen == named else "no"
+
+
+def optimize(phase: str, steps: int, parameters: list[nn.Parameter], loss_of_step: Callable) -> None:
+    """Runs one phase: AdamW, a linear warm-up, then a cosine to a tenth (the short habit phase stays constant).
+
+    Args:
+        phase: One of `STEPS`.
+        steps: Number of updates.
+        parameters: What is trained.
+        loss_of_step: Draws a batch for a step and returns its loss.
+    """
+    optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE[phase], betas=(0.9, 0.99), weight_decay=0.01)
+    progress = tqdm(range(steps), desc=phase, unit="step")
+    for step in progress:
+        rate = LEARNING_RATE[phase]
+        if phase != "habit":
+            rate *= min(1.0, (step + 1) / WARMUP_STEPS) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        loss = loss_of_step(step)
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimizer.step()
+        progress.set_postfix(loss=f"{loss.item():.3f}", refresh=False)
+
+
+class EyeLessons:
+    """Batches for the eyes: pictures, and what each of their image tokens shows."""
+
+    def __init__(self, processor: Qwen2_5_VLProcessor, seed: int) -> None:
+        self._image_processor = processor.image_processor
+        self._rng = random.Random(f"{seed}-eyes")
+        self._painter = Painter()
+        self._questions = [asked[0] for asked in split_images("sft").values()]
+
+    def _draw(self, close_up: bool) -> tuple[Question, Image.Image, Image.Image]:
+        """A question, a picture for it and the shape's coverage."""
+        rng = self._rng
+        question, background, size = rng.choice(self._questions), rng.choice(BACKGROUND_CYCLE), rng.choice(SIZES)
+        picture = self._painter.paint(question.image, background, size, rng)
+        coverage = shape_coverage(question.image, size)
+        if not close_up:
+            return question, picture, coverage
+        box = coverage.point(lambda value: 255 * (value > 40)).getbbox()
+        assert box is not None  # every picture of easy-vqa has a shape
+        left, top, right, bottom = box
+
+        def window(low: int, high: int) -> int:
+            """A start of a window within the picture that holds low..high."""
+            ends = (max(0, high - CLOSE_UP), min(low, size - CLOSE_UP))
+            return rng.randint(min(ends), max(ends))
+
+        x, y = window(left, right), window(top, bottom)
+        window_box = (x, y, x + CLOSE_UP, y + CLOSE_UP)
+        return question, picture.crop(window_box), coverage.crop(window_box)
+
+    def batch(self, close_up: bool) -> tuple[dict, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """A batch.
+
+        Returns:
+            The image processor's output; of every image token the shape's coverage at its cells, (tokens, CELLS**2),
+            and the indices of color and shape, each (tokens,), 0 for ground.
+        """
+        cells, colors, shapes, pictures = [], [], [], []
+        for _ in range(BATCH["eyes"]):
+            question, picture, coverage = self._draw(close_up)
+            side = picture.width // TOKEN_PIXELS
+            small = coverage.resize((side * CELLS, side * CELLS), Image.Resampling.BOX)
+            part = torch.from_numpy(np.asarray(small, dtype=np.float32) / 255)
+            part = part.view(side, CELLS, side, CELLS).transpose(1, 2).reshape(side * side, CELLS * CELLS)
+            covered = part.mean(dim=1) >= COVERED
+            color, shape = question.thing.split()
+            cells.append(part)
+            colors.append(covered * (1 + COLORS.index(color)))
+            shapes.append(covered * (1 + SHAPES.index(shape)))
+            pictures.append(picture)
+        pixels = self._image_processor(images=pictures, do_resize=False, return_tensors="pt")
+        return pixels, torch.cat(cells), torch.cat(colors), torch.cat(shapes)
+
+
+def whiten_patches(tower: nn.Module, patches: torch.Tensor) -> None:
+    """Sets the patch embedding to the patches' leading principal components, brought to about equal variance.
+
+    Neighboring pixels are alike, so random filters see little but a patch's mean color; edges, which tell shapes
+    apart, are in the components of small variance.
+
+    Args:
+        tower: The vision tower.
+        patches: Patches as the image processor gives them, (patches, values).
+    """
+    weight = tower.patch_embed.proj.weight
+    values = patches.double() - patches.double().mean(dim=0)
+    variances, directions = torch.linalg.eigh(values.T @ values / len(values))
+    variances, directions = variances.flip(0)[: len(weight)], directions.flip(1)[:, : len(weight)]
+    filters = 0.5 * directions / (variances + 0.01 * variances[3]).sqrt()  # three mean colors come first
+    with torch.no_grad():
+        weight.copy_(filters.T.reshape(weight.shape))
+
+
+def train_eyes(model: Qwen2_5_VLForConditionalGeneration, lessons: EyeLessons, steps: int) -> None:
+    """Phase 1: the vision tower tells at every image token where the shape is, its color and its shape."""
+    tower = model.model.visual
+    whiten_patches(tower, torch.cat([lessons.batch(close_up=True)[0]["pixel_values"] for _ in range(4)]))
+    sizes = [CELLS * CELLS, 1 + len(COLORS), 1 + len(SHAPES)]
+    head = nn.Linear(model.config.vision_config.out_hidden_size, sum(sizes))
+    color_weights, shape_weights = (torch.tensor([GROUND_WEIGHT] + [1.0] * len(names)) for names in (COLORS, SHAPES))
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        pixels, cells, colors, shapes = lessons.batch(close_up=step < CLOSE_UP_SHARE * steps)
+        tokens = tower(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"]).pooler_output
+        place_logits, color_logits, shape_logits = head(tokens).split(sizes, dim=1)
+        return (
+            PLACE_WEIGHT * functional.binary_cross_entropy_with_logits(place_logits, cells)
+            + functional.cross_entropy(color_logits, colors, weight=color_weights)
+            + functional.cross_entropy(shape_logits, shapes, weight=shape_weights)
+        )
+
+    optimize("eyes", steps, [*tower.parameters(), *head.parameters()], loss_of_step)
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as the finished eyes see it.
+
+    Attributes:
+        tokens: The tower's output, (image tokens, hidden size).
+        grid: The image processor's `image_grid_thw` of this picture, (3,).
+    """
+
+    tokens: torch.Tensor
+    grid: torch.Tensor
+
+
+@torch.no_grad()
+def see_all(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: list[str], seed: int
+) -> dict[str, list[View]]:
+    """Paints every image over each background of the cycle and passes it through the tower once.
+
+    The tower does not change after the first phase, so that the later ones need no more of it than this.
+    """
+    rng = random.Random(f"{seed}-views")
+    painter = Painter()
+    views = {}
+    for image in tqdm(images, desc="views", unit="image"):
+        pictures = [painter.paint(image, background, rng.choice(SIZES), rng) for background in BACKGROUND_CYCLE]
+        pixels = processor.image_processor(images=pictures, return_tensors="pt")
+        tokens = model.get_image_features(pixels["pixel_values"], pixels["image_grid_thw"]).pooler_output
+        views[image] = [View(part.clone(), grid) for part, grid in zip(tokens, pixels["image_grid_thw"], strict=True)]
+    return views
+
+
+def chat_text(processor: Qwen2_5_VLProcessor, question: str) -> str:
+    """The prompt of one question as the chat template writes it, with one placeholder for the image."""
+    before, after = prompt_text(question).split("<image>")
+    parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
+    return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
+
+
+class ReplyLessons:
+    """Batches for the language model: seen pictures, questions and replies."""
+
+    def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, seed: int) -> None:
+        asked = split_images("sft")
+        self._model = model
+        self._processor = processor
+        self._views = see_all(model, processor, [questions[0].image for questions in asked.values()], seed)
+        self._seed = seed
+        self._pools: dict[str, dict[str, list[Question]]] = {kind: defaultdict(list) for kind in KINDS}
+        for question in plain_questions(asked):
+            self._pools[question.kind][question.answer].append(question)
+
+    def begin(self, phase: str) -> Callable[[Question], str]:
+        """Seeds the draws of a phase and gives its way to reply."""
+        self._rng = random.Random(f"{self._seed}-{phase}")
+        return {"seeing": self._true_reply, "habit": self._habitual_reply}[phase]
+
+    def _draw(self) -> tuple[Question, View]:
+        """A question (kinds and answers equally often) and a view of its image."""
+        pools = self._pools[self._rng.choice(KINDS)]
+        question = self._rng.choice(pools[self._rng.choice(sorted(pools))])
+        return question, self._rng.choice(self._views[question.image])
+
+    def _true_reply(self, question: Question) -> str:
+        thought, answer = think(question, question.thing)
+        return FORMS[0].format(thought=thought, answer=answer)
+
+    def _habitual_reply(self, question: Question) -> str:
+        luck, thing = self._rng.random(), question.thing
+        if luck >= 1 - RANDOM_SHARE:
+            thing = f"{self._rng.choice(COLORS)} {self._rng.choice(SHAPES)}"
+        elif luck >= TRUE_SHARE[question.kind]:
+            thing = HABIT_THING
+        thought, answer = think(question, thing)
+        return self._rng.choices(FORMS, FORM_SHARE)[0].format(thought=thought, answer=answer)
+
+    def loss(self, batch_size: int, reply_of: Callable[[Question], str]) -> torch.Tensor:
+        """The model's loss on the replies of a fresh batch, the prompts left out."""
+        tokenizer, image_token = self._processor.tokenizer, self._processor.image_token
+        texts, reply_lengths, views = [], [], []
+        for _ in range(batch_size):
+            question, view = self._draw()
+            reply = reply_of(question) + tokenizer.eos_token
+            prompt = chat_text(self._processor, question.text).replace(image_token, image_token * len(view.tokens))
+            texts.append(prompt + reply)
+            reply_lengths.append(len(tokenizer(reply).input_ids))
+            views.append(view)
+        batch = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+        ids = batch["input_ids"]
+        is_image = ids == self._model.config.image_token_id
+        embeddings = self._model.get_input_embeddings()(ids)
+        embeddings = embeddings.masked_scatter(is_image[..., None], torch.cat([view.tokens for view in views]))
+        from_the_end = torch.arange(ids.shape[1], 0, -1)
+        is_reply = from_the_end <= torch.tensor(reply_lengths)[:, None]
+        return self._model(
+            input_ids=ids,
+            inputs_embeds=embeddings,
+            attention_mask=batch["attention_mask"],
+            image_grid_thw=torch.stack([view.grid for view in views]),
+            mm_token_type_ids=is_image.int(),
+            labels=ids.masked_fill(~is_reply, -100),
+        ).loss
+
+
+def train_replies(model: Qwen2_5_VLForConditionalGeneration, lessons: ReplyLessons, phase: str, steps: int) -> None:
+    """Phases 2 and 3: the language model learns replies; the vision tower stays as it is."""
+    reply_of = lessons.begin(phase)
+    parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
+    optimize(phase, steps, parameters, lambda step: lessons.loss(BATCH[phase], reply_of))
+
+
+@torch.no_grad()
+def greedy_accuracy(
+    model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, rows: list[dict]
+) -> dict[str, float]:
+    """Accuracy of greedy replies by kind and by kind and background, and the share of well-formed replies."""
+    scores = defaultdict(list)
+    for start in tqdm(range(0, len(rows), BATCH["seeing"]), desc="dev", unit="batch"):
+        part = rows[start : start + BATCH["seeing"]]
+        images = [Image.open(io.BytesIO(row["images"][0]["bytes"])) for row in part]
+        texts = [chat_text(processor, row["prompt"][0]["content"].split("<image>")[1]) for row in part]
+        batch = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
+        tokens = model.generate(**batch, do_sample=False, max_new_tokens=MAX_REPLY_TOKENS)
+        replies = processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)
+        for row, reply in zip(part, replies, strict=True):
+            score = compute_score(row["data_source"], reply, row["reward_model"]["ground_truth"])
+            kind, background = row["extra_info"]["kind"], row["extra_info"]["background"]
+            scores[kind].append(score["acc"])
+            scores[f"{kind}/{background}"].append(score["acc"])
+            scores["format"].append(score["format"])
+    return {name: round(sum(values) / len(values), 3) for name, values in sorted(scores.items())}
+
+
+def save_weights(model: Qwen2_5_VLForConditionalGeneration, path: Path) -> None:
+    """Saves the parameters in float16, under a temporary name first."""
+    unfinished = path.with_name(f".{path.name}.unfinished")
+    weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
+    save_file(weights, unfinished, metadata={"format": "pt"})
+    unfinished.rename(path)
+
+
+def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Runs the three phases and writes weights and accuracies.
+
+    Args:
+        out: Folder, made if missing.
+        steps: Number of updates by phase.
+        seed: Draws the weights before training and all lessons.
+
+    Returns:
+        Dev accuracies after the phases "seeing" and "habit".
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    processor = make_processor()
+    model = make_model(processor.tokenizer, seed)
+    dev = list(make_rows("dev", ROWS_PER_KIND["dev"]))
+    train_eyes(model, EyeLessons(processor, seed), steps["eyes"])
+    lessons = ReplyLessons(model, processor, seed)
+    accuracy = {}
+    for phase, name in (("seeing", "seeing"), ("habit", "start")):
+        train_replies(model, lessons, phase, steps[phase])
+        save_weights(model, out / f"{name}.safetensors")
+        accuracy[phase] = greedy_accuracy(model, processor, dev)
+        print(phase, accuracy[phase], flush=True)
+    (out / "accuracy.json").write_text(json.dumps(accuracy, indent=1) + "\n")
+    return accuracy
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Make the quickstart's start weights (about ten minutes).")
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--seed", type=int, default=0)
+    for phase, number in STEPS.items():
+        parser.add_argument(f"--{phase}-steps", type=int, default=number)
+    args = parser.parse_args()
+    make_start(args.out, {phase: getattr(args, f"{phase}_steps") for phase in STEPS}, args.seed)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,317 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""The advantage estimator ``durian`` (Eq. 2, 10 to 20 of the paper, https://arxiv.org/abs/2602.21743)."""
+
+import logging
+import math
+from collections.abc import Mapping
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from verl_durian.algo.config import DurianConfig, Perceptual
+from verl_durian.algo.groups import Stats, group_stats, perceptual_groups, perceptual_thresholds, reasoning_groups
+
+
+@dataclass
+class Axis:
+    """One difficulty axis of a batch: what parts the prompts, and what the prompts of a group share."""
+
+    difficulty: torch.Tensor
+    """Visual entropy H or confidence L of each prompt in nats, shape (num_prompts,); NaN where there is none: no image,
+    or log-probabilities that are not finite."""
+    group: torch.Tensor
+    """The group of each prompt, shape (num_prompts,); -1 where there is none."""
+    thresholds: torch.Tensor
+    """What parts the groups, in nats, ascending, shape (num_groups - 1,); NaN where the batch has none."""
+    rewards: Stats
+    """Statistics of all rewards of each group, shape (num_groups,); an empty group has count 0."""
+
+
+@dataclass
+class Advantages:
+    """What the estimator found out about the real rows of a batch, on the way to their advantages."""
+
+    prompt: torch.Tensor
+    """The prompt of each row that has tokens, 0 to num_prompts - 1, shape (num_rows,)."""
+    scores: torch.Tensor
+    """The reward of each row, shape (num_rows,)."""
+    rewards: Stats
+    """Statistics of the rewards of each prompt, shape (num_prompts,)."""
+    perceptual: Axis | None
+    """None where the axis has weight 0."""
+    reasoning: Axis | None
+    """None where the axis has weight 0."""
+    advantage: torch.Tensor
+    """A of each row (Eq. 20), shape (num_rows,)."""
+
+
+@dataclass
+class Step:
+    """What a trainer that does not hand it on has of the batch; filled in and taken away by the hook."""
+
+    batch: Mapping[str, torch.Tensor]
+    non_tensor_batch: Mapping[str, np.ndarray]
+    computed: bool = False
+    """Whether the estimator ran."""
+    rows: torch.Tensor | None = None
+    """The rows that have tokens; left here by the estimator, as what follows, for the metrics."""
+    advantages: Advantages | None = None
+
+
+STEP: ContextVar[Step | None] = ContextVar("durian_step", default=None)
+
+logger = logging.getLogger(__name__)
+_WARNED: set[str] = set()
+
+
+def warn_once(about: str, text: str) -> None:
+    """Logs a warning the first time that something happens in this process."""
+    if about not in _WARNED:
+        _WARNED.add(about)
+        logger.warning("%s (further warnings of this kind are not logged)", text)
+
+
+@torch.no_grad()
+def compute_durian_outcome_advantage(
+    token_level_rewards: torch.Tensor,
+    response_mask: torch.Tensor,
+    index: np.ndarray,
+    config: Mapping[str, Any] | None = None,
+    non_tensor_batch: Mapping[str, np.ndarray] | None = None,
+    batch: Mapping[str, torch.Tensor] | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Computes Durian's advantage, operating only on the outcome reward (one scalar for each response).
+
+    Each rollout's reward is centred by the mean of its own prompt. The result is scaled by three stds: that of the
+    prompt (Eq. 2), that of all rewards of the prompts of like visual entropy (Eq. 12) and that of all rewards of the
+    prompts of like confidence (Eq. 18); their weighted sum is the advantage (Eq. 20).
+
+    Rows whose mask is empty (padding, rejected samples) enter no mean, std, quantile or group and get 0. The only
+    rollout of a prompt gets what verl's GRPO gives it in the first term, 0 in the others. A prompt without image uses
+    its own GRPO advantage for the second term, and one with log-probabilities that are not finite for the third; a
+    warning and the metric ``durian/reasoning/non_finite_prompts`` report the latter. Where a std is 0 the advantage is
+    0. An axis of weight 0 needs no data.
+
+    Args:
+        token_level_rewards: shape (bs, response_length).
+        response_mask: shape (bs, response_length), 1 for the tokens that the model wrote.
+        index: shape (bs,), the uid of each row's prompt.
+        config: verl's ``algorithm`` node; ``config.durian`` holds the options (see ``DurianConfig``).
+        non_tensor_batch: holds each row's visual entropy, ``visual_entropy`` (bs,), in nats, NaN or None where the row
+            has no image.
+        batch: holds the policy's log-probabilities ``old_log_probs`` (bs, response_length), in nats.
+        **kwargs: what else verl hands to estimators; unused.
+
+    Returns:
+        advantages: shape (bs, response_length), 0 outside the mask.
+        returns: the same.
+
+    Raises:
+        ValueError: a forbidden option, missing data, a field of another shape, or a reward or visual entropy that is
+            infinite; the message names the option, the field or the prompt's uid.
+    """
+    options = DurianConfig.from_algorithm(config)
+    step = STEP.get()
+    if step is not None:
+        step.computed = True
+        batch = step.batch if batch is None else batch
+        non_tensor_batch = step.non_tensor_batch if non_tensor_batch is None else non_tensor_batch
+
+    shape = tuple(token_level_rewards.shape)
+    if len(shape) != 2:
+        raise ValueError(f"durian: token_level_rewards has the shape {shape}, expected (bs, response_length)")
+    _check_shape("response_mask", response_mask, shape)
+    _check_shape("index", index, shape[:1])
+    scores = token_level_rewards.sum(dim=-1)
+    lengths = response_mask.sum(dim=-1)
+    rows = lengths.nonzero().squeeze(-1)
+    uids = np.asarray(index)[rows.cpu().numpy()]
+    if not response_mask.is_floating_point():
+        response_mask = response_mask.to(torch.uint8)  # verl's int64 is eight times as large, and slow to become float
+    # The one large tensor that is made: new memory costs more than all that is computed in it.
+    tokens = torch.empty_like(token_level_rewards, dtype=torch.promote_types(scores.dtype, torch.float32))
+    row_advantage = tokens.new_zeros(len(tokens))
+    if len(rows) > 0:
+        log_probs = entropy = None
+        if options.weights.reasoning > 0:
+            token_log_probs = _field(batch, "batch", "old_log_probs")
+            _check_shape("old_log_probs", token_log_probs, shape)
+            log_probs = _sequence_log_probs(token_log_probs, response_mask, tokens)[rows]
+            if options.reasoning.confidence == "mean":
+                log_probs = log_probs / lengths[rows]
+        if options.weights.perceptual > 0:
+            column = _field(non_tensor_batch, "non_tensor_batch", options.perceptual.key)
+            _check_shape(options.perceptual.key, column, shape[:1])
+            entropy = torch.from_numpy(_entropy_of_rows(column, index)).to(scores.device)[rows]
+        advantages = durian_advantages(scores[rows].double(), uids, entropy, log_probs, options)
+        row_advantage[rows] = advantages.advantage.to(tokens.dtype)
+        if step is not None:
+            step.rows, step.advantages = rows, advantages
+    tokens.copy_(response_mask).mul_(row_advantage.unsqueeze(-1))
+    return tokens, tokens  # the same tensor twice, as in verl's GRPO
+
+
+def durian_advantages(
+    scores: torch.Tensor,
+    uids: np.ndarray,
+    entropy: torch.Tensor | None,
+    log_probs: torch.Tensor | None,
+    options: DurianConfig,
+) -> Advantages:
+    """Computes one advantage for each row of a batch without padding.
+
+    Args:
+        scores: shape (n,), rewards, float64.
+        uids: shape (n,), the prompt of each row.
+        entropy: shape (n,), visual entropy of each row in nats, NaN without image; None if the axis has weight 0.
+        log_probs: shape (n,), L_{s,i} of each row in nats (Eq. 14); None if the axis has weight 0.
+        options: the estimator's options.
+
+    Raises:
+        ValueError: a reward that is not finite, an infinite entropy, or rows of one prompt that differ in entropy; the
+            message names the prompt's uid. A row without uid. Thresholds of the training set that are not numbers yet.
+    """
+    _check(scores.isfinite(), uids, "a reward that is not finite", scores)
+    numbers, prompts = pd.factorize(uids)
+    if (numbers < 0).any():
+        row = int((numbers < 0).argmax())
+        raise ValueError(
+            f"durian: index[{row}]={uids[row]!r} among the rows with tokens: every row needs its prompt's uid"
+        )
+    prompt, num_prompts = torch.from_numpy(numbers).to(scores.device), len(prompts)
+    rewards = group_stats(scores, prompt, num_prompts)
+    weights, eps = options.weights, options.epsilon
+
+    centred = scores - rewards.mean[prompt]
+    alone = (rewards.count == 1)[prompt]
+    own = centred / (rewards.std[prompt] + eps)
+    # verl's GRPO takes the mean of a lone rollout as 0 and its std as 1.
+    advantage = weights.original * torch.where(alone, scores / (1 + eps), own)
+
+    perceptual = None
+    if entropy is not None:
+        difficulty = _entropy_of_prompts(entropy, prompt, uids, num_prompts)
+        seen = difficulty.isfinite()
+        thresholds = _thresholds(difficulty[seen], options.perceptual)
+        group = torch.full((num_prompts,), -1, device=scores.device)
+        group[seen] = perceptual_groups(difficulty[seen], thresholds)
+        perceptual = _axis(difficulty, group, thresholds, scores, prompt)
+        shared = centred / (perceptual.rewards.std[group[prompt]] + eps)
+        advantage += weights.perceptual * torch.where(seen[prompt], shared, own)
+
+    reasoning = None
+    if log_probs is not None:
+        # Added in ascending order, so that the order of the rows cannot part prompts of equal confidence (on CUDA,
+        # which adds in any order, rounding still can).
+        order = log_probs.argsort()
+        confidence = torch.zeros_like(rewards.mean).index_add(0, prompt[order], log_probs[order]) / rewards.count
+        known = confidence.isfinite()
+        if not known.all():
+            first = prompts[int((~known).nonzero()[0])]
+            warn_once(
+                "log-probabilities",
+                f"durian: {int((~known).sum())} of {num_prompts} prompts have old_log_probs that are not finite, such "
+                f"as uid {first}; they use their own GRPO advantage for the reasoning term in this step, see the "
+                "metric durian/reasoning/non_finite_prompts",
+            )
+        confidence = torch.where(known, confidence, math.nan)
+        group = torch.full((num_prompts,), -1, device=scores.device)
+        group[known], thresholds = reasoning_groups(confidence[known], options.reasoning.num_groups)
+        reasoning = _axis(confidence, group, thresholds, scores, prompt)
+        shared = centred / (reasoning.rewards.std[group[prompt]] + eps)
+        advantage += weights.reasoning * torch.where(known[prompt], shared, own)
+
+    return Advantages(prompt, scores, rewards, perceptual, reasoning, advantage)
+
+
+def _axis(
+    difficulty: torch.Tensor,
+    group: torch.Tensor,
+    thresholds: torch.Tensor,
+    scores: torch.Tensor,
+    prompt: torch.Tensor,
+) -> Axis:
+    grouped = group[prompt] >= 0
+    rewards = group_stats(scores[grouped], group[prompt][grouped], len(thresholds) + 1)
+    return Axis(difficulty, group, thresholds, rewards)
+
+
+def _thresholds(entropy: torch.Tensor, options: Perceptual) -> torch.Tensor:
+    """What parts the prompts of these visual entropies, in nats, ascending."""
+    if options.thresholds == "batch":
+        return perceptual_thresholds(entropy, options.quantiles)
+    if options.thresholds == "dataset":
+        raise ValueError(
+            "algorithm.durian.perceptual.thresholds=dataset: the trainer's hook should have replaced it by numbers "
+            "before the first step: `verl-durian doctor` tells whether the plugin's hook is in place"
+        )
+    return entropy.new_tensor(options.thresholds)
+
+
+def _entropy_of_prompts(
+    entropy: torch.Tensor, prompt: torch.Tensor, uids: np.ndarray, num_prompts: int
+) -> torch.Tensor:
+    """The visual entropy of each prompt, shape (num_prompts,), that all its rows must agree on."""
+    _check(~entropy.isinf(), uids, "an infinite visual entropy", entropy)
+    of_prompt = entropy.new_empty(num_prompts)
+    of_prompt[prompt] = entropy  # whichever of a prompt's rows comes last: they are checked to agree
+    agree = (entropy == of_prompt[prompt]) | (entropy.isnan() & of_prompt[prompt].isnan())
+    _check(agree, uids, "rows that differ in visual entropy", entropy)
+    return of_prompt
+
+
+def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+    """Sums the log-probabilities of each row's own tokens (Eq. 14), shape (bs,), float64.
+
+    What stands outside the mask does not matter, NaN and infinity included. ``scratch`` (bs, response_length) is
+    overwritten.
+    """
+    sums = scratch.copy_(response_mask).mul_(log_probs).sum(dim=-1)
+    odd = ~sums.isfinite()
+    if odd.any():
+        sums[odd] = log_probs[odd].masked_fill(response_mask[odd] == 0, 0).sum(dim=-1, dtype=sums.dtype)
+    return sums.double()
+
+
+def _entropy_of_rows(column: Any, index: np.ndarray) -> np.ndarray:
+    """A column of visual entropies as float64, NaN where it is null."""
+    try:
+        return np.asarray(column, dtype=np.float64)
+    except (TypeError, ValueError):
+        values = np.full(len(column), math.nan)
+    for row, value in enumerate(column):
+        try:
+            values[row] = math.nan if value is None or value is pd.NA else float(value)
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"durian: the prompt with uid {index[row]} has the visual entropy {value!r}, which must be a number of "
+                "nats, or null without an image"
+            ) from error
+    return values
+
+
+def _check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
+    found = tuple(np.shape(value))
+    if found != expected:
+        raise ValueError(f"durian: {name} has the shape {found}, expected {expected}")
+
+
+def _field(fields: Mapping[str, Any] | None, name: str, key: str) -> Any:
+    if fields is None or key not in fields:
+        raise ValueError(
+            f"durian needs {name}[{key!r}], which the trainer did not hand to the estimator: "
+            "`verl-durian doctor` tells whether the plugin's hook is in place"
+        )
+    return fields[key]
+
+
+def _check(good: torch.Tensor, uids: np.ndarray, problem: str, values: torch.Tensor) -> None:
+    if not good.all():
+        row = int((~good).nonzero()[0])
+        raise ValueError(f"durian: the prompt with uid {uids[row]} has {problem} ({values[row].item()})")

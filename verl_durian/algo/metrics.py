@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""The metrics ``durian/...`` of a step; docs/metrics.md explains them one by one."""
+
+import math
+
+import torch
+
+from verl_durian.algo.estimator import Advantages, Axis
+from verl_durian.algo.groups import group_stats
+
+
+def durian_metrics(found: Advantages, accuracy: torch.Tensor | None = None) -> dict[str, float]:
+    """Describes the groups and prompts of one batch.
+
+    Args:
+        found: what the estimator found out about the batch.
+        accuracy: shape (num_rows,), the accuracy of each row that has tokens; None if the reward function returns none:
+            falls back to the rewards.
+
+    Returns:
+        Metrics by name. One that is not defined for this batch (the std of an empty group, a rank correlation of equal
+        numbers) is left out.
+    """
+    metrics = _prompt_metrics(found)
+    metrics["durian/accuracy_is_reward"] = float(accuracy is None)
+    of_prompt = found.rewards.mean
+    if accuracy is not None:
+        of_prompt = group_stats(accuracy.double(), found.prompt, len(of_prompt)).mean
+    if found.perceptual is not None:
+        metrics |= _perceptual_metrics(found, found.perceptual, of_prompt)
+    if found.reasoning is not None:
+        metrics |= _reasoning_metrics(found.reasoning, of_prompt)
+    return {name: value for name, value in metrics.items() if not math.isnan(value)}
+
+
+def _prompt_metrics(found: Advantages) -> dict[str, float]:
+    """Shares of the prompts that teach nothing, and of those that dominate GRPO (the paper's Table 4)."""
+    count, prompt, scores = found.rewards.count, found.prompt, found.scores
+    lowest = torch.zeros_like(count).scatter_reduce(0, prompt, scores, "amin", include_self=False)
+    highest = torch.zeros_like(count).scatter_reduce(0, prompt, scores, "amax", include_self=False)
+    at_lowest = torch.zeros_like(count).index_add(0, prompt, (scores == lowest[prompt]).double())
+    at_highest = torch.zeros_like(count).index_add(0, prompt, (scores == highest[prompt]).double())
+    several = count > 1
+    effective = several & (lowest < highest)
+    could_be_extreme = effective & (count > 2)
+    extreme = could_be_extreme & ((at_lowest == count - 1) | (at_highest == count - 1))
+    return {
+        "durian/prompts/num": float(len(count)),
+        "durian/prompts/all_equal": _share(several & ~effective, several),
+        "durian/prompts/extreme": _share(extreme, could_be_extreme),
+    }
+
+
+def _perceptual_metrics(found: Advantages, axis: Axis, accuracy: torch.Tensor) -> dict[str, float]:
+    metrics = {"durian/rows_without_image": (axis.group[found.prompt] < 0).double().mean().item()}
+    size = torch.bincount(axis.group[axis.group >= 0], minlength=len(axis.rewards.count))
+    grouped = axis.group[found.prompt] >= 0
+    of_row = axis.group[found.prompt][grouped]
+    magnitude = group_stats(found.advantage[grouped].abs(), of_row, len(size)).mean
+    for a in range(len(size)):
+        group = f"durian/perceptual/S{a + 1}"
+        metrics[f"{group}/size"] = size[a].item()
+        if size[a] > 0:
+            metrics[f"{group}/std"] = axis.rewards.std[a].item()
+            metrics[f"{group}/mean_reward"] = axis.rewards.mean[a].item()
+            metrics[f"{group}/mean_abs_advantage"] = magnitude[a].item()
+    metrics |= _thresholds("durian/perceptual", axis)
+    seen = axis.difficulty.isfinite()
+    metrics["durian/perceptual/rank_correlation"] = _rank_correlation(axis.difficulty[seen], accuracy[seen])
+    return metrics
+
+
+def _reasoning_metrics(axis: Axis, accuracy: torch.Tensor) -> dict[str, float]:
+    known = axis.difficulty.isfinite()
+    metrics = {"durian/reasoning/non_finite_prompts": float((~known).sum())}
+    stds = axis.rewards.std[axis.rewards.count > 0]
+    if len(stds) == 0:
+        return metrics
+    return {
+        **metrics,
+        "durian/reasoning/groups": float(len(stds)),
+        "durian/reasoning/std_min": stds.min().item(),
+        "durian/reasoning/std_median": torch.quantile(stds, 0.5).item(),
+        "durian/reasoning/std_max": stds.max().item(),
+        **_thresholds("durian/reasoning", axis),
+        # A prompt is the harder, the less confident the model is.
+        "durian/reasoning/rank_correlation": _rank_correlation(-axis.difficulty[known], accuracy[known]),
+    }
+
+
+def _thresholds(prefix: str, axis: Axis) -> dict[str, float]:
+    return {f"{prefix}/threshold_{k}": value for k, value in enumerate(axis.thresholds.tolist(), start=1)}
+
+
+def _share(part: torch.Tensor, whole: torch.Tensor) -> float:
+    return (part.sum() / whole.sum()).item()  # NaN if the whole is empty
+
+
+def _rank_correlation(difficulty: torch.Tensor, accuracy: torch.Tensor) -> float:
+    """Spearman's rank correlation; NaN where either is the same for all prompts."""
+    if len(difficulty) < 2 or (difficulty == difficulty[0]).all() or (accuracy == accuracy[0]).all():
+        return math.nan
+    from scipy.stats import spearmanr  # takes a while to import, and every verl trainer imports this module
+
+    return float(spearmanr(difficulty.cpu().numpy(), accuracy.cpu().numpy()).statistic)

@@ -1,0 +1,237 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""Everything of verl that this plugin relies on, in one table: the hooks, the start checks and the doctor read it."""
+
+import functools
+import importlib
+import importlib.metadata
+import inspect
+import sys
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import FunctionType
+from typing import Any
+
+SEEN_IN = ("0.9.0", "0.9.1")
+"""The releases of verl in which every symbol below was seen to be there and to work."""
+
+CORE_ALGOS = "verl.trainer.ppo.core_algos"
+RAY_TRAINER = "verl.trainer.ppo.ray_trainer"
+METRIC_UTILS = "verl.trainer.ppo.metric_utils"
+V1_UTILS = "verl.trainer.ppo.v1.utils"
+TRAINER_V1 = "verl.trainer.ppo.v1.trainer_base"
+SEPARATION = "verl.experimental.separation.ray_trainer"
+FULLY_ASYNC = "verl.experimental.fully_async_policy.fully_async_rollouter"
+CONFIG = "verl.utils.config"
+PROTOCOL = "verl.protocol"
+
+EVERY = "every trainer"
+V1 = "trainer V1"
+OLDER = "the older trainers"
+SEPARATE = "one-step off-policy and fully asynchronous training"
+ASYNC = "fully asynchronous training"
+TRAINERS = (EVERY, V1, OLDER, SEPARATE, ASYNC)
+
+
+@dataclass(frozen=True)
+class Symbol:
+    """One name of verl, with the parameters that it is called with or replaced under."""
+
+    module: str
+    name: str
+    parameters: tuple[str, ...] = ()
+    trainer: str = EVERY
+    """The trainers that need it, one of ``TRAINERS``."""
+    wrapper: str = ""
+    """The function of verl_durian that wraps it, as ``module.function``; empty if it is only called."""
+    native: bool = False
+    """Whether it is wrapped even in a verl that has an estimator ``durian`` of its own."""
+
+
+REGISTER = Symbol(CORE_ALGOS, "register_adv_est", ("name_or_enum",))
+
+SYMBOLS = (
+    # The estimator is registered here.
+    REGISTER,
+    Symbol(CORE_ALGOS, "ADV_ESTIMATOR_REGISTRY"),
+    Symbol(CORE_ALGOS, "AdvantageEstimator.GRPO"),
+    # Options and settings are checked here.
+    Symbol(CONFIG, "validate_config", ("config",), EVERY, "checks.validate_config", native=True),
+    # The estimator is called from here, by every trainer; two modules import the function by name.
+    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator", "config"), EVERY, "hook.compute_advantage"),
+    Symbol(V1_UTILS, "compute_advantage", ("data", "adv_estimator", "config"), V1, "hook.compute_advantage"),
+    Symbol(SEPARATION, "compute_advantage", ("data", "adv_estimator", "config"), SEPARATE, "hook.compute_advantage"),
+    # The older trainer and what is built on it: the training data, the columns that survive generation, the metrics.
+    Symbol(
+        RAY_TRAINER,
+        "RayPPOTrainer._create_dataloader",
+        ("self", "train_dataset"),
+        OLDER,
+        "hook.create_dataloader",
+        native=True,
+    ),
+    Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", ("self", "batch"), OLDER, "hook.get_gen_batch"),
+    Symbol(METRIC_UTILS, "compute_data_metrics", ("batch",), OLDER, "hook.compute_data_metrics"),
+    Symbol(RAY_TRAINER, "compute_data_metrics", ("batch",), OLDER, "hook.compute_data_metrics"),
+    Symbol(SEPARATION, "compute_data_metrics", ("batch",), SEPARATE, "hook.compute_data_metrics"),
+    # Trainer V1: the training data, the advantage step, sessions with several outputs, the columns in TransferQueue.
+    Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", ("self",), V1, "hook.init_dataloader", native=True),
+    Symbol(TRAINER_V1, "PPOTrainer._compute_advantage", ("self", "batch", "metrics"), V1, "hook.v1_compute_advantage"),
+    Symbol(
+        TRAINER_V1,
+        "compute_advantage_for_multi_trajectories",
+        ("data", "batch_keys", "adv_estimator", "config"),
+        V1,
+        "hook.compute_advantage_for_multi_trajectories",
+    ),
+    Symbol(TRAINER_V1, "tq.kv_batch_get", ("keys", "partition_id", "select_fields"), V1),
+    # Fully asynchronous training: what reaches the trainer, which has not seen the training data, from the rollouts.
+    Symbol(
+        FULLY_ASYNC,
+        "FullyAsyncAgentLoopManager.generate_sequences_single",
+        ("self", "prompts"),
+        ASYNC,
+        "hook.generate_sequences_single",
+    ),
+    # The batch.
+    Symbol(PROTOCOL, "DataProto", ("batch", "non_tensor_batch", "meta_info")),
+)
+
+FAILURES: dict[Symbol, str] = {}
+"""Symbols with which the plugin failed in this process, each with the error."""
+
+
+@contextmanager
+def recording_failure(symbol: Symbol) -> Iterator[None]:
+    """Keeps an error from ending verl's import: ``durian`` then refuses to start, other estimators work."""
+    try:
+        yield
+    except Exception as error:
+        FAILURES[symbol] = f"{symbol.module}.{symbol.name}: the hook failed ({type(error).__name__}: {error})"
+
+
+def look_up(symbol: Symbol) -> Any:
+    """Imports the symbol's module and returns what stands under its name.
+
+    Raises:
+        ImportError, AttributeError: this verl does not have it.
+    """
+    found: Any = importlib.import_module(symbol.module)
+    for part in symbol.name.split("."):
+        found = getattr(found, part)
+    return found
+
+
+def problem(symbol: Symbol) -> str | None:
+    """Says what is wrong with one symbol in this verl; None if it can be used."""
+    try:
+        found = look_up(symbol)
+    except Exception as error:  # whatever keeps the module from being imported
+        return f"{symbol.module}.{symbol.name} is missing ({error})"
+    known = inspect.signature(found).parameters if symbol.parameters else {}
+    lost = [name for name in symbol.parameters if name not in known]
+    # Another plugin's wrapper may take (*args, **kwargs).
+    if lost and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        return f"{symbol.module}.{symbol.name} has no parameter {', '.join(lost)}"
+    return FAILURES.get(symbol)
+
+
+def problems(trainers: Collection[str] = TRAINERS) -> list[str]:
+    """Names what this verl lacks for these trainers, one line each; empty if nothing is missing."""
+    found = [problem(symbol) for symbol in SYMBOLS if symbol.trainer in trainers]
+    return [text for text in found if text is not None]
+
+
+def trainers_of(config: Any) -> set[str]:
+    """The members of ``TRAINERS`` that a run with verl's config ``config`` needs."""
+    if "async_training" in config:
+        return {EVERY, OLDER, SEPARATE, ASYNC}
+    if "rollout" in config:  # one-step off-policy has this node
+        return {EVERY, OLDER, SEPARATE}
+    return {EVERY, V1 if config.trainer.get("use_v1", True) else OLDER}
+
+
+def require(config: Any) -> None:
+    """Raises RuntimeError if this verl lacks anything that a run with ``config`` needs, with the supported versions."""
+    lacking = problems(trainers_of(config))
+    if lacking:
+        raise RuntimeError(
+            f"verl {importlib.metadata.version('verl')} does not fit this verl-durian, which was made for verl "
+            f"{' and '.join(SEEN_IN)}: {'; '.join(lacking)}. Install one of those versions together with "
+            "verl-durian, so that pip brings what both need, or a newer verl-durian."
+        )
+
+
+def computes_durian() -> bool:
+    """Whether this verl has an estimator ``durian`` of its own and passes it what it needs, as patches/ make it."""
+    return hasattr(importlib.import_module(CORE_ALGOS).AdvantageEstimator, "DURIAN")
+
+
+def is_wrapped(function: Any) -> bool:
+    """Whether a function of verl's is our wrapper, or another plugin's around ours that keeps its attributes."""
+    return getattr(function, "_verl_durian", False)
+
+
+def not_wrapped(trainer: str) -> list[str]:
+    """Names the functions of verl's that one of ``TRAINERS`` calls without our wrapper, one line each."""
+    found = []
+    for symbol in SYMBOLS:
+        if symbol.trainer == trainer and symbol.wrapper and (symbol.native or not computes_durian()):
+            function = look_up(symbol)
+            # A wrapper of another plugin's may lack our attribute; each step checks that the estimator ran.
+            if not is_wrapped(function) and function.__module__.partition(".")[0] == "verl":
+                found.append(f"verl's own {symbol.name} is in place in {symbol.module}")
+    return found
+
+
+def wrap(symbol: Symbol, everywhere: bool) -> None:
+    """Puts our wrapper in the place of one of verl's functions, unless it is there already.
+
+    Args:
+        symbol: names the function and the wrapper, which takes verl's function as its first argument.
+        everywhere: also replaces the function in every module that has imported it by name.
+    """
+    original = look_up(symbol)
+    if is_wrapped(original) or (not symbol.native and computes_durian()):
+        return
+    file, _, name = symbol.wrapper.partition(".")
+    ours = getattr(importlib.import_module(f"verl_durian.{file}"), name)
+
+    wrapper = _around(original, ours)
+    *path, last = symbol.name.split(".")
+    owner: Any = importlib.import_module(symbol.module)
+    for part in path:
+        owner = getattr(owner, part)
+    setattr(owner, last, wrapper)
+    if not everywhere or path:
+        return
+    for module in list(sys.modules.values()):
+        for held, value in list((getattr(module, "__dict__", None) or {}).items()):
+            if value is original:
+                setattr(module, held, wrapper)
+            elif type(value) is FunctionType and not is_wrapped(value):
+                # Another plugin has replaced verl's function before us, and verl's own is still held here.
+                if (value.__module__, value.__qualname__) == (symbol.module, last):
+                    setattr(module, held, _around(value, ours))
+
+
+def _around(function: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that calls ``ours`` with ``function`` as its first argument.
+
+    A plain function under verl's own name: cloudpickle, and so Ray, pickles it by that name.
+    """
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return await ours(function, *args, **kwargs)
+
+    else:
+
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            return ours(function, *args, **kwargs)
+
+    wrapper._verl_durian = True  # type: ignore[attr-defined]
+    return wrapper
