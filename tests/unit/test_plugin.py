@@ -115,7 +115,7 @@ def test_trainers_that_a_later_verl_lacks_cost_only_those_trainers(tiny_qwen25vl
 def test_a_hook_that_fails_does_not_break_verl_and_is_reported_at_start():
     code = (
         "import sys, types; sys.modules['verl_durian.hooks.dataset'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.ray_trainer; from verl_durian import verl_symbols; print(*verl_symbols.problems())"
+        "import verl.trainer.ppo.ray_trainer; from verl_durian.hooks import verl_symbols; print(*verl_symbols.problems())"
     )
     done = run(code)
     assert done.returncode == 0 and "metric_utils.compute_data_metrics: the hook failed (ImportError" in done.stdout
@@ -124,7 +124,7 @@ def test_a_hook_that_fails_does_not_break_verl_and_is_reported_at_start():
 def test_an_estimator_that_cannot_be_registered_does_not_break_verl():
     code = (
         "import sys, types; sys.modules['verl_durian.algo.estimator'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.core_algos; from verl_durian import verl_symbols; print(*verl_symbols.problems())"
+        "import verl.trainer.ppo.core_algos; from verl_durian.hooks import verl_symbols; print(*verl_symbols.problems())"
     )
     done = run(code)
     assert done.returncode == 0 and "core_algos.register_adv_est: the hook failed (ImportError" in done.stdout

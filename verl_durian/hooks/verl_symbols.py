@@ -59,31 +59,35 @@ SYMBOLS = (
     # Options and settings are checked here.
     Symbol(CONFIG, "validate_config", ("config",), EVERY, "checks.validate_config", native=True),
     # The estimator is called from here, by every trainer; two modules import the function by name.
-    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator", "config"), EVERY, "hook.compute_advantage"),
-    Symbol(V1_UTILS, "compute_advantage", ("data", "adv_estimator", "config"), V1, "hook.compute_advantage"),
-    Symbol(SEPARATION, "compute_advantage", ("data", "adv_estimator", "config"), SEPARATE, "hook.compute_advantage"),
+    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator", "config"), EVERY, "trainers.compute_advantage"),
+    Symbol(V1_UTILS, "compute_advantage", ("data", "adv_estimator", "config"), V1, "trainers.compute_advantage"),
+    Symbol(
+        SEPARATION, "compute_advantage", ("data", "adv_estimator", "config"), SEPARATE, "trainers.compute_advantage"
+    ),
     # The older trainer and what is built on it: the training data, the columns that survive generation, the metrics.
     Symbol(
         RAY_TRAINER,
         "RayPPOTrainer._create_dataloader",
         ("self", "train_dataset"),
         OLDER,
-        "hook.create_dataloader",
+        "trainers.create_dataloader",
         native=True,
     ),
-    Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", ("self", "batch"), OLDER, "hook.get_gen_batch"),
-    Symbol(METRIC_UTILS, "compute_data_metrics", ("batch",), OLDER, "hook.compute_data_metrics"),
-    Symbol(RAY_TRAINER, "compute_data_metrics", ("batch",), OLDER, "hook.compute_data_metrics"),
-    Symbol(SEPARATION, "compute_data_metrics", ("batch",), SEPARATE, "hook.compute_data_metrics"),
+    Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", ("self", "batch"), OLDER, "trainers.get_gen_batch"),
+    Symbol(METRIC_UTILS, "compute_data_metrics", ("batch",), OLDER, "trainers.compute_data_metrics"),
+    Symbol(RAY_TRAINER, "compute_data_metrics", ("batch",), OLDER, "trainers.compute_data_metrics"),
+    Symbol(SEPARATION, "compute_data_metrics", ("batch",), SEPARATE, "trainers.compute_data_metrics"),
     # Trainer V1: the training data, the advantage step, sessions with several outputs, the columns in TransferQueue.
-    Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", ("self",), V1, "hook.init_dataloader", native=True),
-    Symbol(TRAINER_V1, "PPOTrainer._compute_advantage", ("self", "batch", "metrics"), V1, "hook.v1_compute_advantage"),
+    Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", ("self",), V1, "trainers.init_dataloader", native=True),
+    Symbol(
+        TRAINER_V1, "PPOTrainer._compute_advantage", ("self", "batch", "metrics"), V1, "trainers.v1_compute_advantage"
+    ),
     Symbol(
         TRAINER_V1,
         "compute_advantage_for_multi_trajectories",
         ("data", "batch_keys", "adv_estimator", "config"),
         V1,
-        "hook.compute_advantage_for_multi_trajectories",
+        "trainers.compute_advantage_for_multi_trajectories",
     ),
     Symbol(TRAINER_V1, "tq.kv_batch_get", ("keys", "partition_id", "select_fields"), V1),
     # Fully asynchronous training: what reaches the trainer, which has not seen the training data, from the rollouts.
@@ -92,7 +96,7 @@ SYMBOLS = (
         "FullyAsyncAgentLoopManager.generate_sequences_single",
         ("self", "prompts"),
         ASYNC,
-        "hook.generate_sequences_single",
+        "trainers.generate_sequences_single",
     ),
     # The batch.
     Symbol(PROTOCOL, "DataProto", ("batch", "non_tensor_batch", "meta_info")),
@@ -196,7 +200,7 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
     if is_wrapped(original) or (not symbol.native and computes_durian()):
         return
     file, _, name = symbol.wrapper.partition(".")
-    ours = getattr(importlib.import_module(f"verl_durian.{file}"), name)
+    ours = getattr(importlib.import_module(f"verl_durian.hooks.{file}"), name)
 
     wrapper = _around(original, ours)
     *path, last = symbol.name.split(".")
