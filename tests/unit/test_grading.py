@@ -35,7 +35,7 @@ class Pair(NamedTuple):
 def read_pairs() -> dict[str, list[Pair]]:
     """The table's pairs by their class."""
     classes: dict[str, list[Pair]] = defaultdict(list)
-    with open(Path(__file__).with_name("answer_pairs.tsv"), newline="") as file:
+    with open(Path(__file__).parents[1] / "helpers/answer_pairs.tsv", newline="") as file:
         header, *rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     assert header == ["set", "answer_type", "choices", "gold", "response", "right", "wrong alone"]
     for row in rows:

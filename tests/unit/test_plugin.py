@@ -8,6 +8,7 @@ import subprocess
 import sys
 from importlib.metadata import version
 from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -58,7 +59,7 @@ print("accepted")
 
 @pytest.mark.parametrize(("estimator", "use_v1"), [("durian", False), ("durian", True), ("grpo", False)])
 def test_a_missing_symbol_stops_only_durian_and_only_the_trainers_that_need_it(estimator, use_v1, tiny_qwen25vl):
-    tests = os.path.dirname(__file__)
+    tests = str(Path(__file__).parents[1] / "helpers")
     code = LACKING.format(tests=tests, estimator=estimator, use_v1=use_v1, model=tiny_qwen25vl)
     done = run(code, VERL_USE_EXTERNAL_PLUGINS="none")
     if use_v1 or estimator == "grpo":
@@ -100,7 +101,7 @@ except RuntimeError as error:
 
 
 def test_trainers_that_a_later_verl_lacks_cost_only_those_trainers(tiny_qwen25vl):
-    command = [sys.executable, "-c", AHEAD, os.path.dirname(__file__), str(tiny_qwen25vl)]
+    command = [sys.executable, "-c", AHEAD, str(Path(__file__).parents[1] / "helpers"), str(tiny_qwen25vl)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     notes, needed, refused = done.stdout.strip().splitlines()[-3:]
@@ -115,7 +116,7 @@ def test_trainers_that_a_later_verl_lacks_cost_only_those_trainers(tiny_qwen25vl
 def test_a_hook_that_fails_does_not_break_verl_and_is_reported_at_start():
     code = (
         "import sys, types; sys.modules['verl_durian.hooks.dataset'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.ray_trainer; from verl_durian.hooks import verl_symbols; print(*verl_symbols.problems())"
+        "import verl.trainer.ppo.ray_trainer; from verl_durian.hooks.verl_symbols import problems; print(*problems())"
     )
     done = run(code)
     assert done.returncode == 0 and "metric_utils.compute_data_metrics: the hook failed (ImportError" in done.stdout
@@ -124,7 +125,7 @@ def test_a_hook_that_fails_does_not_break_verl_and_is_reported_at_start():
 def test_an_estimator_that_cannot_be_registered_does_not_break_verl():
     code = (
         "import sys, types; sys.modules['verl_durian.algo.estimator'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.core_algos; from verl_durian.hooks import verl_symbols; print(*verl_symbols.problems())"
+        "import verl.trainer.ppo.core_algos; from verl_durian.hooks.verl_symbols import problems; print(*problems())"
     )
     done = run(code)
     assert done.returncode == 0 and "core_algos.register_adv_est: the hook failed (ImportError" in done.stdout

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small copies of the seven sets' repositories on the hub, in their own layout and schemas, made of data at hand.
 
-    python tests/unit/prepare_fixtures.py FOLDER
+    python tests/helpers/prepare_fixtures.py FOLDER
 
 writes FOLDER/<name> for each set. Pictures and questions come from easy-vqa, scikit-image and a few lines drawn here;
 each set has the odd rows of the real one: a question without `<image>`, one with `<image1>`, pictures that are gray,
