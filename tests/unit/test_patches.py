@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from patched_verl import INSTALLED, PATCHES, download, patch, run, to_import, unpack
 
-from verl_durian.preflight import settings
+from verl_durian.hooks import known_failures
 from verl_durian.preflight.compose import compose
 
 OF_A_CLONE = ("docs/extend_guide.rst", "docs/index.rst", "examples/README.md")
@@ -91,11 +91,11 @@ def test_git_am_applies_the_whole_series(tree, wheel, tmp_path):
 
 
 def test_preflight_sees_whether_verl_crashes_without_images(tree, monkeypatch):
-    monkeypatch.setattr(settings, "folder_of", tree.joinpath)
+    monkeypatch.setattr(known_failures, "package_folder", tree.joinpath)
     config = compose(["actor_rollout_ref.actor.strategy=fsdp2"])
-    assert settings.needs_images(config)
+    assert known_failures.crashes_without_images(config)
     patch(tree, patches=[PATCHES[2]])
-    assert not settings.needs_images(config)
+    assert not known_failures.crashes_without_images(config)
 
 
 def test_patches_that_do_not_depend_on_each_other(tree):

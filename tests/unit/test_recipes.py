@@ -15,9 +15,9 @@ import pytest
 from omegaconf import DictConfig
 from transformers import AutoConfig
 
-from verl_durian.preflight import memory, settings
+from verl_durian.hooks import known_failures
 from verl_durian.preflight.compose import compose
-from verl_durian.preflight.model import Model, count_parameters
+from verl_durian.preflight.model import count_parameters
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/run_qwen25vl_durian.sh"
@@ -135,7 +135,7 @@ def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, si
         script=SCRIPTS[engine], MODEL_PATH=str(models[size]), BACKBONE=backbone, LORA_RANK=lora, ESTIMATOR="durian"
     )
     validate(config)
-    assert settings.find(config, "qwen2_5_vl") == []
+    assert known_failures.find(config, "qwen2_5_vl") == []
 
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert (config.data.train_batch_size, actor.ppo_mini_batch_size, rollout.n) == (512, 128, 8)
@@ -161,8 +161,8 @@ def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, si
         assert "overlong_buffer_cfg" not in config.reward.get("reward_kwargs", {})
 
     assert actor.strategy == {"fsdp": "fsdp2", "megatron": "megatron"}[engine]
-    assert memory.is_lora(config) == (lora == "64")
-    width, _, layers, heads, kv_heads, words, _ = SHAPES[size]
+    assert known_failures.is_lora(config) == (lora == "64")
+    _, _, layers, heads, kv_heads, _, _ = SHAPES[size]
     assert heads % rollout.tensor_model_parallel_size == 0
     if engine == "megatron":
         assert kv_heads % actor.megatron.tensor_model_parallel_size == 0
@@ -170,18 +170,8 @@ def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, si
         assert config.actor_rollout_ref.ref.megatron.tensor_model_parallel_size == (
             actor.megatron.tensor_model_parallel_size
         )
-    model = Model("qwen2_5_vl", round(1e9 * BILLIONS[size]), layers, width, words, 128000, None)
-    (estimate,) = memory.check(config, model, 80e9)
-    assert not estimate.stops and "lower PPO_MICRO_BATCH_SIZE" not in estimate.text, estimate.text
-    training, rollouts = map(int, re.findall(r"(\d+) GB", estimate.text)[:2])
-    (line,) = re.findall(rf"^\| {size} \| {engine} \| (.*) \|$", README, flags=re.MULTILINE)
-    *full, adapters = map(int, line.split(" | "))
-    if lora == "0":
-        state = memory.state(config, model)
-        kept = [memory.host_bytes(config, model), state.weights + state.optimizer]
-        assert full == [config.trainer.nnodes, training, rollouts, *(round(size / 1e9) for size in kept)]
-    else:
-        assert adapters == training
+    (nodes,) = re.findall(rf"^\| {size} \| {engine} \| (\d+) \|", README, flags=re.MULTILINE)
+    assert config.trainer.nnodes == int(nodes)
 
 
 @pytest.mark.parametrize("size", list(SHAPES))

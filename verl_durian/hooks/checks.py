@@ -43,12 +43,11 @@ def check(config: Any) -> None:
         RuntimeError: this verl lacks a symbol.
         ValueError: a forbidden option, or settings known to corrupt or crash a run.
     """
-    from verl_durian.hooks import verl_symbols
-    from verl_durian.preflight import model, settings
+    from verl_durian.hooks import known_failures, verl_symbols
 
     verl_symbols.require(config)
     check_options(config)
-    problems = settings.find(config, model.read_type(config.actor_rollout_ref.model))
+    problems = known_failures.find(config, known_failures.read_model_type(config.actor_rollout_ref.model))
     if problems:
         raise ValueError("\n".join(["settings that would corrupt or crash the run:", *problems]))
 

@@ -1,11 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is checked before a run starts.
+"""Checks before a run starts.
 
     python -m verl_durian.preflight [--dry-run] SETTING...
 
-takes the Hydra overrides that `verl.trainer.main_ppo` takes, composes verl's config from them, and tells every problem
-with its remedy, one line each, before Ray starts. Nothing is written.
+takes the Hydra overrides of `verl.trainer.main_ppo`, composes verl's config from them, and reports every problem with
+its fix, one line each, before Ray starts. A setting that is certain to crash or corrupt the run stops it; everything
+else is a note. Writes nothing.
 """
 
 from dataclasses import dataclass
@@ -16,16 +17,16 @@ class Finding:
     """One line of the report."""
 
     text: str
-    """What was found, where, and the remedy."""
+    """The key with its value, what is wrong, and the fix."""
     stops: bool = True
-    """Whether the run must not start; else it is a note."""
+    """Whether the run must not start; otherwise it is a note."""
 
 
 def note(text: str) -> Finding:
-    """A finding that stops nothing."""
+    """A finding that does not stop the run."""
     return Finding(text, stops=False)
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+    """An error's message in one line, or its type if it has no message."""
     return " ".join(str(error).split()) or type(error).__name__

@@ -16,16 +16,16 @@ REFUSED = 2
 
 
 def main(arguments: list[str]) -> int:
-    """Tells the findings on stderr; with `--dry-run` config and command before, on stdout.
+    """Prints the findings to stderr; with `--dry-run` also prints config and command to stdout.
 
     Returns:
         0 if the run can start, 2 if not.
     """
-    warnings.simplefilter("ignore")  # of engines that verl could not import; what is needed is checked
+    warnings.simplefilter("ignore")  # verl warns of engines that are not installed; the checks report what is needed
     overrides = [argument for argument in arguments if argument != DRY_RUN]
     options = [argument for argument in overrides if argument.startswith("-")]
     if options:
-        print(f"preflight: {options[0]}: no setting such as data.train_batch_size=512; take it out", file=sys.stderr)
+        print(f"preflight: {options[0]}: not a setting such as data.train_batch_size=512; remove it", file=sys.stderr)
         return REFUSED
     from verl_durian.preflight.examine import examine
 
@@ -38,11 +38,10 @@ def main(arguments: list[str]) -> int:
         print(OmegaConf.to_yaml(config, resolve=True))
         command = ["python", "-m", "verl.trainer.main_ppo", *overrides]
         print(" \\\n    ".join(shlex.join([word]) for word in command), flush=True)
-    problems = [finding for finding in findings if finding.stops]
     for finding in findings:
         print(f"preflight: {'' if finding.stops else 'note: '}{finding.text}", file=sys.stderr)
-    if problems:
-        print(f"preflight: {len(problems)} problem{'s' * (len(problems) > 1)}; nothing is started", file=sys.stderr)
+    if problems := sum(finding.stops for finding in findings):
+        print(f"preflight: {problems} problem{'s' * (problems > 1)}; nothing is started", file=sys.stderr)
         return REFUSED
     print(f"preflight: no problem found{'; nothing is started' * (DRY_RUN in arguments)}", file=sys.stderr)
     return 0

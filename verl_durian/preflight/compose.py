@@ -1,134 +1,169 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""verl's config from the overrides of a command line, and what Hydra has against them."""
+"""verl's config: composed by Hydra, then checked by value, by the estimator and by verl."""
 
+import contextlib
 import difflib
-import functools
+import inspect
+import io
 import re
+import warnings
 from typing import Any
 
 import hydra
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import ConfigCompositionException, HydraException
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from verl_durian.preflight import Finding, one_line
-from verl_durian.preflight.installation import folder_of
+from verl_durian.hooks.known_failures import package_folder
+from verl_durian.preflight import Finding, note, one_line
 
-_REFUSED_KEY = re.compile(r"Could not (?:override|append to config. An item is already at) '(.+?)'")
 _KINDS = {bool: "true or false", int: "an integer", float: "a number"}
-_LEAST = {
-    "data.seed": None,
-    "data.train_batch_size": 1,
-    "data.max_prompt_length": 1,
-    "data.max_response_length": 1,
-    "actor_rollout_ref.model.lora_rank": None,
-    "actor_rollout_ref.actor.ppo_mini_batch_size": 1,
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 1,
-    "actor_rollout_ref.rollout.n": 1,
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 1,
-    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu": 1,
-    "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
-    "trainer.nnodes": 1,
-    "trainer.n_gpus_per_node": 1,
-    "trainer.total_epochs": None,
-    "trainer.total_training_steps": None,
-    "trainer.max_actor_ckpt_to_keep": None,
-    "reward.reward_kwargs.overlong_buffer_cfg.len": None,
-}
-"""Keys that hold an integer, or null where that is verl's default, and the least with which verl can run."""
+_POSITIVE = (
+    "data.train_batch_size",
+    "data.max_prompt_length",
+    "data.max_response_length",
+    "actor_rollout_ref.actor.ppo_mini_batch_size",
+    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
+    "actor_rollout_ref.rollout.n",
+    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
+    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu",
+    "actor_rollout_ref.rollout.tensor_model_parallel_size",
+    "trainer.nnodes",
+    "trainer.n_gpus_per_node",
+)
+_INTEGERS = ("data.seed", "trainer.total_training_steps", "trainer.max_actor_ckpt_to_keep")
+"""verl's default for these and for the micro batches is null."""
+_TAKES_A_RANGE = "algorithm.rollout_correction.rollout_is_threshold"
+"""verl's default is a number, but it also accepts a text such as 0.5_5.0."""
+
+_GROUP_ESTIMATORS = (
+    "durian gdpo gpg grpo grpo_passk grpo_vectorized opo reinforce_plus_plus_baseline rloo rloo_vectorized".split()
+)
+"""Estimators that compare the rollouts of a prompt."""
+_USER_MODULES = (
+    "actor_rollout_ref.model.external_lib",
+    "data.custom_cls.path",
+    "trainer.v1.sampler.custom_sampler.path",
+)
 
 
 def compose(overrides: list[str]) -> DictConfig:
-    """verl's config for `verl.trainer.main_ppo`, without importing verl.
+    """Composes verl's config for `verl.trainer.main_ppo`, without importing verl.
 
     Args:
-        overrides: Such as `["data.train_batch_size=512"]`.
+        overrides: Hydra overrides such as `["data.train_batch_size=512"]`.
 
     Raises:
-        HydraException: an override that cannot be read, or names an unknown key.
+        HydraException: An override cannot be parsed, or its key is unknown.
     """
-    with hydra.initialize_config_dir(str(folder_of("verl") / "trainer" / "config"), version_base=None):
+    with hydra.initialize_config_dir(str(package_folder("verl") / "trainer" / "config"), version_base=None):
         return hydra.compose("ppo_trainer", overrides)
 
 
-def compose_what_can_be(overrides: list[str]) -> tuple[DictConfig, list[Finding], list[Finding]]:
-    """verl's config without the overrides that cannot be: a finding for each that Hydra does not take, and for each
-    whose value is of another kind, in the place of which verl's default stands."""
-    taken, findings = [], []
-    parser = OverridesParser.create()
-    for override in overrides:
-        try:
-            readable = not parser.parse_override(override).is_sweep_override()
-        except HydraException:
-            readable = False
-        if readable:
-            taken.append(override)
-        else:
-            findings.append(
-                Finding(
-                    f"{override}: Hydra cannot read this; a setting is written key=value, and a value with one of "
-                    "{}[](),=' in it stands in quotes that the shell leaves: key=\"'value'\""
-                )
-            )
-    while True:
-        try:
-            config = compose(taken)
+def compose_or_explain(overrides: list[str]) -> DictConfig:
+    """Like `compose`, but raises ValueError with the override and the fix."""
+    try:
+        return compose(overrides)
+    except OverrideParseException as error:
+        raise ValueError(
+            f"{error.override}: Hydra cannot parse this; write key=value, and put a value that contains one of "
+            "{}[](),=' in quotes that the shell keeps: key=\"'value'\""
+        ) from error
+    except HydraException as error:
+        raise ValueError(f"{one_line(error)}{_similar_keys(str(error))}") from error
+
+
+def _similar_keys(message: str) -> str:
+    """A suggestion for an unknown key, as end of a message; empty if Hydra names no key, or no key is similar."""
+    unknown = re.search("Could not override '(.+?)'", message)
+    node: Any = compose([])
+    for part in unknown[1].split(".") if unknown else ():
+        if not OmegaConf.is_dict(node):
             break
-        except ConfigCompositionException as error:
-            key = _REFUSED_KEY.search(str(error))
-            bad = [each for each in taken if key and _key(each) == key.group(1)]
-            if not bad:
-                raise ValueError(f"Hydra cannot compose the config: {one_line(error)}") from error
-            findings.append(Finding(_what_is_wrong(bad[0])))
-            taken = [each for each in taken if each not in bad]
-        except HydraException as error:  # such as a group that does not exist
-            raise ValueError(f"Hydra cannot compose the config: {one_line(error)}") from error
-    last = {_key(override): override for override in taken}  # which is the one that counts
-    wrong = {key: kind for key in last if (kind := _other_kind(config, key))}
-    if wrong:
-        config = compose([each for each in taken if _key(each) not in wrong])
-    return config, findings, [Finding(f"{last[key]}: must be {kind}") for key, kind in wrong.items()]
-
-
-@functools.cache
-def _defaults() -> DictConfig:
-    return compose([])
-
-
-def _key(override: str) -> str:
-    return override.split("=")[0].lstrip("+~")
-
-
-def _other_kind(config: DictConfig, key: str) -> str | None:
-    """What the value of a key must be, where it is something else than verl's default is; null is left to verl."""
-    default, value = (OmegaConf.select(each, key, throw_on_missing=False) for each in (_defaults(), config))
-    if key in _LEAST and not (value is None and default is None):
-        least = _LEAST[key]
-        if type(value) is not int or (least is not None and value < least):
-            return "an integer" if least is None else f"an integer, {least} or more"
-    kind = type(default)
-    if key == "algorithm.rollout_correction.rollout_is_threshold" and isinstance(value, str):
-        return None  # verl takes a range there, such as 0.5_5.0
-    if kind not in _KINDS or value is None or isinstance(value, (bool, int, float)):
-        return None  # Python takes 0 for false and 1.0 for 1
-    return _KINDS[kind]
-
-
-def _what_is_wrong(override: str) -> str:
-    """Why Hydra does not take an override: its key is unknown, or known and has a + in front."""
-    if override.startswith("+"):
-        return f"{override}: verl has this key already; write it without the +"
-    if _key(override).startswith("algorithm.durian."):
-        return f"{override}: verl does not know this option of the plugin; write it with a + in front"
-    node: Any = _defaults()
-    path: list[str] = []
-    for part in _key(override).split("."):
-        if not OmegaConf.is_dict(node) or part not in node:
-            break
+        if part not in node:
+            near = difflib.get_close_matches(part, map(str, node), n=3)
+            return f", or correct {part}: did you mean {' or '.join(near)}?" if near else ""
         node = node[part]
-        path.append(part)
-    known = list(map(str, node)) if OmegaConf.is_dict(node) else []
-    near = difflib.get_close_matches(part, known, n=3) or known[:12]
-    remedy = f"; in {'.'.join(path) or 'its config'} there is {', '.join(near)}" if near else ""
-    return f"{override}: verl has no such key{remedy}; a key of your own takes a + in front"
+    return ""
+
+
+def check_values(config: DictConfig, overrides: list[str]) -> list[Finding]:
+    """Checks the type of every overridden number and truth value. verl reads some of them only hours into a run."""
+    defaults, last = compose([]), {override.split("=")[0].lstrip("+~"): override for override in overrides}
+    return [
+        Finding(f"{override}: must be {expected}")
+        for key, override in last.items()
+        if (expected := _expected_type(config, defaults, key))
+    ]
+
+
+def _expected_type(config: DictConfig, defaults: DictConfig, key: str) -> str | None:
+    """What the value of a key must be; None if the value is fine, or unknown to verl."""
+    default, value = (OmegaConf.select(each, key, throw_on_missing=False) for each in (defaults, config))
+    if value is None and default is None:
+        return None
+    if key in _POSITIVE and (type(value) is not int or value < 1):
+        return "an integer >= 1"
+    if value is None or isinstance(value, (bool, int, float)) or key == _TAKES_A_RANGE:
+        return None  # Python accepts 0 for false and 1.0 for 1
+    return "an integer" if key in _INTEGERS else _KINDS.get(type(default))
+
+
+def check_estimator(config: DictConfig) -> list[Finding]:
+    """Checks the name and the options of the advantage estimator, and the sizes of its groups. Imports verl."""
+    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
+
+    from verl_durian.algo.config import DurianConfig
+    from verl_durian.hooks import checks
+
+    name, rollouts = str(config.algorithm.adv_estimator), config.actor_rollout_ref.rollout.n
+    findings = []
+    known = sorted(str(getattr(each, "value", each)) for each in ADV_ESTIMATOR_REGISTRY)
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        # A module of the user, which verl imports later, may register it.
+        own = any(OmegaConf.select(config, key) for key in _USER_MODULES)
+        findings.append(Finding(f"algorithm.adv_estimator={name}: {meant}verl knows {', '.join(known)}", stops=not own))
+    if rollouts < 2 and name in _GROUP_ESTIMATORS:
+        findings.append(
+            Finding(
+                f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other; "
+                "set it to 2 or more, such as 8",
+                stops=name == "grpo_passk",  # raises an error for a group of size one
+            )
+        )
+    if not checks.is_durian(name):
+        return findings
+    try:
+        checks.check_options(config)
+    except ValueError as error:
+        return [*findings, Finding(str(error))]
+    options, prompts = DurianConfig.from_algorithm(config.algorithm), config.data.train_batch_size
+    groups = options.reasoning.num_groups
+    if options.weights.reasoning > 0 and prompts < 2 * groups:
+        findings.append(
+            note(
+                f"data.train_batch_size={prompts}: with algorithm.durian.reasoning.num_groups={groups} most groups "
+                "have at most one prompt, which then gets its GRPO advantage; use more prompts or fewer groups"
+            )
+        )
+    return findings
+
+
+def check_with_verl(config: DictConfig) -> list[Finding]:
+    """Runs verl's own `validate_config`, which stops at the first problem. Imports verl."""
+    from verl.trainer.ppo.utils import need_critic, need_reference_policy
+    from verl.utils import config as verl_config
+
+    validate = inspect.unwrap(verl_config.validate_config)  # without the checks of our plugin
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            validate(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
+    except Exception as error:  # assertions and ValueErrors, or Hydra's errors around them
+        cause: BaseException = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        return [Finding(f"verl rejects these settings: {one_line(cause)}")]
+    return []
