@@ -287,7 +287,7 @@ def test_an_accuracy_that_is_no_number_does_not_end_training(trainer, accuracy, 
             metrics = trainers._WAITING.get()
         torch.testing.assert_close(advantages, expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
         assert metrics["durian/accuracy_is_reward"] == 1 and "durian/reasoning/rank_correlation" in metrics
-    assert caplog.text.count("the rewards replace it in the metrics") == 1
+    assert caplog.text.count("the metrics use the rewards instead") == 1
     assert "acc=" in caplog.text
 
 
@@ -443,7 +443,7 @@ def test_a_step_of_an_older_trainer_in_which_the_estimator_did_not_run_is_an_err
             rows, advantage_step.compose(f"algorithm.adv_estimator={estimator_name}"), prompts.meta_info
         )
         if replaced:
-            with pytest.raises(RuntimeError, match="did not call its estimator.*verl-durian doctor"):
+            with pytest.raises(RuntimeError, match="did not call the estimator.*verl-durian doctor"):
                 older_metrics(computed)
         else:
             assert "durian/prompts/num" in older_metrics(computed)
