@@ -392,7 +392,8 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
         "assert 'durian/prompts/num' in test_hook.older_metrics(data);"
         "print(other_plugin.calls)"
     )
-    path = os.pathsep.join([str(tmp_path), str(Path(advantage_step.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    folders = [tmp_path, Path(advantage_step.__file__).parent, Path(__file__).parent, os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(map(str, folders))
     environment = {**os.environ, "PYTHONPATH": path, "VERL_USE_EXTERNAL_MODULES": "other_plugin"}
     out = tmp_path / "found.npz"
     done = subprocess.run([sys.executable, "-c", code, out], env=environment, capture_output=True, text=True)

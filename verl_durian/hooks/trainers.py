@@ -44,8 +44,8 @@ logger.setLevel(logging.INFO)
 
 _ACCURACY = "acc"  # key of a rollout's accuracy in the result of verl's reward functions and ours
 
-# Keys in the meta_info of a batch: the thresholds of the training set, for a trainer that has not loaded it, and whether
-# the estimator must still run (older trainers).
+# Keys in the meta_info of a batch: the thresholds of the training set, for a trainer that has not loaded it; whether
+# the estimator must still run, in the older trainers.
 _THRESHOLDS, _PENDING = "durian_thresholds", "durian_pending"
 
 
