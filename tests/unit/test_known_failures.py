@@ -210,23 +210,6 @@ def test_older_trainers_inherit_use_v1(name: str) -> None:
     assert known_failures.find(merged, None) == []
 
 
-def test_verl_stops_at_micro_batches_that_do_not_divide() -> None:
-    import torch
-    from tensordict import TensorDict
-    from verl.utils import tensordict_utils
-    from verl.workers.engine.utils import prepare_micro_batches
-
-    def split(rows: int, size: int) -> int:
-        data = TensorDict({"x": torch.zeros(rows)}, batch_size=rows)
-        tensordict_utils.assign_non_tensor(data, use_dynamic_bsz=False, micro_batch_size_per_gpu=size)
-        return len(prepare_micro_batches(data)[0])
-
-    assert split(64, 32) == 2
-    for rows, size in ((64, 48), (32, 64)):
-        with pytest.raises(AssertionError, match="must be divisible"):
-            split(rows, size)
-
-
 @needs_transformers_5
 @pytest.mark.parametrize(("ranks", "train_batch", "micro"), [(1, 3, 4), (2, 3, 4), (2, 5, 2), (4, 7, 2), (4, 6, 4)])
 def test_the_padding_rule_agrees_with_verls_balancing(ranks: int, train_batch: int, micro: int) -> None:
