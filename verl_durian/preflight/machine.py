@@ -113,11 +113,8 @@ def check_gpus(config: DictConfig, model: Model | None) -> list[Finding]:
         return [*findings, note(f"{text}{trainer.n_gpus_per_node} GPUs there; they are not checked here")]
     gpus = visible_gpus()
     if len(gpus) < wanted:
-        asked, remedy = (
-            f"trainer.n_gpus_per_node={trainer.n_gpus_per_node}",
-            f"set NGPUS_PER_NODE={len(gpus)}, or check",
-        )
-        remedy += " CUDA_VISIBLE_DEVICES and nvidia-smi"
+        asked = f"trainer.n_gpus_per_node={trainer.n_gpus_per_node}"
+        remedy = f"set NGPUS_PER_NODE={len(gpus)}, or check CUDA_VISIBLE_DEVICES and nvidia-smi"
         if not gpus:
             remedy = "run it on a machine with GPUs; without one, bash recipes/run_quickstart.sh trains a small model"
         if trainer.nnodes > 1:
