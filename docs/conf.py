@@ -2,8 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sphinx configuration. Build the site with ``sphinx-build -W docs docs/_build``."""
 
+from typing import Any
+
 from docutils import nodes
 from docutils.utils.math.latex2mathml import tex2mathml
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.writers.html5 import HTML5Translator
 
@@ -47,6 +50,21 @@ def block_math(self: HTML5Translator, node: nodes.math_block) -> None:
     raise nodes.SkipNode
 
 
+def keep_colons(app: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Keeps napoleon from reading the text before a colon in the first line of an attribute's docstring as its type."""
+    if what in ("attribute", "data"):
+        lines.insert(0, "\\")  # a first line that renders as nothing
+
+
+def hide_validators(app: Sphinx, doctree: nodes.document) -> None:
+    """Removes types and defaults that pydantic's validators make unreadable; the docstrings have both in words."""
+    for annotation in list(doctree.findall(addnodes.desc_annotation)):
+        if "FieldInfo(" in annotation.astext():
+            annotation.parent.remove(annotation)
+
+
 def setup(app: Sphinx) -> None:
-    """Registers the math renderer."""
+    """Registers the math renderer and the two corrections."""
     app.add_html_math_renderer("mathml", (inline_math, None), (block_math, None))
+    app.connect("autodoc-process-docstring", keep_colons, priority=400)  # napoleon has 500
+    app.connect("doctree-read", hide_validators)
