@@ -73,7 +73,7 @@ def test_where_it_is_loaded_all_the_same_durian_alone_is_refused_at_start(estima
         assert done.returncode == 0 and "accepted" in done.stdout, done.stderr
     else:
         assert done.returncode != 0 and "accepted" not in done.stdout
-        assert f"RuntimeError: verl {RELEASE} does not fit this verl-durian" in done.stderr, done.stderr
+        assert f"RuntimeError: verl {RELEASE} is not supported by this verl-durian" in done.stderr, done.stderr
         assert "made for verl 0.9.0 and 0.9.1" in done.stderr and "trainer_base" in done.stderr
 
 

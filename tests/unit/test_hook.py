@@ -287,7 +287,7 @@ def test_an_accuracy_that_is_no_number_does_not_end_training(trainer, accuracy, 
             metrics = trainers._WAITING.get()
         torch.testing.assert_close(advantages, expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
         assert metrics["durian/accuracy_is_reward"] == 1 and "durian/reasoning/rank_correlation" in metrics
-    assert caplog.text.count("the rewards replace it in the metrics") == 1
+    assert caplog.text.count("the metrics use the rewards instead") == 1
     assert "acc=" in caplog.text
 
 
@@ -392,7 +392,8 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
         "assert 'durian/prompts/num' in test_hook.older_metrics(data);"
         "print(other_plugin.calls)"
     )
-    path = os.pathsep.join([str(tmp_path), str(Path(advantage_step.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    folders = [tmp_path, Path(advantage_step.__file__).parent, Path(__file__).parent, os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(map(str, folders))
     environment = {**os.environ, "PYTHONPATH": path, "VERL_USE_EXTERNAL_MODULES": "other_plugin"}
     out = tmp_path / "found.npz"
     done = subprocess.run([sys.executable, "-c", code, out], env=environment, capture_output=True, text=True)
@@ -443,7 +444,7 @@ def test_a_step_of_an_older_trainer_in_which_the_estimator_did_not_run_is_an_err
             rows, advantage_step.compose(f"algorithm.adv_estimator={estimator_name}"), prompts.meta_info
         )
         if replaced:
-            with pytest.raises(RuntimeError, match="did not call its estimator.*verl-durian doctor"):
+            with pytest.raises(RuntimeError, match="did not call the estimator.*verl-durian doctor"):
                 older_metrics(computed)
         else:
             assert "durian/prompts/num" in older_metrics(computed)
