@@ -19,6 +19,7 @@ version = release = verl_durian.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 exclude_patterns = ["_build"]
+default_role = "code"  # single backticks in docstrings
 myst_enable_extensions = ["dollarmath"]
 myst_heading_anchors = 3
 
