@@ -383,9 +383,9 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
     code = (
         "import os; os.environ.pop('VERL_PLATFORM', None);"  # verl knows this platform only after the plugin
         "import verl, sys, advantage_step, other_plugin, verl_durian.hooks.verl_symbols as api;"
-        "from verl_durian.hooks.doctor import look_here;"
+        "from verl_durian.hooks.doctor import check_process;"
         "assert api.is_wrapped(other_plugin.compute_advantage_of_verl), 'a module that holds the function';"
-        "assert [each for each in look_here(api.TRAINERS) if not each['good']] == [], look_here(api.TRAINERS);"
+        "assert [each for each in check_process(api.TRAINERS) if not each['good']] == [], check_process(api.TRAINERS);"
         "advantage_step.main(sys.argv[1], 'durian', 'grpo');"
         "import test_hook; config = advantage_step.compose(*test_hook.DURIAN);"
         "data = advantage_step.run_v0(advantage_step.make_rows(), config);"
