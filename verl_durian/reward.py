@@ -8,9 +8,12 @@ Named in verl as `reward.custom_reward_function.path`; the three returned number
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Real
+
+import numpy as np
 
 from verl_durian.grading import grade
-from verl_durian.grading.text import as_text
 
 ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1
@@ -101,20 +104,29 @@ def compute_score(
     }
 
 
-def _answer_key(ground_truth: object, row: dict) -> tuple[str, list[str], int | None]:
-    """Ground truth, choices and decimals of a row, of the types that `grade` takes."""
+def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int | None]:
+    """Ground truth, choices and decimals of a row, in the types that `grade` expects."""
     choices, decimals = row.get("choices"), row.get("decimals")
     try:
-        where = "reward_model.ground_truth"
-        gold = as_text(ground_truth)
-        where = "extra_info.choices"
+        field = "reward_model.ground_truth"
+        gold = _as_text(ground_truth)
+        field = "extra_info.choices"
         if isinstance(choices, (str, bytes, dict)):
             raise ValueError(f"{choices!r} must be a list")
-        texts = [] if choices is None else [as_text(choice) for choice in choices]
-        where = "extra_info.decimals"
+        texts = [] if choices is None else [_as_text(choice) for choice in choices]
+        field = "extra_info.decimals"
         places = None if decimals is None else float(decimals)
         if places is not None and not (places >= 0 and places.is_integer()):
             raise ValueError(f"{decimals!r} must be an integer, 0 or more, or null")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}; correct the row or take it out") from error
+        raise ValueError(f"{field}: {error}; correct the row or remove it") from error
     return gold, texts, None if places is None else int(places)
+
+
+def _as_text(value: object) -> str:
+    """The text of an answer, which may be a number or a truth value, of Python or NumPy."""
+    if isinstance(value, (str, bool, np.bool_)):
+        return str(value)
+    if isinstance(value, (Real, Decimal)) and value - value == 0:  # neither infinite nor NaN
+        return str(value)
+    raise ValueError(f"{value!r} cannot be an answer: must be a text or a finite number")

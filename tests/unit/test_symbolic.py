@@ -18,8 +18,8 @@ import pytest
 import ray
 
 import verl_durian.reward
-from verl_durian.grading import grade, symbolic
-from verl_durian.grading.math_process import MEMORY_BYTES
+from verl_durian.grading import grade, math_process
+from verl_durian.grading.math_worker import MEMORY_BYTES
 from verl_durian.reward import compute_score
 
 SECONDS = 90  # generous: CPU_SECONDS of a process of its own, on a machine that others use
@@ -32,7 +32,7 @@ def test_verdicts_off_the_main_thread():
         right = list(threads.map(lambda pair: grade(pair[0], pair[1]), sums))
         wrong = list(threads.map(lambda pair: grade(pair[0] + "+1", pair[1]), sums))
     assert right == [True] * 40 and wrong == [False] * 40
-    assert 1 <= len(symbolic._idle) <= symbolic.HELPERS
+    assert 1 <= len(math_process._idle) <= math_process.MAX_PROCESSES
 
 
 def test_others_are_graded_while_one_hangs():
@@ -93,20 +93,20 @@ def test_what_takes_too_long_is_told_once(caplog):
 
 def test_helpers_have_limited_memory():
     assert grade("z+1", "1+z")
-    (*_, helper) = symbolic._idle
+    (*_, helper) = math_process._idle
     assert resource.prlimit(helper._process.pid, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
 
 
 def test_a_helper_that_the_system_ended_is_replaced():
     assert grade("w+1", "1+w")
-    for helper in symbolic._idle:
+    for helper in math_process._idle:
         helper._process.kill()
         helper._process.wait()
     assert grade("w+2", "2+w")
 
 
 def test_a_helper_that_cannot_start_is_an_error_not_a_verdict(monkeypatch):
-    monkeypatch.setattr(symbolic, "_idle", [])
+    monkeypatch.setattr(math_process, "_idle", [])
     monkeypatch.setattr(sys, "executable", "/bin/false")
     for _ in range(2):
         with pytest.raises(RuntimeError, match=r"did not start \(exit code 1\).*is math-verify installed\?"):
@@ -118,14 +118,14 @@ def test_a_helper_that_cannot_start_is_an_error_not_a_verdict(monkeypatch):
 def test_plain_answers_need_no_helper():
     plain = """
 import sys
-from verl_durian.grading import symbolic
+from verl_durian.grading import math_process
 from verl_durian.reward import compute_score
 
 for gold, answer, acc in (("5", "x = 5.0 cm", 1), ("0.5", "50\\\\%", 1), ("5\\\\sqrt{2}", "$5 \\\\sqrt { 2 }$", 1),
                           ("5", "6", 0), ("red", "Red", 1), ("red", "blue", 0), ("1,2", "2, 1", 1)):
     assert compute_score("", f"\\\\boxed{{{answer}}}", gold)["acc"] == acc, answer
 assert compute_score("", "\\\\boxed{B. 7}", "B", {"answer_type": "choice", "choices": ["6", "7"]})["acc"] == 1
-assert symbolic._idle == [] and "sympy" not in sys.modules
+assert math_process._idle == [] and "sympy" not in sys.modules
 """
     subprocess.run([sys.executable, "-c", plain], check=True)
 
@@ -134,17 +134,17 @@ def test_a_forked_daemonic_process_has_helpers_of_its_own():
     """In a process that has no threads: a fork of the tests' own may hang."""
     grading = """
 import multiprocessing
-from verl_durian.grading import grade, symbolic
+from verl_durian.grading import grade, math_process
 
 def helpers():
-    return [helper._process.pid for helper in symbolic._idle]
+    return [helper._process.pid for helper in math_process._idle]
 
 def grade_in_daemon(results):
     results.put([grade("a+b", "b+a"), grade("a-b", "b-a"), helpers()])
 
 assert grade("a+b+c", "b+a+c")
-for _ in range(symbolic.HELPERS):
-    symbolic._slots.acquire()  # as if threads asked at this moment
+for _ in range(math_process.MAX_PROCESSES):
+    math_process._slots.acquire()  # as if threads asked at this moment
 context = multiprocessing.get_context("fork")
 results = context.SimpleQueue()
 process = context.Process(target=grade_in_daemon, args=(results,), daemon=True)
@@ -162,9 +162,9 @@ def test_helpers_end_with_a_killed_process(answer):
     """Also where the helper is in the midst of a hopeless question: the kernel counts its CPU time."""
     grading = """
 import sys, threading
-from verl_durian.grading import grade, symbolic
+from verl_durian.grading import grade, math_process
 assert grade("p+q", "q+p")
-print(symbolic._idle[0]._process.pid, flush=True)
+print(math_process._idle[0]._process.pid, flush=True)
 grade(sys.argv[1], "1+p")
 threading.Event().wait()
 """
