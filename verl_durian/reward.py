@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reward of a text answer: 0.9 * accuracy + 0.1 * format (Eq. 22-24 of the Durian paper).
 
-Named in verl as `reward.custom_reward_function.path`; the three returned numbers are logged by verl, and DAPO's
+Set `reward.custom_reward_function.path=pkg://verl_durian.reward`. verl logs the three returned numbers, and DAPO's
 `algorithm.filter_groups.metric=acc` reads `acc`.
 """
 
@@ -19,22 +19,13 @@ ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1
 
 _BOX = "\\boxed{"
-_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")  # escaped braces are text
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")  # an escaped brace is text
 _SPACED_TAG_MARK = re.compile(r"(?<!\s)\s+(?=[<>/])|(?<=[<>/])\s+")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` whose braces balance; a box that is never closed does not count.
-
-    One pass over the text, so that its time is linear whatever a policy writes.
-
-    Args:
-        text: A response.
-
-    Returns:
-        The content, or None if no box is ever closed.
-    """
-    open_braces: list[int] = []  # where a box's content begins, or 0 for a plain brace
+    r"""Returns the content of the last `\boxed{...}` with balanced braces, or None; takes linear time."""
+    open_braces: list[int] = []  # start of a box's content, or 0 for a plain brace
     start, end = 0, 0
     for brace in _BRACE.finditer(text):
         if brace["box"]:
@@ -49,10 +40,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def has_format(text: str) -> bool:
-    r"""Whether the response reads `<think>...</think>...\boxed{...}...`, blanks around `<`, `>` and `/` aside.
+    r"""Whether the response is `<think>...</think>...\boxed{...}...`, ignoring spaces around `<`, `>` and `/`.
 
-    Equal to a full match of `<think>.*</think>.*\\boxed\{.*\}.*`, written as four searches because that pattern
-    backtracks through long hostile texts.
+    Equivalent to a full match of `<think>.*</think>.*\\boxed\{.*\}.*`, but in linear time.
     """
     text = _SPACED_TAG_MARK.sub("", text).strip()
     if not text.startswith("<think>"):
@@ -72,18 +62,18 @@ def compute_score(
     """Scores one response, with the signature that verl expects of a reward function.
 
     Args:
-        data_source: Name of the data set; rows are graded by their answer type, not by their set.
+        data_source: Name of the data set, for error messages.
         solution_str: The response, decoded without special tokens.
-        ground_truth: The right answer, a text or a number, which stands for its text.
-        extra_info: The row's `extra_info`, of which `answer_type` (without it: `number`), `choices` and `decimals` are
-            used; see `grading.grade`. An error names the row by `id` or `index`.
-        **kwargs: Whatever else verl passes, not used.
+        ground_truth: The gold answer, a text or a number.
+        extra_info: The row's `extra_info`. Its keys `answer_type` (default `number`), `choices` and `decimals` are
+            passed to `grading.grade`; `id` or `index` names the row in error messages.
+        **kwargs: Other arguments of verl; ignored.
 
     Returns:
         `acc` (0 or 1), `format` (0 or 1) and `score`, their weighted sum.
 
     Raises:
-        ValueError: the row cannot be graded; the message names the row, the field and its value.
+        ValueError: The row cannot be graded; the message names the row, the key and its value.
     """
     row = extra_info or {}
     if not isinstance(row, Mapping):
@@ -91,17 +81,13 @@ def compute_score(
     answer = last_boxed(solution_str)
     try:
         gold, choices, decimals = _answer_key(ground_truth, row)
-        right = grade(answer or "", gold, row.get("answer_type") or "number", choices, decimals)
+        correct = grade(answer or "", gold, row.get("answer_type") or "number", choices, decimals)
     except ValueError as error:
         name = next((f"extra_info.{key}={row[key]}" for key in ("id", "index") if row.get(key) is not None), None)
         raise ValueError(f"{error} (data_source={data_source}{f', {name}' if name else ''})") from error
-    accuracy = float(right and answer is not None)
+    accuracy = float(correct and answer is not None)
     formatted = float(has_format(solution_str))
-    return {
-        "score": ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * formatted,
-        "acc": accuracy,
-        "format": formatted,
-    }
+    return {"score": ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * formatted, "acc": accuracy, "format": formatted}
 
 
 def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int | None]:

@@ -26,13 +26,8 @@ def grade_choice(answer: str, gold: str, choices: Sequence[str]) -> bool:
     An answer with a letter and the text of another option is wrong. If an option's text is a letter itself, as in
     "which point?", a single letter as the answer is the letter of the option, as the prompt asks.
 
-    Args:
-        answer: The content of the response's box, of limited length.
-        gold: The correct letter, or several letters in order.
-        choices: The texts of options A, B, C...; empty if unknown.
-
     Raises:
-        ValueError: The gold answer is not a letter, or the letter has no option.
+        ValueError: Gold is neither a letter nor several letters in order, or there is no such option.
     """
     gold = gold.strip().strip("()").upper()
     places = [ord(letter) - ord("A") for letter in gold]

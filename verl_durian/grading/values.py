@@ -33,13 +33,7 @@ _MAX_ELEMENTS = 50
 
 
 def grade_value(answer: str, gold: str, decimals: int | None = None) -> bool:
-    """Whether a human would accept the answer for the gold value.
-
-    Args:
-        answer: The content of the response's box, of limited length.
-        gold: The gold answer.
-        decimals: The decimal places that the question asks for: a number with more is accepted if it rounds to gold.
-    """
+    """Whether a human would accept the answer; the arguments are those of `grade`."""
     if answer.strip() == gold.strip():
         return answer.strip() != ""
     answer, gold = normalize(answer), normalize(gold)
@@ -71,8 +65,7 @@ class _List(NamedTuple):
         return self.brackets not in ("", "{}")
 
     def names(self) -> set[str]:
-        """The names without indices: a single one for roots such as `x_1 = 1, x_2 = 2`."""
-        return {element.name.partition("_")[0] for element in self.elements}
+        return {element.name for element in self.elements}
 
 
 def _read_list(text: str) -> _List:
@@ -94,7 +87,11 @@ def _read_list(text: str) -> _List:
         ]
     if len(parts) < 2:
         return _List(text, "", [_read_element(text)])
-    return _List(text, brackets, [_read_element(part) for part in parts])
+    elements = [_read_element(part) for part in parts]
+    stems = [element.name.partition("_")[0] for element in elements]
+    if len(set(stems)) == 1:  # roots: `x_1 = 1, x_2 = 2`
+        elements = [element._replace(name=stems[0]) for element in elements]
+    return _List(text, brackets, elements)
 
 
 def _bracket_depths(text: str) -> list[int]:

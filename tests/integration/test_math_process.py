@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""math-verify in helper processes: off the main thread, in Ray, under hostile answers."""
+"""math-verify in separate processes: off the main thread, in Ray, with hostile answers."""
 
 import asyncio
 import logging
@@ -22,21 +22,20 @@ from verl_durian.grading import grade, math_process
 from verl_durian.grading.math_worker import MEMORY_BYTES
 from verl_durian.reward import compute_score
 
-SECONDS = 90  # generous: CPU_SECONDS of a process of its own, on a machine that others use
 MEGABYTE = 1_000_000
 
 
 def test_verdicts_off_the_main_thread():
-    sums = [(f"x+{number}", f"\\frac{{{2 * number}}}{{2}}+x") for number in range(40)]
+    sums = [(f"x+{number}", f"\\frac{{{2 * number}}}{{2}}+x") for number in range(20)]
     with ThreadPoolExecutor(16) as threads:
-        right = list(threads.map(lambda pair: grade(pair[0], pair[1]), sums))
-        wrong = list(threads.map(lambda pair: grade(pair[0] + "+1", pair[1]), sums))
-    assert right == [True] * 40 and wrong == [False] * 40
+        same = list(threads.map(lambda pair: grade(pair[0], pair[1]), sums))
+        different = list(threads.map(lambda pair: grade(pair[0] + "+1", pair[1]), sums))
+    assert same == [True] * 20 and different == [False] * 20
     assert 1 <= len(math_process._idle) <= math_process.MAX_PROCESSES
 
 
-def test_others_are_graded_while_one_hangs():
-    grade("y+1", "1+y")  # a helper that need not start first
+def test_other_answers_are_graded_while_one_hangs():
+    grade("y+1", "1+y")  # starts a process
     with ThreadPoolExecutor(2) as threads:
         hanging = threads.submit(grade, "7^{7^{7^{7^7}}}", "x")
         for number in range(5):
@@ -71,41 +70,44 @@ def test_others_are_graded_while_one_hangs():
     ],
     ids=lambda answer: ascii(answer[:12]),
 )
-@pytest.mark.parametrize("answer_type", ["number", "choice"])
-def test_hostile_answers_cost_seconds(answer, answer_type):
-    begun = time.perf_counter()
-    gold, choices = ("5\\sqrt{2}", []) if answer_type == "number" else ("B", ["3\\pi", "5\\sqrt{2}", "7"])
-    result = compute_score("any", f"\\boxed{{{answer}}}", gold, {"answer_type": answer_type, "choices": choices})
-    assert result["acc"] == 0.0
-    assert time.perf_counter() - begun < SECONDS
+def test_hostile_answers_are_wrong(answer):
+    for gold, row in (
+        ("5\\sqrt{2}", {}),
+        ("B", {"answer_type": "choice", "choices": ["3\\pi", "5\\sqrt{2}", "7"]}),
+    ):
+        assert compute_score("any", f"\\boxed{{{answer}}}", gold, row)["acc"] == 0.0
     assert grade("\\sqrt{50}", "5\\sqrt{2}")
 
 
-def test_what_takes_too_long_is_told_once(caplog):
+def test_a_list_of_hostile_elements_takes_one_timeout(caplog):
     with caplog.at_level(logging.WARNING, logger="verl_durian"):
-        assert not grade("8^{8^{8^8}}", "5\\sqrt{3}")
-        begun = time.perf_counter()
-        assert not grade("8^{8^{8^8}}", "5\\sqrt{3}")
-    assert time.perf_counter() - begun < 1  # it is remembered
+        assert not grade("6^{6^{6^6}}, 6^{6^{6^7}}, 6^{6^{6^8}}", "\\sqrt{2}, \\sqrt{3}, \\sqrt{5}")
+    assert len(caplog.records) == 1
+
+
+def test_a_timeout_is_logged_once_and_remembered(caplog):
+    with caplog.at_level(logging.WARNING, logger="verl_durian"):
+        for _ in range(2):
+            assert not grade("8^{8^{8^8}}", "5\\sqrt{3}")
     (record,) = caplog.records
     assert "8^{8^{8^8}}" in record.message and "5\\\\sqrt{3}" in record.message
 
 
-def test_helpers_have_limited_memory():
+def test_memory_is_limited():
     assert grade("z+1", "1+z")
-    (*_, helper) = math_process._idle
-    assert resource.prlimit(helper._process.pid, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
+    (*_, process) = math_process._idle
+    assert resource.prlimit(process._process.pid, resource.RLIMIT_AS) == (MEMORY_BYTES, MEMORY_BYTES)
 
 
-def test_a_helper_that_the_system_ended_is_replaced():
+def test_a_killed_process_is_replaced():
     assert grade("w+1", "1+w")
-    for helper in math_process._idle:
-        helper._process.kill()
-        helper._process.wait()
+    for process in math_process._idle:
+        process._process.kill()
+        process._process.wait()
     assert grade("w+2", "2+w")
 
 
-def test_a_helper_that_cannot_start_is_an_error_not_a_verdict(monkeypatch):
+def test_a_process_that_cannot_start_is_an_error(monkeypatch):
     monkeypatch.setattr(math_process, "_idle", [])
     monkeypatch.setattr(sys, "executable", "/bin/false")
     for _ in range(2):
@@ -115,7 +117,7 @@ def test_a_helper_that_cannot_start_is_an_error_not_a_verdict(monkeypatch):
     assert grade("u+1", "1+u")
 
 
-def test_plain_answers_need_no_helper():
+def test_plain_answers_need_no_process():
     plain = """
 import sys
 from verl_durian.grading import math_process
@@ -130,21 +132,21 @@ assert math_process._idle == [] and "sympy" not in sys.modules
     subprocess.run([sys.executable, "-c", plain], check=True)
 
 
-def test_a_forked_daemonic_process_has_helpers_of_its_own():
-    """In a process that has no threads: a fork of the tests' own may hang."""
+def test_a_forked_daemonic_process_starts_its_own():
+    """In a process without threads: forking the process of the tests may hang."""
     grading = """
 import multiprocessing
 from verl_durian.grading import grade, math_process
 
-def helpers():
-    return [helper._process.pid for helper in math_process._idle]
+def pids():
+    return [process._process.pid for process in math_process._idle]
 
 def grade_in_daemon(results):
-    results.put([grade("a+b", "b+a"), grade("a-b", "b-a"), helpers()])
+    results.put([grade("a+b", "b+a"), grade("a-b", "b-a"), pids()])
 
 assert grade("a+b+c", "b+a+c")
 for _ in range(math_process.MAX_PROCESSES):
-    math_process._slots.acquire()  # as if threads asked at this moment
+    math_process._slots.acquire()  # as if other threads were comparing
 context = multiprocessing.get_context("fork")
 results = context.SimpleQueue()
 process = context.Process(target=grade_in_daemon, args=(results,), daemon=True)
@@ -152,14 +154,14 @@ process.start()
 same, other, theirs = results.get()
 process.join()
 assert same and not other and process.exitcode == 0
-assert helpers() and theirs and not {*helpers()} & {*theirs}
+assert pids() and theirs and not {*pids()} & {*theirs}
 """
-    subprocess.run([sys.executable, "-c", grading], check=True, timeout=300)
+    subprocess.run([sys.executable, "-c", grading], check=True)
 
 
 @pytest.mark.parametrize("answer", ["p+1", "9^{9^{9^9}}"], ids=["idle", "busy"])
-def test_helpers_end_with_a_killed_process(answer):
-    """Also where the helper is in the midst of a hopeless question: the kernel counts its CPU time."""
+def test_it_ends_with_the_process_that_grades(answer):
+    """Also in the middle of a hopeless comparison, because the kernel counts its CPU time."""
     grading = """
 import sys, threading
 from verl_durian.grading import grade, math_process
@@ -168,27 +170,24 @@ print(math_process._idle[0]._process.pid, flush=True)
 grade(sys.argv[1], "1+p")
 threading.Event().wait()
 """
-    process = subprocess.Popen([sys.executable, "-c", grading, answer], stdout=subprocess.PIPE, text=True)
-    helper = psutil.Process(int(process.stdout.readline()))
-    time.sleep(0.5)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    helper.wait(timeout=SECONDS)
-    process.stdout.close()
+    with subprocess.Popen([sys.executable, "-c", grading, answer], stdout=subprocess.PIPE, text=True) as process:
+        worker = psutil.Process(int(process.stdout.readline()))
+        time.sleep(0.5)
+        os.kill(process.pid, signal.SIGKILL)
+    worker.wait()
 
 
 def worker_class() -> type:
-    """Made in a function, so that Ray carries it to workers that do not know this module."""
+    """Defined in a function, so that Ray pickles it by value."""
 
     class Worker:
-        """Grades as verl's reward workers do: the function out of the file, in threads of an asynchronous actor."""
+        """Grades as verl's reward workers do: loads the function from its file, in threads of an async actor."""
 
         def __init__(self, file: str):
             from verl.utils.import_utils import load_extern_object
 
-            self.function = load_extern_object(file, "compute_score")
-            again = load_extern_object(file, "compute_score")
-            # The file is loaded anew, what it imports is not: there is one set of helpers.
+            self.function, again = (load_extern_object(file, "compute_score") for _ in range(2))
+            # The file is loaded again, its imports are not: the processes are shared.
             assert again is not self.function and again.__globals__["grade"] is self.function.__globals__["grade"]
 
         async def grade(self, answers: list[str], gold: str) -> list[float]:
@@ -200,7 +199,7 @@ def worker_class() -> type:
     return Worker
 
 
-def test_in_a_ray_actor_as_verl_does():
+def test_in_a_ray_actor():
     file = str(Path(verl_durian.reward.__file__).resolve())
     ray.shutdown()
     ray.init("local", num_cpus=1, include_dashboard=False, log_to_driver=False)
