@@ -26,13 +26,7 @@ _DRAWN = {
 
 
 def write_report(model: str, verdicts: Sequence[Verdict], output: Path) -> None:
-    """Writes the report as JSON, Markdown and PNG, and replaces an existing one.
-
-    Args:
-        model: The name of the evaluated model, as the user gave it.
-        verdicts: On all questions.
-        output: Folder.
-    """
+    """Writes the report of a model to a folder, as JSON, Markdown and PNG; replaces an existing report."""
     report = make_report(model, verdicts)
     with whole_file(output / JSON) as file:
         file.write(f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())

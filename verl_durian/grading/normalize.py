@@ -62,11 +62,7 @@ _AROUND = ' \t\n"`“”‘’.,;:。，；：'  # noqa: RUF001
 
 
 def normalize(text: str) -> str:
-    """Normalizes Unicode and LaTeX, and removes layout, wrappers, currency signs and quotes.
-
-    Args:
-        text: An answer of limited length.
-    """
+    """Normalizes Unicode and LaTeX in an answer, and removes layout, wrappers, currency signs and quotes."""
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE)).translate(_UNICODE)
     text = _DOLLARS.sub("", text)

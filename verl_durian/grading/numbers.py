@@ -39,14 +39,7 @@ class Number(NamedTuple):
 
 
 def read_number(text: str) -> Number | None:
-    """Reads an integer, a decimal, a fraction, a mixed number, a ratio or a power of ten.
-
-    Args:
-        text: Normalized.
-
-    Returns:
-        The number, or None if the text is anything else.
-    """
+    """Reads an integer, decimal, fraction, mixed number, ratio or power of ten in normalized text; None otherwise."""
     while len(text) > 2 and text[0] + text[-1] in ("()", "{}") and not any(mark in text[1:-1] for mark in "(){},"):
         text = text[1:-1].strip()
     match = _NUMBER.fullmatch(_FRACTION.sub(r" \1/\2", text).strip())

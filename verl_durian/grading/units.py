@@ -65,8 +65,6 @@ _LONGEST_UNIT = 40
 
 
 class Unit(NamedTuple):
-    """A unit of measurement."""
-
     dimension: dict[str, int]
     """Powers of base dimensions, such as length^2. An unknown noun is its own dimension; empty: a count."""
     factor: Fraction
@@ -84,11 +82,7 @@ class Quantity(NamedTuple):
 
 
 def read_quantity(text: str) -> Quantity:
-    r"""Splits `5\sqrt{2} cm` into value and unit; a text with variables has no unit.
-
-    Args:
-        text: Normalized.
-    """
+    r"""Splits normalized text such as `5\sqrt{2} cm` into value and unit; a text with variables has no unit."""
     for cut in range(max(1, len(text) - _LONGEST_UNIT), len(text)):
         number = text[:cut]
         if text[cut - 1] in " 0123456789})." and not text[cut].isdigit() and _is_numeric(number):
@@ -135,13 +129,10 @@ def _known_unit(name: str) -> tuple[str, Fraction] | None:
 
 
 def unit_factors(gold: Unit | None, answer: Unit | None) -> list[Fraction]:
-    """The factors that convert an answer's number to the unit of the gold answer.
+    """The factors that convert an answer to the unit of gold; none if they measure different things.
 
     A unit that only one of them has is ignored. A percent sign that only one of them has gives two factors: `50%` is
     accepted for both 50 and 0.5.
-
-    Returns:
-        One or two factors; none if the units measure different things.
     """
     if gold and answer and gold.dimension and answer.dimension:
         return [answer.factor / gold.factor] if gold.dimension == answer.dimension else []

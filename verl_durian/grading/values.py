@@ -165,7 +165,7 @@ def _is_plain(text: str) -> bool:
 
 
 def _is_words(text: str) -> bool:
-    r"""Whether it is words or points, such as `red`, `BA` or `\triangle ABC`, in which the order of letters matters."""
+    r"""Whether it is words or points, such as `red`, `BA` or `\triangle ABC`: the order of letters matters."""
     letters = re.findall("[A-Za-z]+", _COMMAND.sub(" ", text))
     if any(len(run) > 2 and run not in _FUNCTIONS for run in letters):
         return True
