@@ -64,9 +64,6 @@ class _List(NamedTuple):
         """Whether the order matters: not for roots and sets."""
         return self.brackets not in ("", "{}")
 
-    def names(self) -> set[str]:
-        return {element.name for element in self.elements}
-
 
 def _read_list(text: str) -> _List:
     inner, brackets, separator = text, "", _OUTER_SEPARATOR
@@ -77,14 +74,10 @@ def _read_list(text: str) -> _List:
         inner, brackets, separator = bare[1:-1], bare[0] + bare[-1], _SEPARATOR
     elif read_quantity(text).number:  # 1,000
         return _List(text, "", [_read_element(text)])
-    parts = _split_outside_brackets(inner, separator)
-    if brackets in ("", "{}"):
-        signs = (("+", "-"), ("-", "+"))
-        parts = [
-            part.replace(r"\pm", plus).replace(r"\mp", minus)
-            for part in parts
-            for plus, minus in (signs if r"\pm" in part else signs[:1])
-        ]
+    parts = []
+    for part in _split_outside_brackets(inner, separator):
+        plus, minus = part.replace(r"\pm", "+").replace(r"\mp", "-"), part.replace(r"\pm", "-").replace(r"\mp", "+")
+        parts += [plus, minus] if r"\pm" in part else [part]
     if len(parts) < 2:
         return _List(text, "", [_read_element(text)])
     elements = [_read_element(part) for part in parts]
@@ -126,10 +119,11 @@ def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
         return not all(_is_plain(element.value) for element in every) and compare(gold.text, answer.text).equal
     if len(every) > 2 and not _brackets_match(answer, gold):
         return False
-    left = list(answer.elements)
     # Roots match in any order, but `2, 1` does not match `x = 1, y = 2`.
-    same_names = answer.names() == gold.names() or len(answer.names()) == len(gold.names()) == 1
+    names, gold_names = ({element.name for element in each.elements} for each in (answer, gold))
+    same_names = names == gold_names or len(names) == len(gold_names) == 1
     any_order = same_names and not gold.is_ordered() and not answer.is_ordered()
+    left = list(answer.elements)
     for wanted in gold.elements:
         candidates = left if any_order else left[:1]
         found = next((each for each in candidates if _same_elements(each, wanted, decimals)), None)
