@@ -2,36 +2,30 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reward of a text answer: 0.9 * accuracy + 0.1 * format (Eq. 22-24 of the Durian paper).
 
-Named in verl as `reward.custom_reward_function.path`; the three returned numbers are logged by verl, and DAPO's
+Set `reward.custom_reward_function.path=pkg://verl_durian.reward`. verl logs the three returned numbers, and DAPO's
 `algorithm.filter_groups.metric=acc` reads `acc`.
 """
 
 import re
 from collections.abc import Mapping
+from decimal import Decimal
+from numbers import Real
+
+import numpy as np
 
 from verl_durian.grading import grade
-from verl_durian.grading.text import as_text
 
 ACCURACY_WEIGHT = 0.9
 FORMAT_WEIGHT = 0.1
 
 _BOX = "\\boxed{"
-_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")  # escaped braces are text
+_BRACE = re.compile(r"(?P<box>\\boxed\s*\{)|\\[{}]|(?P<open>\{)|(?P<close>\})")  # an escaped brace is text
 _SPACED_TAG_MARK = re.compile(r"(?<!\s)\s+(?=[<>/])|(?<=[<>/])\s+")
 
 
 def last_boxed(text: str) -> str | None:
-    r"""Content of the last `\boxed{...}` whose braces balance; a box that is never closed does not count.
-
-    One pass over the text, so that its time is linear whatever a policy writes.
-
-    Args:
-        text: A response.
-
-    Returns:
-        The content, or None if no box is ever closed.
-    """
-    open_braces: list[int] = []  # where a box's content begins, or 0 for a plain brace
+    r"""Returns the content of the last `\boxed{...}` with balanced braces, or None; takes linear time."""
+    open_braces: list[int] = []  # start of a box's content, or 0 for a plain brace
     start, end = 0, 0
     for brace in _BRACE.finditer(text):
         if brace["box"]:
@@ -46,10 +40,9 @@ def last_boxed(text: str) -> str | None:
 
 
 def has_format(text: str) -> bool:
-    r"""Whether the response reads `<think>...</think>...\boxed{...}...`, blanks around `<`, `>` and `/` aside.
+    r"""Whether the response is `<think>...</think>...\boxed{...}...`, ignoring spaces around `<`, `>` and `/`.
 
-    Equal to a full match of `<think>.*</think>.*\\boxed\{.*\}.*`, written as four searches because that pattern
-    backtracks through long hostile texts.
+    Equivalent to a full match of `<think>.*</think>.*\\boxed\{.*\}.*`, but in linear time.
     """
     text = _SPACED_TAG_MARK.sub("", text).strip()
     if not text.startswith("<think>"):
@@ -69,18 +62,18 @@ def compute_score(
     """Scores one response, with the signature that verl expects of a reward function.
 
     Args:
-        data_source: Name of the data set; rows are graded by their answer type, not by their set.
+        data_source: Name of the data set, for error messages.
         solution_str: The response, decoded without special tokens.
-        ground_truth: The right answer, a text or a number, which stands for its text.
-        extra_info: The row's `extra_info`, of which `answer_type` (without it: `number`), `choices` and `decimals` are
-            used; see `grading.grade`. An error names the row by `id` or `index`.
-        **kwargs: Whatever else verl passes, not used.
+        ground_truth: The gold answer, a text or a number.
+        extra_info: The row's `extra_info`. Its keys `answer_type` (default `number`), `choices` and `decimals` are
+            passed to `grading.grade`; `id` or `index` names the row in error messages.
+        **kwargs: Other arguments of verl; ignored.
 
     Returns:
         `acc` (0 or 1), `format` (0 or 1) and `score`, their weighted sum.
 
     Raises:
-        ValueError: the row cannot be graded; the message names the row, the field and its value.
+        ValueError: The row cannot be graded; the message names the row, the key and its value.
     """
     row = extra_info or {}
     if not isinstance(row, Mapping):
@@ -88,33 +81,38 @@ def compute_score(
     answer = last_boxed(solution_str)
     try:
         gold, choices, decimals = _answer_key(ground_truth, row)
-        right = grade(answer or "", gold, row.get("answer_type") or "number", choices, decimals)
+        correct = grade(answer or "", gold, row.get("answer_type") or "number", choices, decimals)
     except ValueError as error:
         name = next((f"extra_info.{key}={row[key]}" for key in ("id", "index") if row.get(key) is not None), None)
         raise ValueError(f"{error} (data_source={data_source}{f', {name}' if name else ''})") from error
-    accuracy = float(right and answer is not None)
+    accuracy = float(correct and answer is not None)
     formatted = float(has_format(solution_str))
-    return {
-        "score": ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * formatted,
-        "acc": accuracy,
-        "format": formatted,
-    }
+    return {"score": ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * formatted, "acc": accuracy, "format": formatted}
 
 
-def _answer_key(ground_truth: object, row: dict) -> tuple[str, list[str], int | None]:
-    """Ground truth, choices and decimals of a row, of the types that `grade` takes."""
+def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int | None]:
+    """Ground truth, choices and decimals of a row, in the types that `grade` expects."""
     choices, decimals = row.get("choices"), row.get("decimals")
     try:
-        where = "reward_model.ground_truth"
-        gold = as_text(ground_truth)
-        where = "extra_info.choices"
+        field = "reward_model.ground_truth"
+        gold = _as_text(ground_truth)
+        field = "extra_info.choices"
         if isinstance(choices, (str, bytes, dict)):
             raise ValueError(f"{choices!r} must be a list")
-        texts = [] if choices is None else [as_text(choice) for choice in choices]
-        where = "extra_info.decimals"
+        texts = [] if choices is None else [_as_text(choice) for choice in choices]
+        field = "extra_info.decimals"
         places = None if decimals is None else float(decimals)
         if places is not None and not (places >= 0 and places.is_integer()):
             raise ValueError(f"{decimals!r} must be an integer, 0 or more, or null")
     except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}; correct the row or take it out") from error
+        raise ValueError(f"{field}: {error}; correct the row or remove it") from error
     return gold, texts, None if places is None else int(places)
+
+
+def _as_text(value: object) -> str:
+    """The text of an answer, which may be a number or a truth value, of Python or NumPy."""
+    if isinstance(value, (str, bool, np.bool_)):
+        return str(value)
+    if isinstance(value, (Real, Decimal)) and value - value == 0:  # neither infinite nor NaN
+        return str(value)
+    raise ValueError(f"{value!r} cannot be an answer: must be a text or a finite number")

@@ -120,7 +120,7 @@ def test_it_ends_with_the_table(run):
         ([], {}, "usage: bash recipes/run_eval.sh CHECKPOINT"),
         (["{model}"], {"BENCHMARKS": "mathvista geometry3k"}, "geometry3k is none of mathverse, mathvision"),
         (["{model}"], {"DATA_DIR": "nowhere"}, "make it: verl-durian prepare hallusionbench --output nowhere/hallus"),
-        (["{data}"], {}, "holds neither config.json nor a checkpoint of verl's"),
+        (["{data}"], {}, "contains neither config.json nor a checkpoint of verl"),
         (["no/model"], {}, "verl cannot read it"),
         (
             ["{model}", "actor_rollout_ref.rollout.load_format=dummy"],

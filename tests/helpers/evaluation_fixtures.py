@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small files of the five benchmarks in the schema of `verl-durian prepare`, with questions that the quickstart's model
-can answer."""
+"""Small data files of the five benchmarks, in the schema of `verl-durian prepare`, with questions of the quickstart."""
 
 import io
 import json
@@ -22,28 +21,21 @@ SPLITS = {
     "hallusionbench": "image",
 }
 
+_TEXT = pa.string()
 SCHEMA = pa.schema(
-    [
-        ("data_source", pa.string()),
-        ("prompt", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-        ("images", pa.list_(pa.struct([("bytes", pa.binary()), ("path", pa.string())]))),
-        ("ability", pa.string()),
-        ("reward_model", pa.struct([("style", pa.string()), ("ground_truth", pa.string())])),
-        (
-            "extra_info",
-            pa.struct(
-                [
-                    ("split", pa.string()),
-                    ("index", pa.int64()),
-                    ("id", pa.string()),
-                    ("question", pa.string()),
-                    ("answer_type", pa.string()),
-                    ("choices", pa.list_(pa.string())),
-                    ("metadata", pa.string()),
-                ]
-            ),
+    {
+        "data_source": _TEXT,
+        "prompt": pa.list_(pa.struct({"role": _TEXT, "content": _TEXT})),
+        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": _TEXT})),
+        "ability": _TEXT,
+        "reward_model": pa.struct({"style": _TEXT, "ground_truth": _TEXT}),
+        "extra_info": pa.struct(
+            {
+                **{"split": _TEXT, "index": pa.int64(), "id": _TEXT, "question": _TEXT, "answer_type": _TEXT},
+                **{"choices": pa.list_(_TEXT), "metadata": _TEXT},
+            }
         ),
-    ]
+    }
 )
 
 WEMATH_KEYS = ("2steps_1", "2steps_2", "2steps_multi", "3steps_1", "3steps_2", "3steps_3", "3steps_multi")
@@ -77,29 +69,20 @@ def write_benchmarks(folder: Path) -> None:
             },
         }
 
+    def figure(n: int) -> dict[str, str]:
+        place = {"set_id": str(n // 4), "figure_id": str(n % 2), "question_id": str(n // 2 % 2)}
+        return {"category": "VD", "subcategory": "figure", **place}
+
+    kinds = ("color", "shape")
     sets = {
         "mathverse": [row("mathverse", "color", n, {"problem_index": n}) for n in range(8)],
         "mathvision": [row("mathvision", "shape", n, {"level": 1}) for n in range(8)],
-        "mathvista": [row("mathvista", ("color", "shape")[n % 2], n, {}) for n in range(8)],
+        "mathvista": [row("mathvista", kinds[n % 2], n, {}) for n in range(8)],
         "wemath": [
-            row("wemath", ("color", "shape")[n % 2], n, {"problem": n // len(WEMATH_KEYS), "key": key})
+            row("wemath", kinds[n % 2], n, {"problem": n // len(WEMATH_KEYS), "key": key})
             for n, key in enumerate(2 * WEMATH_KEYS)
         ],
-        "hallusionbench": [
-            row(
-                "hallusionbench",
-                "yesno",
-                n,
-                {
-                    "category": "VD",
-                    "subcategory": "figure",
-                    "set_id": str(n // 4),
-                    "figure_id": str(n % 2),
-                    "question_id": str(n // 2 % 2),
-                },
-            )
-            for n in range(12)
-        ],
+        "hallusionbench": [row("hallusionbench", "yesno", n, figure(n)) for n in range(12)],
     }
     for name, rows in sets.items():
         (folder / name).mkdir(parents=True)

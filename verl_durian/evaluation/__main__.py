@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `recipes/run_eval.sh` runs before and after verl:
+"""The commands that `recipes/run_eval.sh` runs before and after verl.
 
-python -m verl_durian.evaluation check FILES...                                # can these be scored?
-python -m verl_durian.evaluation report OUTPUT --model NAME FILES...           # OUTPUT/report.{json,md,png}
+python -m verl_durian.evaluation check FILES...                                # validate the data files
+python -m verl_durian.evaluation report OUTPUT --model NAME FILES...           # write OUTPUT/report.{json,md,png}
 """
 
 import sys
@@ -13,45 +13,43 @@ from typing import Annotated
 
 import typer
 
+from verl_durian.evaluation.report import MARKDOWN, write_report
 from verl_durian.evaluation.verdicts import read_questions, read_verdicts
 
 DUMP = Path("answers", "0.jsonl")
-"""Where in the output folder verl's validation before the first step, step 0, puts the answers."""
+"""Path in the output folder to which verl dumps the validation before the first step (step 0)."""
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Scores on the paper's benchmarks.")
-Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="Of `verl-durian prepare`.")]
+Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="Files written by `verl-durian prepare`.")]
 
 
 @app.command()
 def check(files: Files) -> None:
-    """Refuses data files whose questions could not be scored, before anything is asked."""
+    """Validates the data files before any question is answered."""
     try:
         counts = Counter(question.benchmark for question in read_questions(files))
     except ValueError as error:
-        _refuse(error)
+        raise _exit(error) from error
     print(", ".join(f"{name}: {count:,} questions" for name, count in counts.items()))
 
 
 @app.command()
 def report(
-    output: Annotated[Path, typer.Argument(help="Folder with verl's answers, for the report.")],
+    output: Annotated[Path, typer.Argument(help="Folder with verl's answers, to which the report is written.")],
     files: Files,
-    model: Annotated[str, typer.Option(help="What was evaluated: the head of the table.")],
+    model: Annotated[str, typer.Option(help="Name of the evaluated model: the title of the report.")],
 ) -> None:
-    """Writes report.json, report.md and report.png from verl's answers, and shows the table."""
-    from verl_durian.evaluation.report import MARKDOWN, write_report
-
+    """Writes report.json, report.md and report.png from verl's answers, and prints the table."""
     try:
-        verdicts = read_verdicts(output / DUMP, read_questions(files))
-        write_report(model, verdicts, output)
+        write_report(model, read_verdicts(output / DUMP, read_questions(files)), output)
     except (ValueError, OSError) as error:
-        _refuse(error)
+        raise _exit(error) from error
     print((output / MARKDOWN).read_text())
 
 
-def _refuse(error: Exception) -> None:
+def _exit(error: Exception) -> typer.Exit:
     print(f"verl_durian.evaluation: {error}", file=sys.stderr)
-    raise typer.Exit(code=2) from error
+    return typer.Exit(code=2)
 
 
 if __name__ == "__main__":

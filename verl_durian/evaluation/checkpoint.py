@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""A checkpoint as a Hugging Face folder, which is what a rollout engine loads.
+"""Converts a checkpoint to a Hugging Face folder, which the rollout engine can load.
 
     python -m verl_durian.evaluation.checkpoint CHECKPOINT
 
-prints the folder. What verl saved with FSDP is merged first, with its LoRA adapter if it has one, into a folder beside,
-and again when it has changed.
+prints the folder. Shards saved by FSDP are merged first, including a LoRA adapter, into a folder next to them; they are
+merged again when they change.
 """
 
 import json
@@ -15,20 +15,20 @@ import sys
 from pathlib import Path
 
 MERGED_FROM = "merged_from.json"
-"""In a merged folder: size and time of change of each file that it was merged from."""
+"""File in a merged folder: size and modification time of each file that was merged."""
 
 
 def hugging_face_folder(checkpoint: str) -> str:
-    """Folder or hub id of a checkpoint in Hugging Face format.
+    """Returns the folder or hub id of a checkpoint in Hugging Face format.
 
     Args:
-        checkpoint: Such a folder or id, or a checkpoint of verl's: `global_step_N`, or `global_step_N/actor`.
+        checkpoint: Such a folder or id, or a checkpoint saved by verl: `global_step_N`, or `global_step_N/actor`.
 
     Returns:
-        The folder, or `checkpoint` itself where there is none of that name.
+        The folder, or `checkpoint` itself if no such folder exists.
 
     Raises:
-        ValueError: the folder holds nothing that can be evaluated.
+        ValueError: The folder contains nothing that can be evaluated.
     """
     folder = Path(checkpoint).expanduser()
     if not folder.is_dir():
@@ -40,33 +40,35 @@ def hugging_face_folder(checkpoint: str) -> str:
     megatron = actor / "model" / "huggingface"
     if (megatron / "adapter").exists():
         raise ValueError(
-            f"{checkpoint}: holds a LoRA adapter that Megatron saved: fold {megatron / 'adapter'} into the model that "
-            "was trained with peft's merge_and_unload, and name the result"
+            f"{checkpoint}: contains a LoRA adapter saved by Megatron: merge {megatron / 'adapter'} into the base "
+            "model with peft's merge_and_unload, and pass the result"
         )
     if (actor / "fsdp_config.json").exists():
-        return str(_merge(actor))
+        return str(_merge_shards(actor))
     if any(megatron.glob("*.safetensors")):
         return str(megatron)
     if (actor / "model").is_dir() or (actor / "dist_ckpt").is_dir():
         raise ValueError(
-            f"{checkpoint}: holds Megatron's own format: train with actor_rollout_ref.actor.megatron.use_mbridge=True, "
-            "or where Megatron is installed `python -m verl.model_merger merge --backend megatron "
-            f"--local_dir {actor} --target_dir FOLDER` and name FOLDER"
+            f"{checkpoint}: is in Megatron's own format: train with actor_rollout_ref.actor.megatron.use_mbridge=True, "
+            "or run, where Megatron is installed, `python -m verl.model_merger merge --backend megatron "
+            f"--local_dir {actor} --target_dir FOLDER` and pass FOLDER"
         )
     steps = [*folder.glob("global_step_*"), *folder.glob("checkpoints/global_step_*")]
-    last = max(steps, key=lambda step: int(step.name.rpartition("_")[2]), default="a folder global_step_N of verl's")
-    remedy = f"name {last}, or a Hugging Face folder"
-    raise ValueError(f"{checkpoint}: holds neither config.json nor a checkpoint of verl's: {remedy}")
+    last = max(steps, key=lambda step: int(step.name.rpartition("_")[2]), default="a folder global_step_N of verl")
+    raise ValueError(
+        f"{checkpoint}: contains neither config.json nor a checkpoint of verl: pass {last}, or a Hugging Face folder"
+    )
 
 
-def _merge(actor: Path) -> Path:
-    """Merges the shards of FSDP with verl's own merger, which writes bfloat16 and leaves a LoRA adapter aside."""
+def _merge_shards(actor: Path) -> Path:
+    """Merges FSDP shards with verl's merger, which writes bfloat16 and keeps a LoRA adapter separate."""
     ranks = json.loads((actor / "fsdp_config.json").read_text())["world_size"]
     shards = [actor / f"model_world_size_{ranks}_rank_{rank}.pt" for rank in range(ranks)]
     missing = [shard.name for shard in shards if not shard.exists()]
     if missing:
         raise ValueError(
-            f"{actor}: {len(missing)} of {ranks} shards are missing, such as {missing[0]}: copy those of all nodes here"
+            f"{actor}: {len(missing)} of {ranks} shards are missing, such as {missing[0]}: copy the shards of all "
+            "nodes to this folder"
         )
     files = [*shards, *actor.glob("lora_train_meta.json")]
     source = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
@@ -79,17 +81,33 @@ def _merge(actor: Path) -> Path:
     merger = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
     done = subprocess.run([*merger, "--local_dir", str(actor), "--target_dir", str(part)], stdout=sys.stderr)
     if done.returncode != 0:
-        raise ValueError(f"{actor}: verl.model_merger could not merge it, see above")
-    adapter = part / "lora_adapter"
-    if adapter.exists():
-        from verl_durian.evaluation.adapter import fold_in  # imports much that full weights do not need
-
-        fold_in(part, adapter)
-        shutil.rmtree(adapter)
+        raise ValueError(f"{actor}: verl.model_merger failed, see its output above")
+    if (part / "lora_adapter").exists():
+        _merge_adapter(part, part / "lora_adapter")
+        shutil.rmtree(part / "lora_adapter")
     (part / MERGED_FROM).write_text(json.dumps(source))
     shutil.rmtree(merged, ignore_errors=True)
     part.rename(merged)
     return merged
+
+
+def _merge_adapter(folder: Path, adapter: Path) -> None:
+    """Replaces the weights W of a model by W + alpha / r * B A, in their own dtype."""
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForImageTextToText
+
+    config = LoraConfig.from_pretrained(str(adapter))
+    if not config.lora_alpha:  # verl's merger writes 0 if it does not know alpha, which would leave W unchanged
+        raise ValueError(f"{adapter}: alpha is unknown: copy the missing lora_train_meta.json next to the shards")
+    model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True)
+    adapted = get_peft_model(model, config)
+    unknown = adapted.load_adapter(adapter, "default").unexpected_keys
+    if unknown:
+        raise ValueError(f"{adapter}: the model has no layer for {unknown[0]}")
+    merged = adapted.merge_and_unload(safe_merge=True)
+    for file in folder.glob("*.safetensors*"):
+        file.unlink()
+    merged.save_pretrained(folder)
 
 
 if __name__ == "__main__":

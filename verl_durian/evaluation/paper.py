@@ -1,18 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The benchmarks and what the paper reports on them."""
+"""The benchmarks and the paper's results."""
 
 from typing import NamedTuple
 
 
 class Benchmark(NamedTuple):
-    """One benchmark."""
+    """A benchmark."""
 
     title: str
     questions: int
-    """Rows of the split that is evaluated, as published."""
+    """Number of questions in the published split."""
     metadata: tuple[str, ...]
-    """What a score needs to know of a question."""
+    """Keys of a question's metadata that the benchmark's own score requires."""
 
 
 BENCHMARKS = {
@@ -24,7 +24,7 @@ BENCHMARKS = {
         "HallusionBench", 951, ("category", "subcategory", "set_id", "figure_id", "question_id")
     ),
 }
-"""In the order of the paper's tables, by the `data_source` of their rows."""
+"""By the `data_source` of their rows, in the order of the paper's tables."""
 
 BASE = "Qwen2.5-VL-7B-Instruct"
 DAPO = "DAPO, Geometry3K"
@@ -39,12 +39,12 @@ PAPER = {
     DURIAN: (50.7, 28.6, 71.6, 71.8, 71.2),
     "Durian on DAPO, ViRL39K": (52.4, 29.9, 73.8, 72.0, 72.5),
 }
-"""Accuracies in percent, in the order of `BENCHMARKS`: Table 1, and the first row of Table 3 (`DURIAN`)."""
+"""Accuracy in percent, in the order of `BENCHMARKS`, from Table 1 and the first row of Table 3 (`DURIAN`)."""
 
 CAVEATS = (
-    "The paper's judge is not published. Here the answer in the last \\boxed{} is graded by rules, the same as in "
-    "training: verl_durian/reward.py.",
-    'The paper\'s headline row, here "best of each column", is the maximum of every column of its Table 3 over seven '
-    "weightings; no single setting reaches its average of 59.3. The best single settings average 58.8; the one in this "
+    "The paper's judge is not published. Here, rules grade the answer in the last \\boxed{}, as in training: "
+    "verl_durian/reward.py.",
+    'The paper\'s headline row, here "best of each column", takes the maximum of each column of Table 3 over seven '
+    "weightings; no single setting reaches its average of 59.3. The best single settings average 58.8; the row in this "
     "table has the default weights.",
 )

@@ -1,98 +1,90 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores of a benchmark, from the verdict on each of its questions."""
+"""The benchmarks' own scores, computed from the verdict on each question."""
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from statistics import fmean
+
+from verl_durian.evaluation.verdicts import Verdict
 
 _KEY = re.compile(r"(?P<steps>\d+)steps_(?P<step>\d+|multi)")
 
 
-def accuracy(right: Sequence[bool]) -> float:
-    """Share of right answers."""
-    return sum(right) / len(right)
+def wemath(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """WeMath: does a model that solves a problem also solve its steps, and the other way round?
 
-
-def wemath(right: Sequence[bool], metadata: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """WeMath's own score: does whoever solves a problem solve its sub-steps, and the other way round?
-
-    A problem of n steps is n + 1 questions: each step alone, and all of them at once (`multi`). It counts as
+    A problem of n steps is n + 1 questions: each step alone, and all of them at once (`multi`). It is one of
 
     - IK, insufficient knowledge: a step wrong, and multi wrong;
-    - IG, inadequate generalization: all steps right, but multi wrong;
-    - RM, rote memorization: multi right, but a step wrong (strict), or every step wrong (loose);
+    - IG, inadequate generalization: all steps correct, but multi wrong;
+    - RM, rote memorization: multi correct, but a step wrong (strict), or all steps wrong (loose);
     - CM, complete mastery: everything else.
 
-    The score is (N - IG / 2 - RM - IK) / N, N the number of problems: 525 in the published set.
+    The score is (N - IG / 2 - RM - IK) / N for N problems, 525 in the published set.
 
     Args:
-        right: Verdicts.
-            shape is (questions,)
-        metadata: `problem`, and `key` such as `2steps_1`, `2steps_2`, `2steps_multi`, of each question.
+        verdicts: On questions with metadata `problem` and `key`: `2steps_1`, `2steps_2`, `2steps_multi`.
 
     Returns:
-        `strict` and `loose`, the scores; and the numbers `problems`, `IK`, `IG`, `RM_strict`, `RM_loose`.
+        The scores `strict` and `loose`, and the numbers `problems`, `IK`, `IG`, `RM_strict` and `RM_loose`.
 
     Raises:
-        ValueError: the questions of a problem are not complete, as in a part of the set.
+        ValueError: A question of a problem is missing, as in a subset of the benchmark.
     """
     problems: dict[tuple[str, int], dict[str, bool]] = defaultdict(dict)
-    for verdict, question in zip(right, metadata, strict=True):
-        key = _KEY.fullmatch(question["key"])
-        if key is None:
-            raise ValueError(f"wemath: problem {question['problem']}: unknown key {question['key']!r}")
-        problem = problems[str(question["problem"]), int(key["steps"])]  # 2 and 3 steps are numbered apart
-        if key["step"] in problem:
-            raise ValueError(f"wemath: problem {question['problem']} has {question['key']} twice")
-        problem[key["step"]] = verdict
+    for verdict in verdicts:
+        name, key = verdict.question.metadata["problem"], verdict.question.metadata["key"]
+        match = _KEY.fullmatch(key)
+        if match is None:
+            raise ValueError(f"wemath: problem {name}: unknown key {key!r}")
+        steps = problems[str(name), int(match["steps"])]  # problems of 2 and of 3 steps have separate numbers
+        if match["step"] in steps:
+            raise ValueError(f"wemath: problem {name} has {key} twice")
+        steps[match["step"]] = verdict.correct
 
-    kinds: Counter[str] = Counter()
-    for (name, steps), questions in problems.items():
-        wanted = [*map(str, range(1, steps + 1)), "multi"]
-        if sorted(questions) != wanted:
-            raise ValueError(f"wemath: problem {name} of {steps} steps has only {', '.join(sorted(questions))}")
-        multi = questions.pop("multi")
+    kinds = Counter(IK=0, IG=0, RM_strict=0, RM_loose=0)
+    for (name, count), steps in problems.items():
+        if sorted(steps) != [*map(str, range(1, count + 1)), "multi"]:
+            raise ValueError(f"wemath: problem {name} of {count} steps has only {', '.join(sorted(steps))}")
+        multi = steps.pop("multi")
         if not multi:
-            kinds["IG" if all(questions.values()) else "IK"] += 1
-        elif not all(questions.values()):
+            kinds["IG" if all(steps.values()) else "IK"] += 1
+        elif not all(steps.values()):
             kinds["RM_strict"] += 1
-            kinds["RM_loose"] += not any(questions.values())
-    counts = {kind: kinds[kind] for kind in ("IK", "IG", "RM_strict", "RM_loose")}
-    lost = 0.5 * counts["IG"] + counts["IK"]
+            kinds["RM_loose"] += not any(steps.values())
+    lost = 0.5 * kinds["IG"] + kinds["IK"]
     return {
-        "strict": 1 - (lost + counts["RM_strict"]) / len(problems),
-        "loose": 1 - (lost + counts["RM_loose"]) / len(problems),
+        "strict": 1 - (lost + kinds["RM_strict"]) / len(problems),
+        "loose": 1 - (lost + kinds["RM_loose"]) / len(problems),
         "problems": len(problems),
-        **counts,
+        **kinds,
     }
 
 
-def hallusionbench(right: Sequence[bool], metadata: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """HallusionBench's scores: the share of questions (aAcc), of figures (fAcc), of questions over all figures (qAcc).
+def hallusionbench(verdicts: Sequence[Verdict]) -> dict[str, float]:
+    """HallusionBench: the accuracy over questions (aAcc), figures (fAcc), and questions across figures (qAcc).
 
-    A figure is right if all questions about it are; a question of a set is right if it is for every figure that it is
-    asked about.
+    A figure is correct if all questions about it are; a question is correct if it is for every figure of its set.
 
     Args:
-        right: Verdicts.
-            shape is (questions,)
-        metadata: `category`, `subcategory`, `set_id`, `figure_id` and `question_id` of each question.
+        verdicts: On questions with metadata `category`, `subcategory`, `set_id`, `figure_id` and `question_id`.
 
     Returns:
         `aAcc`, `fAcc`, `qAcc` and their `mean`.
     """
 
-    def share_of_groups(name: str) -> float:
+    def share_of_correct_groups(name: str) -> float:
         groups: dict[tuple[str, ...], bool] = defaultdict(lambda: True)
-        for verdict, question in zip(right, metadata, strict=True):
-            groups[tuple(str(question[key]) for key in ("category", "subcategory", "set_id", name))] &= verdict
-        return accuracy(list(groups.values()))
+        for verdict in verdicts:
+            metadata = verdict.question.metadata
+            groups[tuple(str(metadata[key]) for key in ("category", "subcategory", "set_id", name))] &= verdict.correct
+        return fmean(groups.values())
 
     scores = {
-        "aAcc": accuracy(right),
-        "fAcc": share_of_groups("figure_id"),
-        "qAcc": share_of_groups("question_id"),
+        "aAcc": fmean(verdict.correct for verdict in verdicts),
+        "fAcc": share_of_correct_groups("figure_id"),
+        "qAcc": share_of_correct_groups("question_id"),
     }
-    return {**scores, "mean": sum(scores.values()) / len(scores)}
+    return {**scores, "mean": fmean(scores.values())}

@@ -1,54 +1,43 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The questions of the benchmarks, and the verdicts on them that verl's validation dumped."""
+"""The questions of the benchmarks, and the verdicts on their answers from verl's validation dump."""
 
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_durian.evaluation.paper import BENCHMARKS
 
-_NAMED = 3
-"""Questions that an error names at most."""
 
-
-@dataclass(frozen=True)
-class Question:
+class Question(NamedTuple):
     """A row of a benchmark."""
 
     benchmark: str
     id: str
     metadata: dict[str, Any]
-    """What the benchmark's own scores need, see `BENCHMARKS`."""
-
-    @property
-    def name(self) -> str:
-        """As errors call it."""
-        return f"{self.benchmark} {self.id}"
+    """The keys that the benchmark's own score requires, see `BENCHMARKS`."""
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a question."""
+class Verdict(NamedTuple):
+    """The result of one question."""
 
     question: Question
     answered: bool
-    """False: verl could not, such as a prompt that is too long. It then counts as wrong."""
-    right: bool
+    """False if verl returned no answer, for example because the prompt is too long; this counts as wrong."""
+    correct: bool
     formatted: bool
 
 
 def read_questions(files: Sequence[Path]) -> list[Question]:
-    """The questions of data files that `verl-durian prepare` wrote.
+    """Reads the questions of data files that `verl-durian prepare` wrote.
 
     Raises:
-        ValueError: a file is none of a benchmark, or does not tell what the scores need.
+        ValueError: A file is not one of a benchmark, or lacks what the scores require.
     """
     questions = []
     for file in files:
@@ -62,23 +51,24 @@ def read_questions(files: Sequence[Path]) -> list[Question]:
             except ValueError as error:
                 raise ValueError(f"{file} row {number}: {error}") from error
     if not questions:
-        raise ValueError("there are no questions in the data files")
-    twice = [name for name, count in Counter(question.name for question in questions).items() if count > 1]
-    if twice:
-        raise ValueError(f"questions that are in the data files more than once: {_some(twice)}")
+        raise ValueError("the data files contain no questions")
+    counts = Counter(f"{question.benchmark} {question.id}" for question in questions)
+    if repeated := [name for name, count in counts.items() if count > 1]:
+        more = ", ..." if len(repeated) > 3 else ""
+        raise ValueError(f"the data files contain questions more than once: {', '.join(repeated[:3])}{more}")
     return questions
 
 
 def _question(row: dict[str, Any]) -> Question:
     benchmark, extra = row.get("data_source"), row.get("extra_info") or {}
     if benchmark not in BENCHMARKS:
-        raise ValueError(f"data_source {benchmark!r} is none of {', '.join(BENCHMARKS)}")
+        raise ValueError(f"data_source {benchmark!r} must be one of {', '.join(BENCHMARKS)}")
     if not extra.get("id"):
         raise ValueError("extra_info has no id: write the file with `verl-durian prepare`")
     try:
         metadata = dict(json.loads(extra.get("metadata") or "{}"))
     except (ValueError, TypeError) as error:
-        raise ValueError(f"extra_info.metadata is no JSON object: {error}") from error
+        raise ValueError(f"extra_info.metadata must be a JSON object: {error}") from error
     missing = [key for key in BENCHMARKS[benchmark].metadata if key not in metadata]
     if missing:
         raise ValueError(f"extra_info.metadata lacks {', '.join(missing)}: write the file with `verl-durian prepare`")
@@ -86,48 +76,41 @@ def _question(row: dict[str, Any]) -> Question:
 
 
 def read_verdicts(dump: Path, questions: Sequence[Question]) -> list[Verdict]:
-    """The verdict on each question, from what verl dumped with the reward of `named_reward.py`.
+    """Reads the verdict on each question from a dump of verl with the reward of `named_reward.py`.
 
     Args:
-        dump: verl's `trainer.validation_data_dir`/0.jsonl: a line for each answer, in any order.
-        questions: All that were asked.
+        dump: `trainer.validation_data_dir`/0.jsonl, with one line per answer in any order.
+        questions: All questions of the data files.
 
     Returns:
         Verdicts in the order of the questions.
 
     Raises:
-        ValueError: the dump is not that of these questions.
+        ValueError: The dump does not belong to these questions.
     """
-    answers: dict[str, dict[str, Any]] = {}
-    known = {question.name for question in questions}
+    verdicts: dict[tuple[str, str], Verdict] = {}
+    by_name = {(question.benchmark, question.id): question for question in questions}
     with dump.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             try:
                 answer = json.loads(line)
-                name = f"{answer['data_source']} {answer['id']}"
-                answer["acc"], answer["format"]
+                name = answer["data_source"], answer["id"]
+                correct, formatted = answer["acc"] == 1, answer["format"] == 1
             except (ValueError, KeyError) as error:
                 raise ValueError(
                     f"{dump} line {number}: {error} is missing: the dump must be one of recipes/run_eval.sh"
                 ) from error
-            if name not in known:
-                raise ValueError(f"{dump} line {number}: the question {name} is not in the data files: name the same")
-            if name in answers:
+            if name not in by_name:
                 raise ValueError(
-                    f"{dump} line {number}: a second answer to {name}: evaluate with "
+                    f"{dump} line {number}: the data files do not contain the question {' '.join(name)}: pass the "
+                    "files that were evaluated"
+                )
+            if name in verdicts:
+                raise ValueError(
+                    f"{dump} line {number}: a second answer to {' '.join(name)}: evaluate with "
                     "actor_rollout_ref.rollout.val_kwargs.n=1"
                 )
-            answers[name] = answer
-    if not answers:
-        raise ValueError(f"{dump}: no question was answered: the errors are in verl's output")
-    return [_verdict(question, answers.get(question.name)) for question in questions]
-
-
-def _verdict(question: Question, answer: dict[str, Any] | None) -> Verdict:
-    if answer is None:
-        return Verdict(question, answered=False, right=False, formatted=False)
-    return Verdict(question, answered=True, right=answer["acc"] == 1, formatted=answer["format"] == 1)
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:_NAMED]) + (", ..." if len(names) > _NAMED else "")
+            verdicts[name] = Verdict(by_name[name], True, correct, formatted)
+    if not verdicts:
+        raise ValueError(f"{dump}: no question was answered: see the errors in verl's output")
+    return [verdicts.get(name, Verdict(question, False, False, False)) for name, question in by_name.items()]

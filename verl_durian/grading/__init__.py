@@ -1,30 +1,30 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether an answer is right: one grader for each type of answer."""
+"""Decides whether an answer is correct, with one grader per answer type."""
 
 from collections.abc import Sequence
 
-from verl_durian.grading.options import grade_choice, grade_yes_no
+from verl_durian.grading.choices import grade_choice, grade_yes_no
 from verl_durian.grading.values import grade_value
 
 LONGEST_ANSWER = 1000
-"""Characters; real answers have less than a hundred. A longer one must equal the truth as text."""
+"""Characters. Real answers have fewer than a hundred; a longer answer must equal the gold answer as text."""
 
 
 def grade(
     answer: str, gold: str, answer_type: str = "number", choices: Sequence[str] = (), decimals: int | None = None
 ) -> bool:
-    """Whether an answer is right.
+    """Decides whether an answer is correct.
 
     Args:
-        answer: What the response's box holds.
-        gold: The right answer.
+        answer: The content of the response's box.
+        gold: The gold answer.
         answer_type: `number` (a number, LaTeX, an expression or words), `choice` (gold is a letter) or `yes_no`.
-        choices: The options' texts in the order A, B, C..., for `choice`; empty if they are not known.
-        decimals: The decimal places that the question asks for, for `number`: an answer with more is rounded.
+        choices: For `choice`: the texts of options A, B, C...; empty if unknown.
+        decimals: For `number`: the decimal places that the question asks for; an answer with more is rounded.
 
     Raises:
-        ValueError: the answer type is none of these, or gold does not fit it.
+        ValueError: The answer type is unknown, or gold does not fit it.
     """
     if len(answer) > LONGEST_ANSWER:
         return answer.strip() == gold.strip()

@@ -1,10 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Units of measurement behind a number: which of them measure the same, and by which factor they differ."""
+"""Splits a quantity into number and unit, and converts between units."""
 
 import re
-from dataclasses import dataclass
 from fractions import Fraction
+from typing import NamedTuple
+
+from verl_durian.grading.numbers import Number, read_number
 
 PERCENT = "%"
 
@@ -39,75 +41,102 @@ _UNITS = {
     for *names, factor in (entry.split() for entry in group.split("|"))
     for name in names
 }
-# As powers of a length, so that 1 L is 1000 cm^3.
+# Expressed in base dimensions, so that 1 L equals 1000 cm^3.
 _COMPOSED = {"volume": {"length": 3}, "speed": {"length": 1, "time": -1}}
 
-_POWER_WORDS = [
-    (re.compile(r"(?:square|sq\.?) +([A-Za-z]+)", re.IGNORECASE), r"\1^2"),
-    (re.compile(r"(?:cubic|cu\.?) +([A-Za-z]+)", re.IGNORECASE), r"\1^3"),
-    (re.compile(r"([A-Za-z]+) +squared", re.IGNORECASE), r"\1^2"),
-    (re.compile(r"([A-Za-z]+) +cubed", re.IGNORECASE), r"\1^3"),
-    (re.compile(r" *\bper\b *", re.IGNORECASE), "/"),
-    (re.compile(r"° *(?:Celsius|C)\b|\bdegrees? +(?:Celsius|C)\b", re.IGNORECASE), "°C"),
-    (re.compile(r"° *(?:Fahrenheit|F)\b|\bdegrees? +(?:Fahrenheit|F)\b", re.IGNORECASE), "°F"),
+_SPELLINGS = [
+    (re.compile(pattern, re.IGNORECASE), replacement)
+    for pattern, replacement in (
+        (r"^\((.*)\)$", r"\1"),
+        (r"(?:square|sq\.?) +([a-z]+)|([a-z]+) +squared", r"\1\2^2"),
+        (r"(?:cubic|cu\.?) +([a-z]+)|([a-z]+) +cubed", r"\1\2^3"),
+        (r" *\bper\b *", "/"),
+        (r"(?:°|\bdegrees?) *(?:Celsius|C)\b", "°C"),
+        (r"(?:°|\bdegrees?) *(?:Fahrenheit|F)\b", "°F"),
+    )
 ]
-_FACTOR = re.compile(r"([ /*]|\\cdot ?)*(°[CF]?|%|[A-Za-z¢Ω]+)\.?(?: ?\^ ?\{? ?(-?\d) ?\}?|([23])(?!\d))?")
+_FACTOR = re.compile(r"(?:[ /*]|\\cdot ?)*(°[CF]?|%|[A-Za-z¢Ω]+)\.?(?: ?\^ ?\{? ?(-?\d) ?\}?|([23])(?!\d))?")
 _NOUN = re.compile(r"[A-Za-z]{3,}(?: [A-Za-z]{3,})?")
 _NO_NOUN = re.compile(r"\b(?:or|and|not|but|pi|sin|cos|tan|log|left|right)\b|sqrt|frac", re.IGNORECASE)
 
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
+_ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+_LONGEST_UNIT = 40
 
-@dataclass(frozen=True)
-class Unit:
-    """What a number is counted in."""
 
-    dimension: tuple[tuple[str, int], ...]
-    """Powers of what is measured, such as length^2; a noun that is no known unit measures itself; empty: just units."""
+class Unit(NamedTuple):
+    dimension: dict[str, int]
+    """Powers of base dimensions, such as length^2. An unknown noun is its own dimension; empty: a count."""
     factor: Fraction
-    """How many base units it holds."""
+    """The unit in base units."""
 
 
-def read_unit(text: str) -> Unit | None:
-    """Reads what stands behind a number: `cm`, `m/s^{2}`, `square feet`, `°`, `%`, or a noun such as `apples`.
+class Quantity(NamedTuple):
+    """A value and its unit."""
 
-    Args:
-        text: In `normal` form.
+    text: str
+    """The value as it was written, without the unit."""
+    unit: Unit | None
+    number: Number | None
+    """The value, if it is a plain number."""
 
-    Returns:
-        The unit, or None if it is something else, such as a variable.
-    """
+
+def read_quantity(text: str) -> Quantity:
+    r"""Splits normalized text such as `5\sqrt{2} cm` into value and unit; a text with variables has no unit."""
+    for cut in range(max(1, len(text) - _LONGEST_UNIT), len(text)):
+        number = text[:cut]
+        if text[cut - 1] in " 0123456789})." and not text[cut].isdigit() and _is_numeric(number):
+            unit = _read_unit(text[cut:])
+            if unit is not None:
+                return Quantity(number.strip(), unit, read_number(number.strip()))
+    return Quantity(text, None, read_number(text))
+
+
+def _is_numeric(text: str) -> bool:
+    bare = _COMMAND.sub("", text)
+    return (
+        re.search("[a-zA-Z]", bare) is None
+        and _ANGLE_FUNCTION.search(text) is None
+        and (re.search(r"\d", bare) is not None or r"\pi" in text)
+    )
+
+
+def _read_unit(text: str) -> Unit | None:
+    """Reads `cm`, `m/s^{2}`, `square feet`, `°`, `%`, or a noun such as `apples`; None for a variable."""
     text = text.strip()
-    if text.startswith("(") and text.endswith(")"):
-        text = text[1:-1].strip()
-    for pattern, replacement in _POWER_WORDS:
-        text = pattern.sub(replacement, text)
-    powers: dict[str, int] = {}
+    for pattern, replacement in _SPELLINGS:
+        text = pattern.sub(replacement, text).strip()
+    dimension: dict[str, int] = {}
     factor, end, sign = Fraction(1), 0, 1
-    while part := _FACTOR.match(text, end):
-        known = _look_up(part.group(2))
-        if known is None:
-            break
-        sign = -1 if "/" in text[end : part.start(2)] else sign
+    while (part := _FACTOR.match(text, end)) and (known := _known_unit(part[1])):
+        sign = -1 if "/" in text[end : part.start(1)] else sign
         end = part.end()
-        dimension, size = known
-        power = sign * int(part.group(3) or part.group(4) or 1)
-        factor *= size**power
-        for base, exponent in _COMPOSED.get(dimension, {dimension: 1}).items():
-            powers[base] = powers.get(base, 0) + exponent * power
+        power = sign * int(part[2] or part[3] or 1)
+        factor *= known[1] ** power
+        for base, exponent in _COMPOSED.get(known[0], {known[0]: 1}).items():
+            dimension[base] = dimension.get(base, 0) + exponent * power
     if text and not text[end:].strip():
-        powers.pop("", None)
-        return Unit(tuple(sorted((base, power) for base, power in powers.items() if power)), factor)
+        return Unit({base: power for base, power in dimension.items() if base and power}, factor)
     if _NOUN.fullmatch(text) and not _NO_NOUN.search(text):
-        return Unit(((_singular(text.lower()), 1),), Fraction(1))
+        return Unit({text.lower().removesuffix("s"): 1}, Fraction(1))
     return None
 
 
-def _look_up(name: str) -> tuple[str, Fraction] | None:
-    for spelling in (name, name.lower() if len(name) > 1 else name):
-        for form in (spelling, _singular(spelling) if len(spelling) > 2 else spelling):
-            if form in _UNITS:
-                return _UNITS[form]
-    return None
+def _known_unit(name: str) -> tuple[str, Fraction] | None:
+    spellings = (name, name.lower()) if len(name) > 1 else (name,)
+    forms = (form for text in spellings for form in (text, text.removesuffix("s") if len(text) > 2 else text))
+    return next((_UNITS[form] for form in forms if form in _UNITS), None)
 
 
-def _singular(noun: str) -> str:
-    return noun[:-1] if noun.endswith("s") else noun
+def unit_factors(gold: Unit | None, answer: Unit | None) -> list[Fraction]:
+    """The factors that convert an answer to the unit of gold; none if they measure different things.
+
+    A unit that only one of them has is ignored. A percent sign that only one of them has gives two factors: `50%` is
+    accepted for both 50 and 0.5.
+    """
+    if gold and answer and gold.dimension and answer.dimension:
+        return [answer.factor / gold.factor] if gold.dimension == answer.dimension else []
+    gold_percent, answer_percent = (unit is not None and unit.dimension == {PERCENT: 1} for unit in (gold, answer))
+    if gold_percent == answer_percent:
+        return [Fraction(1)]
+    return [Fraction(1), Fraction(100) if gold_percent else Fraction(1, 100)]

@@ -1,16 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-r"""One spelling for an answer that can be written in many ways.
-
-A model writes `$\dfrac12$`, `½`, `**1/2**` or `\text{ 1/2 }.`; graders compare what `normal` makes of it.
-"""
+r"""Reduces the many spellings of an answer to one: `$\dfrac12$`, `½`, `**1/2**`, `\text{ 1/2 }.`."""
 
 import re
 import unicodedata
-from decimal import Decimal
-from numbers import Real
-
-import numpy as np
 
 _SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
 _SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
@@ -33,7 +26,7 @@ _WRAPPER = re.compile(
     r"\\(?:boxed|fbox|text(?:bf|it|rm|normal|sf|tt)?|math(?:rm|bf|it|sf|tt|bb|cal)|mbox|hbox|operatorname|bm|boldsymbol"
     r"|emph|underline)\s*" + _GROUP
 )
-# In this order. What stays LaTeX is for math-verify; degrees become "°", which no parser takes for a power.
+# Applied in this order. The result is LaTeX that math-verify can parse, except "°", which is no power.
 _SPELLINGS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (
@@ -47,7 +40,7 @@ _SPELLINGS = [
         (r"\\[dtc]frac(?![a-zA-Z])", r"\\frac"),
         (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
         (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-        (r"(?<=[\d)\]}a-z])\s*\*\*\s*(?=[\d({a-z-])", "^"),  # Python's power; other stars are Markdown
+        (r"(?<=[\d)\]}a-z])\s*\*\*\s*(?=[\d({a-z-])", "^"),  # Python's power; other asterisks are Markdown
         (r"\*\*", ""),
         (r"^\s*'(.*)'\s*$", r"\1"),
         (r"(?<![a-zA-Z\\])sqrt\s*\(([^()]*)\)|√\s*\(([^()]*)\)", r"\\sqrt{\1\2}"),
@@ -68,28 +61,8 @@ _ARTICLE = re.compile(r"^(?:the|an?) (?=[a-z]{3})")
 _AROUND = ' \t\n"`“”‘’.,;:。，；：'  # noqa: RUF001
 
 
-def as_text(value: object) -> str:
-    """The text of an answer in a data file, which may be a number.
-
-    Args:
-        value: A text, a number or a truth value, of Python or NumPy.
-
-    Raises:
-        ValueError: the value is something else, such as a list or null, or a number that is not finite.
-    """
-    if isinstance(value, (str, bool, np.bool_)):
-        return str(value)
-    if isinstance(value, (Real, Decimal)) and value - value == 0:  # neither infinite nor NaN
-        return str(value)
-    raise ValueError(f"{value!r} cannot be an answer: must be a text or a finite number")
-
-
-def normal(text: str) -> str:
-    """The text with one spelling for Unicode and LaTeX, and without layout, wrappers, currency signs and quotes.
-
-    Args:
-        text: An answer, of limited length.
-    """
+def normalize(text: str) -> str:
+    """Normalizes Unicode and LaTeX in an answer, and removes layout, wrappers, currency signs and quotes."""
     text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", text)
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE)).translate(_UNICODE)
     text = _DOLLARS.sub("", text)
@@ -98,11 +71,11 @@ def normal(text: str) -> str:
         unwrapped, text = text, _WRAPPER.sub(r" \1 ", text)
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text)
-    # A leading point begins a decimal: ".5".
+    # A leading point belongs to a decimal: ".5".
     return text.rstrip(_AROUND).lstrip(_AROUND.replace(".", ""))
 
 
 def same_text(one: str, other: str) -> bool:
-    """Whether two normal texts are the same but for case, blanks and an article."""
+    """Whether two normalized texts are equal, ignoring case, spaces and a leading article."""
     one, other = (_ARTICLE.sub("", text.casefold()).replace(" ", "") for text in (one, other))
     return one == other

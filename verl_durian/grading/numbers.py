@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads rational numbers exactly and decides when two of them are the same answer."""
+
+import re
+from fractions import Fraction
+from typing import NamedTuple
+
+SIGNIFICANT_DIGITS = 3
+"""A rounded decimal must have this many digits to be accepted for an exact value: then it is within half a percent, the
+accuracy that textbooks ask for. With fewer digits, too many wrong values round to it as well."""
+
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
+_FRACTION = re.compile(rf"\\frac ?\{{ ?([+-]?{_DIGITS}) ?\}} ?\{{ ?({_DIGITS}) ?\}}$")
+_NUMBER = re.compile(
+    rf"(?P<sign>[+-]?) *(?:"
+    rf"(?:(?P<whole>\d+) +)?(?P<over>[+-]?{_DIGITS}) ?[/:] ?(?P<under>{_DIGITS})"  # a ratio is its quotient
+    rf"|(?:(?P<factor>{_DIGITS}) ?(?:\\times|\\cdot|\*) ?)?"
+    rf"10 ?\^ ?(?:\{{ ?(?P<power>[+-]? ?\d{{1,3}}) ?\}}|(?P<digit>\d))"
+    rf"|(?P<plain>{_DIGITS})"
+    rf")"
+)
+
+
+class Number(NamedTuple):
+    """A rational number as it was written."""
+
+    value: Fraction
+    tolerance: Fraction | None = None
+    """For a decimal: how far exact values that round to it may be; 0 with few digits. None for an exact number."""
+
+    def times(self, factor: Fraction) -> "Number":
+        """The number in another unit."""
+        return Number(self.value * factor, self.tolerance and self.tolerance * abs(factor))
+
+    def rounds(self, exact: Fraction) -> bool:
+        """Whether this is a decimal that is accepted for the exact value."""
+        return self.tolerance is not None and abs(exact - self.value) <= self.tolerance
+
+
+def read_number(text: str) -> Number | None:
+    """Reads an integer, decimal, fraction, mixed number, ratio or power of ten in normalized text; None otherwise."""
+    while len(text) > 2 and text[0] + text[-1] in ("()", "{}") and not any(mark in text[1:-1] for mark in "(){},"):
+        text = text[1:-1].strip()
+    match = _NUMBER.fullmatch(_FRACTION.sub(r" \1/\2", text).strip())
+    if match is None:
+        return None
+    sign = Fraction(-1 if match["sign"] == "-" else 1)
+    if match["under"]:
+        over, under = (Fraction(_plain_digits(match[name])) for name in ("over", "under"))
+        return Number(sign * (int(match["whole"] or 0) + over / under)) if under else None
+    power = (match["power"] or match["digit"] or "0").replace(" ", "")
+    digits = _plain_digits(match["plain"] or match["factor"] or "1")
+    tolerance = None
+    if "." in digits:
+        significant = len(digits.replace(".", "").lstrip("0")) >= SIGNIFICANT_DIGITS
+        tolerance = Fraction(significant, 2 * 10 ** len(digits.partition(".")[2]))
+    return Number(Fraction(digits), tolerance).times(sign * Fraction(10) ** int(power))
+
+
+def _plain_digits(digits: str) -> str:
+    return digits.replace(",", "").replace(" ", "").rstrip(".")
+
+
+def same_numbers(gold: Number, answer: Number, decimals: int | None = None) -> bool:
+    """Whether the answer's number is accepted for the gold number.
+
+    They are equal, or one is a decimal and the other, which is exact or a longer decimal, rounds to it. An answer must
+    not be rounded further than a gold decimal. If the question asks for a number of decimals, the answer may have more.
+    """
+    if decimals is not None and abs(answer.value - gold.value) <= Fraction(1, 2 * 10**decimals):
+        return True
+    exact_gold = gold.tolerance is None
+    return gold.value == answer.value or gold.rounds(answer.value) or (exact_gold and answer.rounds(gold.value))
