@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The sets that `verl-durian prepare` knows, by name."""
+"""The datasets that `verl-durian prepare` supports, by name."""
 
 from verl_durian.prepare.geometry3k import GEOMETRY3K
 from verl_durian.prepare.hallusionbench import HALLUSIONBENCH
@@ -10,4 +10,4 @@ from verl_durian.prepare.mathvista import MATHVISTA
 from verl_durian.prepare.virl39k import VIRL39K
 from verl_durian.prepare.wemath import WEMATH
 
-SETS = {each.name: each for each in (GEOMETRY3K, VIRL39K, MATHVERSE, MATHVISION, MATHVISTA, WEMATH, HALLUSIONBENCH)}
+DATASETS = {each.name: each for each in (GEOMETRY3K, VIRL39K, MATHVERSE, MATHVISION, MATHVISTA, WEMATH, HALLUSIONBENCH)}
