@@ -95,8 +95,9 @@ def _parquet_splits(spec: DatasetSpec, folder: Path) -> dict[str, datasets.Datas
                 f"--source {folder}: has no file {pattern}, the split {name} of {spec.hub_id}: "
                 "give a copy of that repository, or a folder written by Dataset.save_to_disk"
             )
+        paths = [glob.escape(str(file)) for file in files]
         try:
-            splits[name] = datasets.Dataset.from_parquet([glob.escape(str(file)) for file in files], name)
+            splits[name] = datasets.Dataset.from_parquet(paths, name, batch_size=1000)  # by default that of a row group
         except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
             raise ValueError(f"--source {folder / pattern}: cannot be read: {error.__cause__ or error}") from error
     return splits
@@ -105,7 +106,7 @@ def _parquet_splits(spec: DatasetSpec, folder: Path) -> dict[str, datasets.Datas
 def _saved_splits(spec: DatasetSpec, folder: Path) -> dict[str, datasets.Dataset]:
     try:
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError) as error:
         raise ValueError(f"--source {folder}: cannot be read: {error}") from error
     if isinstance(saved, datasets.Dataset):  # one created in memory has no split name
         saved = {str(saved.split or next(iter(spec.splits))): saved}

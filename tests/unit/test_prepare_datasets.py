@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every set from a copy of its repository to rows that verl's own data set reads."""
+"""Every dataset, from a copy of its repository to rows that verl's own dataset class reads."""
 
 import asyncio
 import json
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import advantage_step
+import datasets
 import pyarrow.parquet as pq
 import pytest
 from prepare_fixtures import FIXTURES
@@ -17,20 +18,12 @@ from typer.testing import CliRunner
 from verl.trainer.ppo.utils import create_rl_dataset
 
 from verl_durian import cli
-from verl_durian.prepare import mathvision
+from verl_durian.prepare.mathvision import corrected_answer
+from verl_durian.prepare.registry import DATASETS
 from verl_durian.prepare.rows import THINKING_PROMPT
-from verl_durian.prepare.sets import SETS
 from verl_durian.reward import compute_score
 
-SPLITS = {
-    "geometry3k": ["train", "validation", "test"],
-    "virl39k": ["train"],
-    "mathverse": ["testmini"],
-    "mathvision": ["test"],
-    "mathvista": ["testmini"],
-    "wemath": ["testmini"],
-    "hallusionbench": ["image"],
-}
+SPLITS = [(name, split) for name, spec in DATASETS.items() for split in spec.splits]
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +36,33 @@ def sources(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def prepared(sources, tmp_path_factory) -> Path:
-    """All sets, each in the folder of its name."""
+    """All datasets, each in a folder of its name."""
     folder = tmp_path_factory.mktemp("data")
-    for name in SPLITS:
-        arguments = ["prepare", name, "--source", str(sources / name), "--output", str(folder / name), "--workers", "1"]
-        result = CliRunner().invoke(cli.app, arguments)
-        assert result.exit_code == 0, result.output
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
+        for name in DATASETS:
+            arguments = ["prepare", name, "--source", sources / name, "--output", folder / name, "--workers", "1"]
+            result = CliRunner().invoke(cli.app, list(map(str, arguments)))
+            assert result.exit_code == 0, result.output
     return folder
+
+
+@pytest.fixture(scope="module")
+def verl_dataset(tiny_qwen25vl, tmp_path_factory):
+    """Opens files with the dataset class of verl."""
+    cache = tmp_path_factory.mktemp("verl")
+    processor = AutoProcessor.from_pretrained(tiny_qwen25vl)
+
+    def opened(*files: Path, **options: Any):
+        settings = {"max_prompt_length": 4096, "filter_overlong_prompts_workers": "null", **options}
+        config = advantage_step.compose(
+            f"actor_rollout_ref.model.path={tiny_qwen25vl}",
+            f"+data.cache_dir={cache}",
+            *(f"data.{name}={value}" for name, value in settings.items()),
+        )
+        return create_rl_dataset(list(map(str, files)), config.data, processor.tokenizer, processor), config.data
+
+    return opened
 
 
 def rows(prepared: Path, name: str, split: str) -> dict[str, dict[str, Any]]:
@@ -58,68 +71,49 @@ def rows(prepared: Path, name: str, split: str) -> dict[str, dict[str, Any]]:
     return {row["extra_info"]["id"]: row for row in read}
 
 
-def test_the_command_knows_every_set():
-    assert (
-        list(SPLITS)
-        == list(SETS)
-        == list(get_args(get_args(get_type_hints(cli.prepare, include_extras=True)["name"])[0]))
-    )
+def test_the_command_knows_every_dataset():
+    (names,) = get_args(get_type_hints(cli.prepare, include_extras=True)["name"])[:1]
+    assert list(get_args(names)) == list(DATASETS) == list(FIXTURES)
 
 
-@pytest.mark.parametrize("name", SPLITS)
-def test_verl_reads_every_row(prepared, tiny_qwen25vl, tmp_path, name):
-    config = advantage_step.compose(
-        f"actor_rollout_ref.model.path={tiny_qwen25vl}",
-        f"+data.cache_dir={tmp_path}",
-        "data.max_prompt_length=4096",
-        "data.filter_overlong_prompts=True",
-        "data.filter_overlong_prompts_workers=null",  # forks do not go with threads
-    )
-    processor = AutoProcessor.from_pretrained(tiny_qwen25vl)
-    for split in SPLITS[name]:
-        file = prepared / name / f"{split}.parquet"
-        # A row that verl cannot show to the processor would be left out as too long.
-        read = create_rl_dataset(str(file), config.data, processor.tokenizer, processor)
-        assert len(read) == pq.read_metadata(file).num_rows
-        row = read[0]
-        assert row["extra_info"]["split"] == split and row["index"] == row["extra_info"]["index"]
-        (image,), videos = asyncio.run(type(read).process_vision_info(row["raw_prompt"], 14, config.data))
-        assert not videos and image.mode == "RGB"
-        # qwen_vl_utils has rounded the sides.
-        assert 0.9 * SETS[name].pixels.least < image.width * image.height < 1.1 * SETS[name].pixels.most
+@pytest.mark.parametrize(("name", "split"), SPLITS)
+def test_verl_reads_every_row(prepared, verl_dataset, name, split):
+    file = prepared / name / f"{split}.parquet"
+    # verl would filter out a row that it cannot pass to the processor.
+    read, config = verl_dataset(file, filter_overlong_prompts=True)
+    assert len(read) == pq.read_metadata(file).num_rows
+    row = read[0]
+    assert row["extra_info"]["split"] == split and row["index"] == row["extra_info"]["index"]
+    (image,), videos = asyncio.run(type(read).process_vision_info(row["raw_prompt"], 14, config))
+    assert not videos and image.mode == "RGB"
+    # qwen_vl_utils has rounded the sides.
+    assert 0.9 * DATASETS[name].pixels.least < image.width * image.height < 1.1 * DATASETS[name].pixels.most
 
 
-def test_verl_puts_files_of_several_sets_together(prepared, tiny_qwen25vl, tmp_path):
-    config = advantage_step.compose(
-        f"actor_rollout_ref.model.path={tiny_qwen25vl}",
-        f"+data.cache_dir={tmp_path}",
-        "data.filter_overlong_prompts=False",
-    )
-    processor = AutoProcessor.from_pretrained(tiny_qwen25vl)
-    files = [str(prepared / name / f"{split}.parquet") for name, splits in SPLITS.items() for split in splits]
-    together = create_rl_dataset(files, config.data, processor.tokenizer, processor)
+def test_verl_concatenates_files_of_several_datasets(prepared, verl_dataset):
+    files = [prepared / name / f"{split}.parquet" for name, split in SPLITS]
+    together, _ = verl_dataset(*files, filter_overlong_prompts=False)
     assert len(together) == sum(pq.read_metadata(file).num_rows for file in files)
-    assert Counter(together.dataframe["data_source"]).keys() == SPLITS.keys()
+    assert Counter(together.dataframe["data_source"]).keys() == DATASETS.keys()
 
 
-@pytest.mark.parametrize("name", SPLITS)
-def test_rows_are_in_the_contract_of_all_parts(prepared, name):
-    for split in SPLITS[name]:
-        for row in rows(prepared, name, split).values():
-            assert row["data_source"] == name and row["ability"] == ("vqa" if name == "hallusionbench" else "math")
-            (message,) = row["prompt"]
-            assert message["role"] == "user" and message["content"].startswith(f"{THINKING_PROMPT}\n")
-            assert message["content"].count("<image>") == len(row["images"])
-            extra, truth = row["extra_info"], row["reward_model"]["ground_truth"]
-            assert row["reward_model"]["style"] == "rule" and isinstance(json.loads(extra["metadata"]), dict)
-            assert "<image>" not in extra["question"]
-            if extra["answer_type"] == "choice":
-                assert truth in "ABCDEFGHIJ"[: len(extra["choices"]) or 10]
-            else:
-                assert not extra["choices"]
-                assert extra["answer_type"] == "number" or truth in ("yes", "no")
-            answer = compute_score(name, f"<think>so</think>\\boxed{{{truth}}}", truth, extra)
-            assert answer["score"] == pytest.approx(1)
+@pytest.mark.parametrize(("name", "split"), SPLITS)
+def test_rows_follow_the_documented_format(prepared, name, split):
+    for row in rows(prepared, name, split).values():
+        assert row["data_source"] == name and row["ability"] == ("vqa" if name == "hallusionbench" else "math")
+        (message,) = row["prompt"]
+        assert message["role"] == "user" and message["content"].startswith(f"{THINKING_PROMPT}\n")
+        assert message["content"].count("<image>") == len(row["images"])
+        extra, truth = row["extra_info"], row["reward_model"]["ground_truth"]
+        assert row["reward_model"]["style"] == "rule" and isinstance(json.loads(extra["metadata"]), dict)
+        assert "<image>" not in extra["question"]
+        if extra["answer_type"] == "choice":
+            assert truth in "ABCDEFGHIJ"[: len(extra["choices"]) or 10]
+        else:
+            assert not extra["choices"]
+            assert extra["answer_type"] == "number" or truth in ("yes", "no")
+        answer = compute_score(name, f"<think>so</think>\\boxed{{{truth}}}", truth, extra)
+        assert answer["score"] == pytest.approx(1)
 
 
 def asked(row: dict[str, Any]) -> tuple[str, str, str, list[str]]:
@@ -132,8 +126,8 @@ def asked(row: dict[str, Any]) -> tuple[str, str, str, list[str]]:
 def dropped(prepared: Path, name: str) -> dict[str, str]:
     """The reason of each id."""
     file = prepared / name / "dropped.jsonl"
-    told = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {row["id"]: " ".join([row["reason"], row["detail"]]).strip() for row in told}
+    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return {row["id"]: " ".join([row["reason"], row["detail"]]).strip() for row in lines}
 
 
 def test_geometry3k(prepared, sources):
@@ -144,10 +138,10 @@ def test_geometry3k(prepared, sources):
     assert asked(train["9"])[0] == "<image>Find the length of the longest side."
     assert asked(train["18"])[1] == "None"
     assert dropped(prepared, "geometry3k") == {
-        "15": "an image cannot be used not a picture in any format that PIL reads",
+        "15": "an image cannot be used not in an image format that PIL reads",
         "16": "no answer",
         "17": "no image",
-        "19": "an image cannot be used sides in a ratio above 200: 3000 x 4",
+        "19": "an image cannot be used aspect ratio above 200: 3000 x 4",
     }
     source = pq.read_table(sources / "geometry3k/data/train-00000-of-00001.parquet").to_pylist()
     kept = {str(row["id"]): row["images"] for row in source if str(row["id"]) in train}
@@ -178,7 +172,7 @@ def test_virl39k(prepared):
     assert dropped(prepared, "virl39k") == {
         "Fixture-20": "no image",
         "Fixture-21": "no image",
-        "Fixture-22": "an image is not there images/lost.png",
+        "Fixture-22": "an image is missing images/lost.png",
         "Fixture-23": "no answer",
     }
 
@@ -200,7 +194,7 @@ def test_mathverse(prepared):
 
 
 @pytest.mark.parametrize(
-    ("stored", "sound"),
+    ("stored", "corrected"),
     [
         ("69{degrees}", "69"),
         ("8\\sqrt{3}{squareinches}", "8\\sqrt{3}"),
@@ -210,8 +204,8 @@ def test_mathverse(prepared):
         ("\\frac{1}{2}", "\\frac{1}{2}"),
     ],
 )
-def test_slips_of_mathvision_are_mended(stored, sound):
-    assert mathvision._sound(stored) == sound
+def test_mathvision_answers_are_corrected(stored, corrected):
+    assert corrected_answer(stored) == corrected
 
 
 def test_mathvision(prepared):
