@@ -126,11 +126,12 @@ def test_missing_and_damaged_sources_are_named(prepare):
     source = prepare.source("virl39k")
     archive = (source / "images.zip").read_bytes()
     (source / "images.zip").write_bytes(archive[: len(archive) // 2])
-    assert "images.zip: cannot be read: " in prepare.error("virl39k", source)
+    message = prepare.error("virl39k", source)
+    assert "images.zip: images/shape-0.png cannot be read, download the file again: File is not a zip file" in message
     (source / "images.zip").write_bytes(archive.replace(b"\x89PNG", b"\x00PNG"))
     message = prepare.error("virl39k", source)
     assert "virl39k, split train, row 0 (id Fixture-0): ValueError: --source" in message
-    assert "images/shape-0.png in it is damaged, download it again" in message
+    assert "images/shape-0.png cannot be read, download the file again: " in message
 
 
 def test_a_row_that_fails_is_named(prepare, monkeypatch):
@@ -192,7 +193,7 @@ def test_folders_with_other_files_or_settings_are_rejected(prepare):
     source = prepare.source("wemath")
     prepare.output.mkdir()
     (prepare.output / "README.md").write_text("mine")
-    assert "not results of this command (README.md): give a new folder" in prepare.error("wemath", source)
+    assert "contains files of something else (README.md): give a new folder" in prepare.error("wemath", source)
     (prepare.output / "README.md").unlink()
     shutil.copy(next((source / "data").glob("*")), prepare.output / "testmini.parquet")
     assert "testmini.parquet was not written by `verl-durian prepare`" in prepare.error("wemath", source)
@@ -204,10 +205,10 @@ def test_folders_with_other_files_or_settings_are_rejected(prepare):
 
     other = shutil.copytree(source, prepare.folder / "other")
     message = prepare.error("wemath", other)
-    assert f"has results of other settings (source was {source}, is now {other}): give another folder" in message
+    assert f"has results of other settings (source was {source}, is now {other}): give a new folder" in message
     assert "(name was wemath, is now mathverse; " in prepare.error("mathverse", prepare.source("mathverse"))
     (prepare.output / "notes.txt").write_text("mine")
-    assert "not results of this command (notes.txt)" in prepare.error("wemath", source)
+    assert "contains files of something else (notes.txt)" in prepare.error("wemath", source)
 
 
 def test_two_runs_do_not_write_to_one_folder(prepare):

@@ -14,16 +14,16 @@ from verl_durian.prepare.splits import Summary
 
 _IDS_SHOWN = 10
 _CARD = """\
-# {title} for verl
+# {spec.title} for verl
 
-[{title}](https://huggingface.co/datasets/{hub_id}) in verl's row format, made by
+[{spec.title}](https://huggingface.co/datasets/{spec.hub_id}) in verl's row format, made by
 
     {command}
 
-- Source: `{source}`{revision}
-- Licence of the dataset: {licence}
-- Images with fewer than {least:,} or more than {most:,} pixels are resized with PIL (bicubic) and stored as
-  PNG; all others are the unchanged files of the source.
+- Source: `{source.name}`{revision}
+- Licence of the dataset: {spec.licence}
+- Images with fewer than {spec.pixels.least:,} or more than {spec.pixels.most:,} pixels are resized with PIL
+  (bicubic) and stored as PNG; all others are the unchanged files of the source.
 
 ## Rows
 
@@ -51,29 +51,17 @@ in the split of the source.
 
 
 def data_card(spec: DatasetSpec, source: Source, output: Path, summaries: Mapping[str, Summary]) -> str:
-    """Returns the text of the card.
-
-    Args:
-        spec (DatasetSpec): The dataset.
-        source (Source): Its source.
-        output (Path): Its folder, as given to the command.
-        summaries (Mapping[str, Summary]): How each split was made.
-    """
+    """Returns the text of the card, with the command that makes the folder `output` and the counts of each split."""
     splits = []
     for split, summary in summaries.items():
-        counts = summary.counts
         answers = ", ".join(f"{number} {kind}" for kind, number in summary.answer_types.items())
-        numbers = (counts["source_rows"], len(summary.dropped), counts["rows"], counts["images"], counts["resized"])
-        splits.append(f"| {split} | {' | '.join(map(str, numbers))} | {answers} |")
+        numbers = "{source_rows} | {dropped} | {rows} | {images} | {resized}"
+        splits.append(f"| {split} | {numbers.format(dropped=len(summary.dropped), **summary.counts)} | {answers} |")
     return _CARD.format(
-        title=spec.title,
-        hub_id=spec.hub_id,
-        licence=spec.licence,
+        spec=spec,
         command=shlex.join(["verl-durian", "prepare", spec.name, "--source", source.name, "--output", str(output)]),
-        source=source.name,
+        source=source,
         revision=f" at revision `{source.revision}`" if source.revision else "",
-        least=spec.pixels.least,
-        most=spec.pixels.most,
         splits="\n".join(splits),
         treatment="\n".join(f"- {sentence}" for sentence in spec.treatment),
         prompt=THINKING_PROMPT,

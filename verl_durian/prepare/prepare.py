@@ -76,29 +76,23 @@ def _finished_splits(output: Path, spec: DatasetSpec, settings: dict[str, Any]) 
     Raises:
         ValueError: the folder contains anything but results of the same call.
     """
-    results = [*(output / f"{split}.parquet" for split in spec.splits), output / CARD, output / DROPPED]
-    summaries = {}
+    files = sorted(output.glob("*.parquet"))
     try:
-        for file in sorted(output.glob("*.parquet")):
-            summaries[file.stem] = read_summary(file)
-        known = {part_of(file) for file in results} | (set(results) if summaries else set())
-        for file in sorted(output.iterdir()):
-            if file not in known and file.suffix != ".parquet" and not file.name.startswith(WORK_PREFIX):
-                raise ValueError(file.name)
+        summaries = {file.stem: read_summary(file) for file in files}
     except ValueError as error:
+        raise ValueError(f"--output {output}: {error}: give a new folder") from error
+    results = {output / CARD, output / DROPPED, *(output / f"{split}.parquet" for split in spec.splits)}
+    known = {*files, *map(part_of, results), *output.glob(f"{WORK_PREFIX}*"), *(results if summaries else ())}
+    if others := sorted(file.name for file in output.iterdir() if file not in known):
         raise ValueError(
-            f"--output {output}: the folder contains files that are not results of this command ({error}): "
-            "give a new folder"
-        ) from error
+            f"--output {output}: contains files of something else ({', '.join(others)}): give a new folder"
+        )
     for summary in summaries.values():
-        changes = [
-            f"{key} was {summary.settings.get(key)}, is now {value}"
-            for key, value in settings.items()
-            if summary.settings.get(key) != value
-        ]
-        if changes:
+        old = summary.settings
+        if changes := [
+            f"{key} was {old.get(key)}, is now {new}" for key, new in settings.items() if old.get(key) != new
+        ]:
             raise ValueError(
-                f"--output {output}: the folder has results of other settings ({'; '.join(changes)}): "
-                "give another folder"
+                f"--output {output}: has results of other settings ({'; '.join(changes)}): give a new folder"
             )
     return summaries

@@ -131,22 +131,16 @@ def _check_columns(spec: DatasetSpec, place: str, rows: datasets.Dataset) -> Non
 def _image_archive(folder: Path, name: str) -> Path:
     packed = folder / name
     unpacked = packed.with_suffix("")
-    if unpacked.is_dir():
-        return unpacked
-    if not packed.exists():
+    if not unpacked.is_dir() and not packed.exists():
         raise ValueError(f"--source {folder}: has neither {name}, which contains the images, nor {unpacked.name}/")
-    try:
-        ZipFile(packed).close()
-    except (OSError, BadZipFile) as error:
-        raise ValueError(f"--source {packed}: cannot be read: {error}") from error
-    return packed
+    return unpacked if unpacked.is_dir() else packed
 
 
 def read_image(archive: Path, path: str) -> bytes | None:
     """Reads an image from the archive of a source; None if the archive does not contain it.
 
     Raises:
-        ValueError: the image is damaged.
+        ValueError: the archive or the image is damaged.
     """
     if archive.is_dir():
         file = archive.parent / path
@@ -155,8 +149,8 @@ def read_image(archive: Path, path: str) -> bytes | None:
         return _open_zip(archive).read(path)
     except KeyError:
         return None
-    except (BadZipFile, zlib.error) as error:
-        raise ValueError(f"--source {archive}: {path} in it is damaged, download it again: {error}") from error
+    except (OSError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"--source {archive}: {path} cannot be read, download the file again: {error}") from error
 
 
 @functools.lru_cache(maxsize=1)  # opening it reads the list of all files
