@@ -246,18 +246,8 @@ def mathvision(folder: Path) -> None:
 
 
 def mathvista(folder: Path) -> None:
-    metadata = {
-        "category": "math-targeted-vqa",
-        "context": "synthetic scene",
-        "grade": "elementary school",
-        "img_height": 64,
-        "img_width": 64,
-        "language": "english",
-        "skills": ["geometry reasoning"],
-        "source": "Fixture",
-        "split": "testmini",
-        "task": "figure question answering",
-    }
+    texts = ("category", "context", "grade", "language", "source", "split", "task")
+    metadata = {**dict.fromkeys(texts, "fixture"), "img_height": 64, "img_width": 64, "skills": ["geometry reasoning"]}
     rows: list[dict[str, Any]] = []
 
     def add(question: str, answer: str, picture: Picture, kind: str = "text", **others: Any) -> None:
@@ -293,7 +283,7 @@ def mathvista(folder: Path) -> None:
     add("Which letter is it?", "A", GRAY, choices=["B", "A"])
     add("Which one?", "neither", chart, choices=["red", "green"])
     add("What is to be seen?", "a cat", FADED)
-    record = {**dict.fromkeys(metadata, TEXT), "img_height": INTEGER, "img_width": INTEGER, "skills": List(TEXT)}
+    record = {**dict.fromkeys(texts, TEXT), "img_height": INTEGER, "img_width": INTEGER, "skills": List(TEXT)}
     types = {"decoded_image": Image(), "choices": List(TEXT), "precision": Value("float64"), "metadata": record}
     to_parquet(folder / "data/testmini-00000-of-00001-725687bf7a18d64b.parquet", rows, **types)
     hidden = [{**row, "answer": ""} for row in rows[:3]]

@@ -14,6 +14,7 @@ import datasets  # type: ignore[import-untyped]
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 
+from verl_durian.files import room_for
 from verl_durian.prepare.base import DatasetSpec
 
 _TEXT, _INTEGER = "(large_)?string", "u?int[0-9]+"
@@ -61,6 +62,7 @@ def open_source(spec: DatasetSpec, source: str) -> Source:
 
     Raises:
         ValueError: the source does not exist, lacks a file, has a file that cannot be read, or its columns differ.
+        OSError: the cache of `datasets` cannot be written.
     """
     folder, revision = Path(source).expanduser(), None
     name = str(folder.absolute())
@@ -96,10 +98,14 @@ def _parquet_splits(spec: DatasetSpec, folder: Path) -> dict[str, datasets.Datas
                 "give a copy of that repository, or a folder written by Dataset.save_to_disk"
             )
         paths = [glob.escape(str(file)) for file in files]
-        try:
-            splits[name] = datasets.Dataset.from_parquet(paths, name, batch_size=1000)  # by default that of a row group
-        except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-            raise ValueError(f"--source {folder / pattern}: cannot be read: {error.__cause__ or error}") from error
+        with room_for(Path(datasets.config.HF_DATASETS_CACHE)):
+            try:
+                splits[name] = datasets.Dataset.from_parquet(paths, name, batch_size=1000)  # default: a row group
+            except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+                cause = error.__cause__ or error
+                if getattr(cause, "errno", None):  # of the system, such as a full disk; a damaged file has none
+                    raise cause from None
+                raise ValueError(f"--source {folder / pattern}: cannot be read: {cause}") from error
     return splits
 
 

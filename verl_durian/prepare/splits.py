@@ -62,9 +62,9 @@ def write_split(
     rows, place = source.splits[file.stem], f"{spec.name}, split {file.stem}"
     if not len(rows):
         raise ValueError(f"{place}: the source has no rows")
-    # Forked workers would hold the lock of the output folder after this process was killed.
-    multiprocess.set_start_method("spawn", force=True)
     processes = min(workers or len(os.sched_getaffinity(0)), len(rows))
+    if processes > 1:  # forked workers would hold the lock of the output folder after this process was killed
+        multiprocess.set_start_method("spawn", force=True)
     with room_for(file), TemporaryDirectory(prefix=WORK_PREFIX, dir=file.parent, ignore_cleanup_errors=True) as work:
         try:
             converted = rows.with_format("arrow").map(
