@@ -116,33 +116,120 @@ def test_rows_follow_the_documented_format(prepared, name, split):
         assert answer["score"] == pytest.approx(1)
 
 
-def asked(row: dict[str, Any]) -> tuple[str, str, str, list[str]]:
-    """What the model reads after the thinking prompt; the answer, its type, and the choices."""
-    content = row["prompt"][0]["content"].removeprefix(f"{THINKING_PROMPT}\n")
-    extra = row["extra_info"]
-    return content, row["reward_model"]["ground_truth"], extra["answer_type"], extra["choices"]
+NUMBERS = ["12", "13", "17", "60"]
+LISTED = "<image>Find the hypotenuse.\nChoices:\nA:4\nB:5\nC:6\nD:7"
+HYPOTENUSE = ["4", "5", "6", "7"]
+IN_IMAGE = "<image>Answer the question in the image."
+SHAPE = "what is the red shape?\n<image>\nChoices:\n(A) triangle\n(B) circle\n(C) red\n(D) blue"
+WHOLE = "<image> How much is the whole, if the part shown in <image1> is $\\frac{1}{2}$ of it?"
+COINS = "<image>How many coins are there?\nChoices:\n(A) (24)\n(B) 12\n(C) 6\n(D) 3"
+LENGTH = "<image>How long is x (   )?\nChoices:\n(A) 3 cm\n(B) 4 cm\n(C) 5 cm\n(D) 25 cm\n(E) No correct answer"
+LENGTHS = ["3 cm", "4 cm", "5 cm", "25 cm", "No correct answer"]
+MEAN = "<image>What is the mean height of the bars? (Unit: cm)\nThe answer is a number with 1 decimal place."
+RATIO = "<image>What is the ratio of the red bar to the blue one?\nThe answer is a number with 2 decimal places."
+HEIGHTS = "<image>What are the heights?\nThe answer is a list, such as [1, 2, 3]."
+SHARE = "<image>What is the share of the red bar in the green one?"
+# file, id, what the model reads after the thinking prompt (None: not compared), answer, its type, choices
+EXAMPLES = [
+    ("geometry3k/train", "0", "<image>Find x.", "5", "number", []),
+    ("geometry3k/train", "8", "<image>Find x.", "2 \\sqrt { 221 }", "number", []),
+    ("geometry3k/train", "9", "<image>Find the length of the longest side.", "10", "number", []),
+    ("geometry3k/train", "18", "<image>Find x.", "None", "number", []),
+    ("virl39k/train", "Fixture-0", "<image>\nwhat is the red shape?", "triangle", "number", []),
+    ("virl39k/train", "Fixture-12", None, "no", "yes_no", []),
+    ("virl39k/train", "Fixture-16", None, "B", "choice", NUMBERS),
+    ("virl39k/train", "Fixture-17", None, "C", "choice", ["red", "green", "blue"]),
+    ("virl39k/train", "Fixture-18", "<image>The red bar is what share of the green one?", "50\\%", "number", []),
+    ("virl39k/train", "Fixture-24", None, "B", "choice", NUMBERS),
+    ("mathverse/testmini", "1", LISTED, "B", "choice", HYPOTENUSE),
+    ("mathverse/testmini", "5", IN_IMAGE, "B", "choice", HYPOTENUSE),
+    ("mathverse/testmini", "16", None, "90^\\circ", "number", []),
+    ("mathvision/test", "1", SHAPE, "A", "choice", ["triangle", "circle", "red", "blue"]),
+    ("mathvision/test", "5", "How long is the side x?\n<image>", "5", "number", []),
+    ("mathvision/test", "8", "Which bar is the highest? <image>\nChoices: A, B, C", "C", "choice", []),
+    ("mathvision/test", "9", WHOLE, "100%", "number", []),
+    ("mathvision/test", "10", COINS, "A", "choice", ["(24)", "12", "6", "3"]),
+    ("mathvision/test", "11", "Which is it? <image> (A) a cat (B) a dog", "A", "choice", ["a cat", "a dog"]),
+    ("mathvista/testmini", "1", None, "B", "choice", ["circle", "triangle", "red", "blue"]),
+    ("mathvista/testmini", "7", None, "B", "choice", ["Yes", "No"]),
+    ("mathvista/testmini", "11", "<image>How high is the red bar?\nThe answer is an integer.", "30", "number", []),
+    ("mathvista/testmini", "12", MEAN, "60.0", "number", []),
+    ("mathvista/testmini", "13", RATIO, "0.33", "number", []),
+    ("mathvista/testmini", "14", HEIGHTS, "[30, 60, 90]", "number", []),
+    ("mathvista/testmini", "15", SHARE, "50%", "number", []),
+    ("mathvista/testmini", "16", None, "B", "choice", ["B", "A"]),
+    ("wemath/testmini", "1_2steps_multi", LENGTH, "C", "choice", LENGTHS),
+    (
+        "hallusionbench/image",
+        "VS_chart_0_0_0",
+        "<image>Is the blue bar the highest?\nAnswer yes or no.",
+        "yes",
+        "yes_no",
+        [],
+    ),
+    ("hallusionbench/image", "VS_chart_0_1_0", None, "no", "yes_no", []),
+]
 
 
-def dropped(prepared: Path, name: str) -> dict[str, str]:
-    """The reason of each id."""
-    file = prepared / name / "dropped.jsonl"
-    lines = [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-    return {row["id"]: " ".join([row["reason"], row["detail"]]).strip() for row in lines}
-
-
-def test_geometry3k(prepared, sources):
-    train = rows(prepared, "geometry3k", "train")
-    assert asked(train["0"]) == ("<image>Find x.", "5", "number", [])
-    assert json.loads(train["0"]["extra_info"]["metadata"]) == {"choices": ["3", "4", "5", "7"], "letter": "C"}
-    assert asked(train["8"])[1] == "2 \\sqrt { 221 }"
-    assert asked(train["9"])[0] == "<image>Find the length of the longest side."
-    assert asked(train["18"])[1] == "None"
-    assert dropped(prepared, "geometry3k") == {
-        "15": "an image cannot be used not in an image format that PIL reads",
-        "16": "no answer",
-        "17": "no image",
-        "19": "an image cannot be used aspect ratio above 200: 3000 x 4",
+def test_questions_and_answers(prepared):
+    for file, identity, question, *answer in EXAMPLES:
+        row = rows(prepared, *file.split("/"))[identity]
+        extra = row["extra_info"]
+        content = row["prompt"][0]["content"].removeprefix(f"{THINKING_PROMPT}\n")
+        assert content == question or question is None, (file, identity)
+        assert [row["reward_model"]["ground_truth"], extra["answer_type"], extra["choices"]] == answer, (file, identity)
+    decimals = {
+        number: row["extra_info"]["decimals"] for number, row in rows(prepared, "mathvista", "testmini").items()
     }
+    assert {number: count for number, count in decimals.items() if count} == {"12": 1, "13": 2}
+
+
+@pytest.mark.parametrize(
+    ("file", "identity", "expected"),
+    [
+        ("geometry3k/train", "0", {"choices": ["3", "4", "5", "7"], "letter": "C"}),
+        ("virl39k/train", "Fixture-0", {"PassRate_32BTrained": 0.5, "PassRate_7BBase": -1.0}),
+        ("mathverse/testmini", "5", {"problem_index": "1", "problem_version": "Vision Only", "source": "Fixture"}),
+        ("mathvision/test", "1", {"subject": "metric geometry - length", "level": 1}),
+        ("mathvista/testmini", "12", {"answer_type": "float", "unit": "cm", "precision": 1.0, "img_width": 64}),
+        ("hallusionbench/image", "VD_illusion_0_2_1", {"set_id": "0", "figure_id": "2", "question_id": "1"}),
+    ],
+)
+def test_metadata(prepared, file, identity, expected):
+    metadata = json.loads(rows(prepared, *file.split("/"))[identity]["extra_info"]["metadata"])
+    assert {name: metadata[name] for name in expected} == expected
+
+
+def test_metadata_of_wemath_link_the_steps_of_a_problem(prepared):
+    keys = {}
+    for row in rows(prepared, "wemath", "testmini").values():
+        metadata = json.loads(row["extra_info"]["metadata"])
+        keys.setdefault(metadata["problem"], []).append(metadata["key"])
+    assert list(map(len, keys.values())) == [3, 3, 4, 4]
+    assert keys["3steps-4"] == ["3steps_1", "3steps_2", "3steps_3", "3steps_multi"]
+
+
+def test_dropped_rows(prepared):
+    dropped = {}
+    for file in prepared.glob("*/dropped.jsonl"):
+        for row in map(json.loads, file.read_text().splitlines()):
+            dropped[f"{file.parent.name} {row['id']}"] = f"{row['reason']} {row['detail']}".strip()
+    assert dropped == {
+        "geometry3k 15": "an image cannot be used not in an image format that PIL reads",
+        "geometry3k 16": "no answer",
+        "geometry3k 17": "no image",
+        "geometry3k 19": "an image cannot be used aspect ratio above 200: 3000 x 4",
+        "virl39k Fixture-20": "no image",
+        "virl39k Fixture-21": "no image",
+        "virl39k Fixture-22": "an image is missing images/lost.png",
+        "virl39k Fixture-23": "no answer",
+        "mathvision 12": "the answer is none of the choices E of ['a cat', 'a dog']",
+        "mathvista 17": "the answer is none of the choices neither of ['red', 'green']",
+    }
+
+
+def test_resized_images_and_the_card(prepared, sources):
+    train = rows(prepared, "geometry3k", "train")
     source = pq.read_table(sources / "geometry3k/data/train-00000-of-00001.parquet").to_pylist()
     kept = {str(row["id"]): row["images"] for row in source if str(row["id"]) in train}
     resized = {number for number, images in kept.items() if images[0]["bytes"] != train[number]["images"][0]["bytes"]}
@@ -152,45 +239,6 @@ def test_geometry3k(prepared, sources):
     assert "| train | an image cannot be used | 2 | 15, 19 |" in card
     assert THINKING_PROMPT in card and "262,144" in card and "4,194,304" in card and "MIT" in card
     assert f"verl-durian prepare geometry3k --source {sources / 'geometry3k'} --output" in card
-
-
-def test_virl39k(prepared):
-    train = rows(prepared, "virl39k", "train")
-    assert asked(train["Fixture-0"]) == ("<image>\nwhat is the red shape?", "triangle", "number", [])
-    assert asked(train["Fixture-12"])[1:] == ("no", "yes_no", [])
-    assert asked(train["Fixture-16"])[1:] == ("B", "choice", ["12", "13", "17", "60"])
-    assert asked(train["Fixture-17"]) == (
-        "<image>Which bar is the highest? A. red B. green C. blue",
-        "C",
-        "choice",
-        ["red", "green", "blue"],
-    )
-    assert asked(train["Fixture-18"])[1] == "50\\%"
-    assert asked(train["Fixture-19"])[0].startswith("Compare <image> with <image>:")
-    assert asked(train["Fixture-24"])[1:] == ("B", "choice", ["12", "13", "17", "60"])
-    assert json.loads(train["Fixture-0"]["extra_info"]["metadata"])["PassRate_32BTrained"] == 0.5
-    assert dropped(prepared, "virl39k") == {
-        "Fixture-20": "no image",
-        "Fixture-21": "no image",
-        "Fixture-22": "an image is missing images/lost.png",
-        "Fixture-23": "no answer",
-    }
-
-
-def test_mathverse(prepared):
-    testmini = rows(prepared, "mathverse", "testmini")
-    choices = ["4", "5", "6", "7"]
-    listed = "Find the hypotenuse.\nChoices:\nA:4\nB:5\nC:6\nD:7"
-    assert asked(testmini["1"]) == (f"<image>{listed}", "B", "choice", choices)
-    assert asked(testmini["5"]) == ("<image>Answer the question in the image.", "B", "choice", choices)
-    assert asked(testmini["16"])[1:3] == ("90^\\circ", "number")
-    metadata = json.loads(testmini["5"]["extra_info"]["metadata"])
-    assert (metadata["problem_index"], metadata["problem_version"], metadata["subject"]) == (
-        "1",
-        "Vision Only",
-        "Plane Geometry",
-    )
-    assert not dropped(prepared, "mathverse")
 
 
 @pytest.mark.parametrize(
@@ -206,76 +254,3 @@ def test_mathverse(prepared):
 )
 def test_mathvision_answers_are_corrected(stored, corrected):
     assert corrected_answer(stored) == corrected
-
-
-def test_mathvision(prepared):
-    test = rows(prepared, "mathvision", "test")
-    listed = "Choices:\n(A) triangle\n(B) circle\n(C) red\n(D) blue"
-    assert asked(test["1"]) == (
-        f"what is the red shape?\n<image>\n{listed}",
-        "A",
-        "choice",
-        ["triangle", "circle", "red", "blue"],
-    )
-    assert asked(test["5"]) == ("How long is the side x?\n<image>", "5", "number", [])
-    assert asked(test["8"]) == ("Which bar is the highest? <image>\nChoices: A, B, C", "C", "choice", [])
-    assert asked(test["9"])[0].startswith("<image> How much is the whole, if the part shown in <image1> is")
-    assert asked(test["10"])[0].startswith("<image>How many coins are there?\nChoices:")
-    assert asked(test["11"])[0] == "Which is it? <image> (A) a cat (B) a dog"
-    assert json.loads(test["1"]["extra_info"]["metadata"]) == {"subject": "metric geometry - length", "level": 1}
-    assert dropped(prepared, "mathvision") == {"12": "the answer is none of the choices E of ['a cat', 'a dog']"}
-
-
-def test_mathvista(prepared):
-    testmini = rows(prepared, "mathvista", "testmini")
-    assert asked(testmini["1"])[1:] == ("B", "choice", ["circle", "triangle", "red", "blue"])
-    assert asked(testmini["7"]) == (
-        "<image>does the image contain a circle?\nChoices:\n(A) Yes\n(B) No",
-        "B",
-        "choice",
-        ["Yes", "No"],
-    )
-    questions = {number: asked(row)[0].split("?")[-1] for number, row in testmini.items()}
-    assert questions["11"] == "\nThe answer is an integer."
-    assert questions["12"] == " (Unit: cm)\nThe answer is a number with 1 decimal place."
-    assert questions["13"] == "\nThe answer is a number with 2 decimal places."
-    assert questions["14"] == "\nThe answer is a list, such as [1, 2, 3]."
-    assert questions["15"] == "" and asked(testmini["15"])[1] == "50%"
-    assert {number for number, row in testmini.items() if row["extra_info"]["decimals"]} == {"12", "13"}
-    assert testmini["12"]["extra_info"]["decimals"] == 1 and testmini["13"]["extra_info"]["decimals"] == 2
-    assert asked(testmini["16"])[1] == "B"
-    assert dropped(prepared, "mathvista") == {"17": "the answer is none of the choices neither of ['red', 'green']"}
-
-
-def test_wemath(prepared):
-    testmini = rows(prepared, "wemath", "testmini")
-    assert asked(testmini["1_2steps_multi"]) == (
-        "<image>How long is x (   )?\nChoices:\n(A) 3 cm\n(B) 4 cm\n(C) 5 cm\n(D) 25 cm\n(E) No correct answer",
-        "C",
-        "choice",
-        ["3 cm", "4 cm", "5 cm", "25 cm", "No correct answer"],
-    )
-    keys = {}
-    for row in testmini.values():
-        metadata = json.loads(row["extra_info"]["metadata"])
-        keys.setdefault(metadata["problem"], []).append(metadata["key"])
-    assert list(map(len, keys.values())) == [3, 3, 4, 4]
-    assert keys["3steps-4"] == ["3steps_1", "3steps_2", "3steps_3", "3steps_multi"]
-
-
-def test_hallusionbench(prepared):
-    image = rows(prepared, "hallusionbench", "image")
-    assert asked(image["VS_chart_0_0_0"]) == (
-        "<image>Is the blue bar the highest?\nAnswer yes or no.",
-        "yes",
-        "yes_no",
-        [],
-    )
-    assert asked(image["VS_chart_0_1_0"])[1] == "no"
-    assert json.loads(image["VD_illusion_0_2_1"]["extra_info"]["metadata"]) == {
-        "category": "VD",
-        "subcategory": "illusion",
-        "set_id": "0",
-        "figure_id": "2",
-        "question_id": "1",
-    }
