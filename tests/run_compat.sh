@@ -14,7 +14,7 @@ cd "$(dirname "$0")/.."
 
 export PYTHON=${PYTHON:-python3.11}
 COMPAT=${COMPAT:-.compat}
-TESTS=(tests/unit/test_{config,estimator,hook,metrics,plugin,trainers,training_data}.py)
+TESTS=(tests/unit/test_{config,estimator,metrics,training_data}.py tests/integration/test_{hook,plugin,trainers}.py)
 # For the pictures of the tests; no vLLM, which they do without.
 PACKAGES=(easy-vqa scikit-image torchvision)
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command ``verl-durian``."""
+"""The command `verl-durian`."""
 
 import sys
 from pathlib import Path
@@ -24,7 +24,7 @@ def _main() -> None:
 
 @app.command()
 def doctor(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list what is in order.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list versions and passed checks.")] = False,
 ) -> None:
     """Check the installation and suggest fixes: packages, plugin, estimator and hook."""
     from verl_durian.hooks.doctor import examine
@@ -34,29 +34,32 @@ def doctor(
 
 @app.command()
 def score(
-    model: Annotated[str, typer.Option(help="Checkpoint with the vision tower: a folder, or an id on the hub.")],
+    model: Annotated[str, typer.Option(help="Checkpoint with the vision tower: a folder, or an id on the Hub.")],
     data: Annotated[list[str], typer.Option(metavar="FILES...", help="verl's data files: .parquet, .json, .jsonl.")],
-    output: Annotated[Path, typer.Option(help="Folder for the same rows with their visual entropy.")],
+    output: Annotated[Path, typer.Option(help="Output folder for the files with the added columns.")],
     more_data: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     feature_layer: Annotated[
-        Literal["merger", "blocks"], typer.Option(help="Features after the patch merger, or after the last block.")
+        Literal["merger", "blocks"],
+        typer.Option(help="Feature matrix F: output of the patch merger or of the last block."),
     ] = "merger",
-    precision: Annotated[Literal["float32", "bfloat16"], typer.Option(help="What the tower computes in.")] = "float32",
+    precision: Annotated[
+        Literal["float32", "bfloat16"], typer.Option(help="Data type of the vision tower.")
+    ] = "float32",
     on_error: Annotated[
         Literal["fail", "null"],
-        typer.Option(help="Rows that cannot be scored get null; fail: and the exit status is 1."),
+        typer.Option(help="Rows that cannot be scored get null. fail: the exit status is 1."),
     ] = "fail",
-    max_patches: Annotated[int | None, typer.Option(min=1, help="Patches encoded at once: bounds the memory.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of one a GPU or one a core.")] = None,
-    device: Annotated[
-        Literal["cpu", "cuda"] | None, typer.Option(help="Instead of GPUs where there are, CPUs else.")
+    max_patches: Annotated[int | None, typer.Option(min=1, help="Maximum patches in a forward pass.")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Number of workers. Default: one for each GPU, or for each core.")
     ] = None,
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster, such as auto.")] = None,
-    cache: Annotated[Path | None, typer.Option(help="Where scores are kept, instead of ~/.cache/verl_durian.")] = None,
-    image_key: Annotated[str, typer.Option(help="Column of images; verl's data.image_key.")] = "images",
-    video_key: Annotated[str, typer.Option(help="Column of videos; verl's data.video_key.")] = "videos",
+    device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="Default: cuda if available, else cpu.")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster, such as auto.")] = None,
+    cache: Annotated[Path | None, typer.Option(help="Cache folder. Default: ~/.cache/verl_durian.")] = None,
+    image_key: Annotated[str, typer.Option(help="Column of images, as data.image_key of verl.")] = "images",
+    video_key: Annotated[str, typer.Option(help="Column of videos, as data.video_key of verl.")] = "videos",
 ) -> None:
-    """Compute the visual entropy of every row of verl's data files, once, before training."""
+    """Add the visual entropy of each row to verl's data files."""
     from verl_durian.entropy.cache import default_cache_dir
     from verl_durian.entropy.parts import Columns
     from verl_durian.entropy.score import Request, score_files

@@ -28,7 +28,9 @@ from verl_durian.entropy.workers import Placement, given_back, place
 def joined():
     """A Ray of this process alone."""
     ray.shutdown()  # what other tests left
-    ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("CUDA_VISIBLE_DEVICES", raising=False)  # Ray declares no more GPUs than it names
+        ray.init("local", num_cpus=2, num_gpus=2, include_dashboard=False, log_to_driver=False)
     yield
     ray.shutdown()
 

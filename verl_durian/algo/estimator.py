@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The advantage estimator ``durian`` (Eq. 2, 10 to 20 of the paper, https://arxiv.org/abs/2602.21743)."""
+"""The advantage estimator `durian` (Eq. 2, 10 to 20 of the paper, https://arxiv.org/abs/2602.21743)."""
 
 import logging
 import math
@@ -19,47 +19,47 @@ from verl_durian.algo.groups import Stats, group_stats, perceptual_groups, perce
 
 @dataclass
 class Axis:
-    """One difficulty axis of a batch: what parts the prompts, and what the prompts of a group share."""
+    """The groups of a batch on one difficulty axis."""
 
     difficulty: torch.Tensor
-    """Visual entropy H or confidence L of each prompt in nats, shape (num_prompts,); NaN where there is none: no image,
-    or log-probabilities that are not finite."""
+    """Visual entropy H or confidence L of each prompt in nats, shape (num_prompts,). NaN without image, or if
+    log-probabilities are not finite."""
     group: torch.Tensor
-    """The group of each prompt, shape (num_prompts,); -1 where there is none."""
+    """The group of each prompt, shape (num_prompts,); -1 if its difficulty is NaN."""
     thresholds: torch.Tensor
-    """What parts the groups, in nats, ascending, shape (num_groups - 1,); NaN where the batch has none."""
+    """Thresholds between the groups in nats, ascending, shape (num_groups - 1,); NaN if no prompt has a difficulty."""
     rewards: Stats
     """Statistics of all rewards of each group, shape (num_groups,); an empty group has count 0."""
 
 
 @dataclass
 class Advantages:
-    """What the estimator found out about the real rows of a batch, on the way to their advantages."""
+    """Advantages of the rows with tokens, and the intermediate results that the metrics describe."""
 
     prompt: torch.Tensor
-    """The prompt of each row that has tokens, 0 to num_prompts - 1, shape (num_rows,)."""
+    """The prompt of each row with tokens, 0 to num_prompts - 1, shape (num_rows,)."""
     scores: torch.Tensor
     """The reward of each row, shape (num_rows,)."""
     rewards: Stats
     """Statistics of the rewards of each prompt, shape (num_prompts,)."""
     perceptual: Axis | None
-    """None where the axis has weight 0."""
+    """None if the axis has weight 0."""
     reasoning: Axis | None
-    """None where the axis has weight 0."""
+    """None if the axis has weight 0."""
     advantage: torch.Tensor
     """A of each row (Eq. 20), shape (num_rows,)."""
 
 
 @dataclass
 class Step:
-    """What a trainer that does not hand it on has of the batch; filled in and taken away by the hook."""
+    """Batch fields that verl does not forward to the estimator. The hook sets it for the duration of the call."""
 
     batch: Mapping[str, torch.Tensor]
     non_tensor_batch: Mapping[str, np.ndarray]
     computed: bool = False
     """Whether the estimator ran."""
     rows: torch.Tensor | None = None
-    """The rows that have tokens; left here by the estimator, as what follows, for the metrics."""
+    """The rows with tokens. The estimator sets this and `advantages` for the metrics."""
     advantages: Advantages | None = None
 
 
@@ -70,10 +70,10 @@ _WARNED: set[str] = set()
 
 
 def warn_once(about: str, text: str) -> None:
-    """Logs a warning the first time that something happens in this process."""
+    """Logs a warning about a subject once in this process."""
     if about not in _WARNED:
         _WARNED.add(about)
-        logger.warning("%s (further warnings of this kind are not logged)", text)
+        logger.warning("%s (logged once)", text)
 
 
 @torch.no_grad()
@@ -86,27 +86,26 @@ def compute_durian_outcome_advantage(
     batch: Mapping[str, torch.Tensor] | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Computes Durian's advantage, operating only on the outcome reward (one scalar for each response).
+    """Computes the Durian advantage from outcome rewards (one scalar for each response).
 
-    Each rollout's reward is centred by the mean of its own prompt. The result is scaled by three stds: that of the
-    prompt (Eq. 2), that of all rewards of the prompts of like visual entropy (Eq. 12) and that of all rewards of the
-    prompts of like confidence (Eq. 18); their weighted sum is the advantage (Eq. 20).
+    The reward of a rollout, minus the mean reward of its prompt, is divided by three stds: that of the prompt (Eq. 2),
+    that of all rewards of prompts with similar visual entropy (Eq. 12), and that of all rewards of prompts with similar
+    confidence (Eq. 18). The advantage is the weighted sum of the three terms (Eq. 20).
 
-    Rows whose mask is empty (padding, rejected samples) enter no mean, std, quantile or group and get 0. The only
-    rollout of a prompt gets what verl's GRPO gives it in the first term, 0 in the others. A prompt without image uses
-    its own GRPO advantage for the second term, and one with log-probabilities that are not finite for the third; a
-    warning and the metric ``durian/reasoning/non_finite_prompts`` report the latter. Where a std is 0 the advantage is
-    0. An axis of weight 0 needs no data.
+    Rows with an empty mask (padding, rejected samples) are excluded from all statistics and get 0. The rollout of a
+    group of size one gets the advantage of verl's GRPO in the first term and 0 in the others. A prompt without image
+    uses its GRPO advantage as the second term; a prompt with log-probabilities that are not finite uses it as the third
+    term, which is logged once and counted in the metric `durian/reasoning/non_finite_prompts`. If a std is 0, the term
+    is 0. An axis with weight 0 needs no data.
 
     Args:
-        token_level_rewards: shape (bs, response_length).
-        response_mask: shape (bs, response_length), 1 for the tokens that the model wrote.
-        index: shape (bs,), the uid of each row's prompt.
-        config: verl's ``algorithm`` node; ``config.durian`` holds the options (see ``DurianConfig``).
-        non_tensor_batch: holds each row's visual entropy, ``visual_entropy`` (bs,), in nats, NaN or None where the row
-            has no image.
-        batch: holds the policy's log-probabilities ``old_log_probs`` (bs, response_length), in nats.
-        **kwargs: what else verl hands to estimators; unused.
+        token_level_rewards: Shape (bs, response_length).
+        response_mask: 1 for the tokens of the response, shape (bs, response_length).
+        index: The uid of the prompt of each row, shape (bs,).
+        config: verl's `algorithm` node. `config.durian` holds the options, see `DurianConfig`.
+        non_tensor_batch: Holds `visual_entropy`, in nats, NaN or None for a row without image, shape (bs,).
+        batch: Holds `old_log_probs`, log-probabilities of the policy in nats, shape (bs, response_length).
+        **kwargs: Other arguments that verl passes to estimators; unused.
 
     Returns:
         advantages: shape (bs, response_length), 0 outside the mask.
@@ -133,8 +132,8 @@ def compute_durian_outcome_advantage(
     rows = lengths.nonzero().squeeze(-1)
     uids = np.asarray(index)[rows.cpu().numpy()]
     if not response_mask.is_floating_point():
-        response_mask = response_mask.to(torch.uint8)  # verl's int64 is eight times as large, and slow to become float
-    # The one large tensor that is made: new memory costs more than all that is computed in it.
+        response_mask = response_mask.to(torch.uint8)  # verl's int64 is 8 times as large, and slow to convert
+    # The only large allocation: it takes longer than the computation in it.
     tokens = torch.empty_like(token_level_rewards, dtype=torch.promote_types(scores.dtype, torch.float32))
     row_advantage = tokens.new_zeros(len(tokens))
     if len(rows) > 0:
@@ -164,18 +163,18 @@ def durian_advantages(
     log_probs: torch.Tensor | None,
     options: DurianConfig,
 ) -> Advantages:
-    """Computes one advantage for each row of a batch without padding.
+    """Computes the advantage of each row of a batch without padding (Eq. 2, 10 to 20).
 
     Args:
-        scores: shape (n,), rewards, float64.
-        uids: shape (n,), the prompt of each row.
-        entropy: shape (n,), visual entropy of each row in nats, NaN without image; None if the axis has weight 0.
-        log_probs: shape (n,), L_{s,i} of each row in nats (Eq. 14); None if the axis has weight 0.
-        options: the estimator's options.
+        scores: Rewards, float64, shape (n,).
+        uids: The uid of the prompt of each row, shape (n,).
+        entropy: Visual entropy of each row in nats, NaN without image, shape (n,); None if the axis has weight 0.
+        log_probs: L_{s,i} of each row in nats (Eq. 14), shape (n,); None if the axis has weight 0.
+        options: The options of the estimator.
 
     Raises:
-        ValueError: a reward that is not finite, an infinite entropy, or rows of one prompt that differ in entropy; the
-            message names the prompt's uid. A row without uid. Thresholds of the training set that are not numbers yet.
+        ValueError: A reward that is not finite, an infinite entropy, or rows of one prompt with different entropies;
+            the message names the uid of the prompt. A row without uid. Thresholds `dataset` that were not replaced.
     """
     _check(scores.isfinite(), uids, "a reward that is not finite", scores)
     numbers, prompts = pd.factorize(uids)
@@ -191,7 +190,7 @@ def durian_advantages(
     centred = scores - rewards.mean[prompt]
     alone = (rewards.count == 1)[prompt]
     own = centred / (rewards.std[prompt] + eps)
-    # verl's GRPO takes the mean of a lone rollout as 0 and its std as 1.
+    # verl's GRPO uses mean 0 and std 1 for a group of size one.
     advantage = weights.original * torch.where(alone, scores / (1 + eps), own)
 
     perceptual = None
@@ -207,8 +206,8 @@ def durian_advantages(
 
     reasoning = None
     if log_probs is not None:
-        # Added in ascending order, so that the order of the rows cannot part prompts of equal confidence (on CUDA,
-        # which adds in any order, rounding still can).
+        # Sum in ascending order, so that prompts with equal confidence get equal sums whatever the order of the rows
+        # (not on CUDA, where index_add has no fixed order).
         order = log_probs.argsort()
         confidence = torch.zeros_like(rewards.mean).index_add(0, prompt[order], log_probs[order]) / rewards.count
         known = confidence.isfinite()
@@ -217,8 +216,8 @@ def durian_advantages(
             warn_once(
                 "log-probabilities",
                 f"durian: {int((~known).sum())} of {num_prompts} prompts have old_log_probs that are not finite, such "
-                f"as uid {first}; they use their own GRPO advantage for the reasoning term in this step, see the "
-                "metric durian/reasoning/non_finite_prompts",
+                f"as uid {first}; they use their GRPO advantage as the reasoning term in this step, see the metric "
+                "durian/reasoning/non_finite_prompts",
             )
         confidence = torch.where(known, confidence, math.nan)
         group = torch.full((num_prompts,), -1, device=scores.device)
@@ -243,13 +242,13 @@ def _axis(
 
 
 def _thresholds(entropy: torch.Tensor, options: Perceptual) -> torch.Tensor:
-    """What parts the prompts of these visual entropies, in nats, ascending."""
+    """Returns the thresholds of visual entropy in nats, ascending."""
     if options.thresholds == "batch":
         return perceptual_thresholds(entropy, options.quantiles)
     if options.thresholds == "dataset":
         raise ValueError(
-            "algorithm.durian.perceptual.thresholds=dataset: the trainer's hook should have replaced it by numbers "
-            "before the first step: `verl-durian doctor` tells whether the plugin's hook is in place"
+            "algorithm.durian.perceptual.thresholds=dataset was not replaced by numbers before the first step: run "
+            "`verl-durian doctor` to check the hooks of the plugin"
         )
     return entropy.new_tensor(options.thresholds)
 
@@ -257,20 +256,19 @@ def _thresholds(entropy: torch.Tensor, options: Perceptual) -> torch.Tensor:
 def _entropy_of_prompts(
     entropy: torch.Tensor, prompt: torch.Tensor, uids: np.ndarray, num_prompts: int
 ) -> torch.Tensor:
-    """The visual entropy of each prompt, shape (num_prompts,), that all its rows must agree on."""
+    """Returns the visual entropy of each prompt, shape (num_prompts,). All its rows must have the same."""
     _check(~entropy.isinf(), uids, "an infinite visual entropy", entropy)
     of_prompt = entropy.new_empty(num_prompts)
-    of_prompt[prompt] = entropy  # whichever of a prompt's rows comes last: they are checked to agree
+    of_prompt[prompt] = entropy  # any row of the prompt: the next lines check that they agree
     agree = (entropy == of_prompt[prompt]) | (entropy.isnan() & of_prompt[prompt].isnan())
     _check(agree, uids, "rows that differ in visual entropy", entropy)
     return of_prompt
 
 
 def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
-    """Sums the log-probabilities of each row's own tokens (Eq. 14), shape (bs,), float64.
+    """Returns the sum of the log-probabilities of each row (Eq. 14), float64, shape (bs,).
 
-    What stands outside the mask does not matter, NaN and infinity included. ``scratch`` (bs, response_length) is
-    overwritten.
+    Values outside the mask are ignored, NaN and infinity included. Overwrites `scratch`, shape (bs, response_length).
     """
     sums = scratch.copy_(response_mask).mul_(log_probs).sum(dim=-1)
     odd = ~sums.isfinite()
@@ -280,7 +278,7 @@ def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, sc
 
 
 def _entropy_of_rows(column: Any, index: np.ndarray) -> np.ndarray:
-    """A column of visual entropies as float64, NaN where it is null."""
+    """Returns a column of visual entropies as float64, NaN for null."""
     try:
         return np.asarray(column, dtype=np.float64)
     except (TypeError, ValueError):
@@ -290,8 +288,8 @@ def _entropy_of_rows(column: Any, index: np.ndarray) -> np.ndarray:
             values[row] = math.nan if value is None or value is pd.NA else float(value)
         except (TypeError, ValueError) as error:
             raise ValueError(
-                f"durian: the prompt with uid {index[row]} has the visual entropy {value!r}, which must be a number of "
-                "nats, or null without an image"
+                f"durian: the prompt with uid {index[row]} has the visual entropy {value!r}; it must be a number in "
+                "nats, or null without image"
             ) from error
     return values
 
@@ -305,8 +303,8 @@ def _check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
 def _field(fields: Mapping[str, Any] | None, name: str, key: str) -> Any:
     if fields is None or key not in fields:
         raise ValueError(
-            f"durian needs {name}[{key!r}], which the trainer did not hand to the estimator: "
-            "`verl-durian doctor` tells whether the plugin's hook is in place"
+            f"durian needs {name}[{key!r}], which the trainer did not pass to the estimator: run "
+            "`verl-durian doctor` to check the hooks of the plugin"
         )
     return fields[key]
 

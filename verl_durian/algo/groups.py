@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Group normalization: the statistics that the rewards of a prompt, or of all prompts of like difficulty, share.
+"""Groups of prompts with similar difficulty, and reward statistics of a prompt or a group.
 
-Everything is computed in float64. Prompts and groups are numbered 0, 1, ...; a prompt's rows are the rollouts it kept.
+All statistics are float64. Prompts and groups are numbered from 0.
 """
 
 import math
@@ -14,24 +14,24 @@ import torch
 
 
 class Stats(NamedTuple):
-    """Statistics of the values of each group; shapes (num_groups,). An empty group has mean 0 and std 0."""
+    """Statistics of each group, each of shape (num_groups,). An empty group has mean 0 and std 0."""
 
     count: torch.Tensor
     mean: torch.Tensor
-    std: torch.Tensor  # unbiased, n - 1; 0 where a group has one value
+    std: torch.Tensor  # unbiased (n - 1); 0 for a group of size one
 
 
 def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> Stats:
     """Computes count, mean and unbiased std of each group (Eq. 11, 13, 17, 19).
 
     Args:
-        values: shape (n,), float64.
-        group: shape (n,), the group of each value, 0 to num_groups - 1.
-        num_groups: number of groups.
+        values: float64, shape (n,).
+        group: The group of each value, 0 to num_groups - 1, shape (n,).
+        num_groups: Number of groups.
     """
     zeros = values.new_zeros(num_groups)
     count = zeros.index_add(0, group, torch.ones_like(values))
-    # Taken from the smallest value of the group, equal values have the mean 0 and the std 0 without any rounding.
+    # Relative to the minimum of the group, equal values have mean 0 and std 0 without rounding errors.
     smallest = zeros.scatter_reduce(0, group, values, "amin", include_self=False)
     above = values - smallest[group]
     mean = zeros.index_add(0, group, above) / count.clamp(min=1)
@@ -40,13 +40,13 @@ def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> S
 
 
 def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
-    """Computes quantiles with linear interpolation, shape (len(at),); NaN where there are no values.
+    """Computes quantiles with linear interpolation, shape (len(at),); NaN if n is 0.
 
-    Ranks are exact fractions: one that floats put a rounding error beside a value would part that value from its group.
+    Ranks are exact fractions: a rounding error in a rank would move the threshold off a value that it equals.
 
     Args:
-        values: shape (n,).
-        at: each in [0, 1].
+        values: Shape (n,).
+        at: The quantiles, each in [0, 1].
     """
     if len(values) == 0:
         return values.new_full((len(at),), math.nan)
@@ -58,27 +58,28 @@ def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
 
 
 def perceptual_thresholds(entropy: torch.Tensor, shares: Sequence[float]) -> torch.Tensor:
-    """Computes the quantiles of visual entropy that part prompts (Eq. 10).
+    """Computes the thresholds of visual entropy that split the prompts into groups (Eq. 10).
 
     Args:
-        entropy: shape (n,), nats, float64, each prompt once.
-        shares: the quantiles, ascending, each in (0, 1).
+        entropy: Visual entropy of each prompt in nats, float64, shape (n,).
+        shares: The quantiles, ascending, each in (0, 1).
 
     Returns:
-        The thresholds in nats, shape (len(shares),); NaN where n is 0.
+        The thresholds in nats, shape (len(shares),); NaN if n is 0.
     """
     return quantiles(entropy, [Fraction(repr(share)) for share in shares])
 
 
 def perceptual_groups(entropy: torch.Tensor, thresholds: torch.Tensor) -> torch.Tensor:
-    """Parts prompts by thresholds of their visual entropy (Eq. 10).
+    """Splits prompts into groups by visual entropy (Eq. 10).
 
-    With the two thresholds of the paper: S1 = {H <= t25}, S2 = {t25 < H < t75}, S3 = {H >= t75}. With more, a prompt
-    that meets an inner threshold belongs to the group below it. Where thresholds coincide, the lowest group wins.
+    With the two thresholds of the paper: S1 = {H <= t25}, S2 = {t25 < H < t75}, S3 = {H >= t75}. With more thresholds,
+    a prompt equal to an inner threshold belongs to the group below it. If thresholds coincide, it belongs to the lowest
+    group.
 
     Args:
-        entropy: shape (num_prompts,), nats, float64, each prompt once.
-        thresholds: shape (num_thresholds,), nats, float64, ascending.
+        entropy: Visual entropy of each prompt in nats, float64, shape (num_prompts,).
+        thresholds: Ascending, in nats, float64, shape (num_thresholds,).
 
     Returns:
         The group of each prompt, 0 to num_thresholds, shape (num_prompts,).
@@ -91,16 +92,17 @@ def perceptual_groups(entropy: torch.Tensor, thresholds: torch.Tensor) -> torch.
 
 
 def reasoning_groups(confidence: torch.Tensor, num_groups: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Parts prompts into M_u = {t_{u-1} <= L < t_u} by the quantiles u / num_groups of their confidence (Eq. 16).
+    """Splits prompts into M_u = {t_{u-1} <= L < t_u} by the quantiles u / num_groups of confidence (Eq. 16).
 
-    The most confident prompt belongs to the last group. Fewer prompts than groups leave some groups empty.
+    The most confident prompt belongs to the last group. With fewer prompts than groups, some groups are empty.
 
     Args:
-        confidence: shape (num_prompts,), nats, float64, each prompt once.
+        confidence: Confidence of each prompt in nats, float64, shape (num_prompts,).
         num_groups: b, at least 1.
 
     Returns:
-        The group of each prompt, 0 to num_groups - 1, shape (num_prompts,), and the inner thresholds, num_groups - 1.
+        The group of each prompt, 0 to num_groups - 1, shape (num_prompts,), and the inner thresholds, shape
+        (num_groups - 1,).
     """
     thresholds = quantiles(confidence, [Fraction(u, num_groups) for u in range(1, num_groups)])
     return torch.searchsorted(thresholds, confidence, right=True), thresholds

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The metrics ``durian/...`` of a step; docs/metrics.md explains them one by one."""
+"""The metrics `durian/...` of a step. docs/metrics.md explains each of them."""
 
 import math
 
@@ -11,16 +11,15 @@ from verl_durian.algo.groups import group_stats
 
 
 def durian_metrics(found: Advantages, accuracy: torch.Tensor | None = None) -> dict[str, float]:
-    """Describes the groups and prompts of one batch.
+    """Describes the groups and prompts of a batch.
 
     Args:
-        found: what the estimator found out about the batch.
-        accuracy: shape (num_rows,), the accuracy of each row that has tokens; None if the reward function returns none:
-            falls back to the rewards.
+        found: The result of the estimator.
+        accuracy: The accuracy of each row with tokens, shape (num_rows,). None falls back to the rewards.
 
     Returns:
-        Metrics by name. One that is not defined for this batch (the std of an empty group, a rank correlation of equal
-        numbers) is left out.
+        Metrics by name, without those that are undefined for this batch (the std of an empty group, a rank correlation
+        of equal numbers).
     """
     metrics = _prompt_metrics(found)
     metrics["durian/accuracy_is_reward"] = float(accuracy is None)
@@ -35,7 +34,7 @@ def durian_metrics(found: Advantages, accuracy: torch.Tensor | None = None) -> d
 
 
 def _prompt_metrics(found: Advantages) -> dict[str, float]:
-    """Shares of the prompts that teach nothing, and of those that dominate GRPO (the paper's Table 4)."""
+    """Returns the share of prompts without learning signal and of extreme prompts (Table 4 of the paper)."""
     count, prompt, scores = found.rewards.count, found.prompt, found.scores
     lowest = torch.zeros_like(count).scatter_reduce(0, prompt, scores, "amin", include_self=False)
     highest = torch.zeros_like(count).scatter_reduce(0, prompt, scores, "amax", include_self=False)
@@ -84,7 +83,7 @@ def _reasoning_metrics(axis: Axis, accuracy: torch.Tensor) -> dict[str, float]:
         "durian/reasoning/std_median": torch.quantile(stds, 0.5).item(),
         "durian/reasoning/std_max": stds.max().item(),
         **_thresholds("durian/reasoning", axis),
-        # A prompt is the harder, the less confident the model is.
+        # Low confidence means high difficulty.
         "durian/reasoning/rank_correlation": _rank_correlation(-axis.difficulty[known], accuracy[known]),
     }
 
@@ -98,9 +97,9 @@ def _share(part: torch.Tensor, whole: torch.Tensor) -> float:
 
 
 def _rank_correlation(difficulty: torch.Tensor, accuracy: torch.Tensor) -> float:
-    """Spearman's rank correlation; NaN where either is the same for all prompts."""
+    """Returns Spearman's rank correlation; NaN if either is the same for all prompts."""
     if len(difficulty) < 2 or (difficulty == difficulty[0]).all() or (accuracy == accuracy[0]).all():
         return math.nan
-    from scipy.stats import spearmanr  # takes a while to import, and every verl trainer imports this module
+    from scipy.stats import spearmanr  # slow to import, and every verl trainer imports this module
 
     return float(spearmanr(difficulty.cpu().numpy(), accuracy.cpu().numpy()).statistic)

@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is checked when verl validates its config and the estimator is ``durian``.
+"""Validates the config of a run with `adv_estimator=durian`.
 
-``main_ppo`` does so before Ray starts, one-step off-policy in its first Ray task, fully asynchronous training never:
-there the hook calls ``check`` before it prepares the training set.
+`main_ppo` calls `validate_config` before Ray starts, one-step off-policy in its first Ray task, and fully asynchronous
+training never: there the trainer's hook calls `check` before it adds visual entropy to the training set.
 """
 
 from collections.abc import Callable
@@ -14,34 +14,34 @@ from omegaconf import OmegaConf
 _THRESHOLDS = "algorithm.durian.perceptual.thresholds"
 
 
-def validate_config(verls: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
-    """Around ``verl.utils.config.validate_config``: checks the estimator's options too."""
+def validate_config(original: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
+    """Wraps `verl.utils.config.validate_config`: also validates the options of the estimator."""
     if is_durian(config.algorithm.adv_estimator):
         check(config)
         if OmegaConf.select(config, _THRESHOLDS) == "dataset":
-            # The hook replaces it by numbers later; a verl that computes durian itself does not know the word.
+            # Replaced by numbers before the first step; a verl with its own estimator does not accept the word.
             OmegaConf.update(config, _THRESHOLDS, "batch")
             try:
-                return verls(config, *args, **kwargs)
+                return original(config, *args, **kwargs)
             finally:
                 OmegaConf.update(config, _THRESHOLDS, "dataset")
-    return verls(config, *args, **kwargs)
+    return original(config, *args, **kwargs)
 
 
 def is_durian(adv_estimator: Any) -> bool:
-    """Whether verl's ``algorithm.adv_estimator`` (a string or an enum member) is ours."""
+    """Returns whether `algorithm.adv_estimator`, a string or an enum member, is `durian`."""
     return getattr(adv_estimator, "value", adv_estimator) == "durian"
 
 
 def check(config: Any) -> None:
-    """Refuses what cannot work.
+    """Validates the config of a durian run.
 
     Args:
-        config: verl's whole config.
+        config: verl's config.
 
     Raises:
-        RuntimeError: this verl lacks a symbol.
-        ValueError: a forbidden option, or settings known to corrupt or crash a run.
+        RuntimeError: This verl lacks a symbol.
+        ValueError: A forbidden option, or settings that are certain to corrupt or crash the run.
     """
     from verl_durian.hooks import verl_symbols
     from verl_durian.preflight import model, settings
@@ -54,28 +54,28 @@ def check(config: Any) -> None:
 
 
 def check_options(config: Any) -> None:
-    """Refuses options of verl's node ``algorithm`` that durian cannot take.
+    """Validates the options of the node `algorithm`.
 
     Args:
-        config: verl's whole config.
+        config: verl's config.
 
     Raises:
-        ValueError: names the first of them and what it may be.
+        ValueError: Names the first invalid option and its allowed values.
     """
     from verl_durian.algo.config import DurianConfig
     from verl_durian.hooks import verl_symbols
 
     options = DurianConfig.from_algorithm(config.algorithm)
-    # There the trainer, another process than the one that loads the training set, gets no more than verl hands on.
+    # Its trainer runs in another process than the one that loads the training set and computes the thresholds.
     of_dataset = options.perceptual.thresholds == "dataset"
     if of_dataset and "async_training" in config and verl_symbols.computes_durian():
         raise ValueError(
-            "algorithm.durian.perceptual.thresholds=dataset: fully asynchronous training with a verl that computes "
-            "durian itself (patches/README.md) needs the numbers in its place, such as [1.5,2.5]. `verl-durian score` "
-            "writes the quartiles into its summary, and a run with another trainer the numbers into its log"
+            "algorithm.durian.perceptual.thresholds=dataset: fully asynchronous training with a patched verl "
+            "(patches/README.md) needs numbers instead, such as [1.5,2.5]. `verl-durian score` writes the quartiles of "
+            "the training set to scores.json, and a run with another trainer logs them"
         )
     if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
         raise ValueError(
-            "algorithm.norm_adv_by_std_in_grpo=False has no meaning for durian, which is about the std: leave it True, "
-            "or use algorithm.adv_estimator=grpo"
+            "algorithm.norm_adv_by_std_in_grpo=False contradicts adv_estimator=durian, which divides by a std: set it "
+            "to True, or use algorithm.adv_estimator=grpo"
         )

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which requirements of verl-durian the environment does not meet, and the command that installs them.
+"""Unmet requirements of verl-durian, and the command that installs them.
 
-Imports nothing that may be missing itself: verl requires `packaging`.
+Imports only `packaging`, which verl requires, because anything else may be missing.
 """
 
 import shlex
@@ -12,17 +12,17 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from packaging.requirements import Requirement
 
 _OF_VERL = {"verl", "torch", "vllm", "transformers", "numpy"}
-"""What they require is verl's business: its images and locks deviate from the metadata on purpose."""
+"""Packages whose own requirements are not checked: verl's images override them on purpose."""
 
 KEPT = {
     "verl": "the checks of the plugin say whether this release fits",
     "ray": "no image can be scored; rows with the column visual_entropy need no scoring",
 }
-"""What another release of these costs. It is never replaced."""
+"""Packages that are never replaced, and the consequence of an unsupported release."""
 
 
 def installed(package: str) -> str | None:
-    """The version of an installed package, or None."""
+    """Returns the version of an installed package, or None."""
     try:
         return version(package)
     except PackageNotFoundError:
@@ -30,7 +30,7 @@ def installed(package: str) -> str | None:
 
 
 def unmet(package: str = "verl-durian") -> list[Requirement]:
-    """Requirements of `package` that are missing or too old, and what is missing of their own requirements."""
+    """Returns requirements of `package` that are missing or too old, and missing requirements of these."""
     found: dict[str, Requirement] = {}
     seen: set[str] = set()
 
@@ -51,10 +51,10 @@ def unmet(package: str = "verl-durian") -> list[Requirement]:
 
 
 def install_command(requirements: list[Requirement]) -> str:
-    """A command for bash that installs the requirements and keeps every other package at its version."""
+    """Returns a bash command that installs the requirements and keeps the version of every other package."""
     requirements = [each for each in requirements if not kept(each)]
     python = shlex.quote(sys.executable)
-    # An environment of uv has no pip. (find_spec("pip") would switch off setuptools' distutils in this process.)
+    # An environment of uv has no pip. On Python 3.11, find_spec("pip") would disable setuptools' distutils.
     pip, of = (f"{python} -m pip", "") if installed("pip") else ("uv pip", f" --python {python}")
     pins = f"{pip} list{of} --format=freeze"
     replaced = "|".join(each.name for each in requirements if installed(each.name))
@@ -66,11 +66,11 @@ def install_command(requirements: list[Requirement]) -> str:
 
 
 def kept(requirement: Requirement) -> bool:
-    """Whether an unmet requirement stays unmet, because what is installed came with verl."""
+    """Returns whether an unmet requirement is left alone because the installed release belongs to verl."""
     return requirement.name in KEPT and installed(requirement.name) is not None
 
 
 def described(requirement: Requirement) -> str:
-    """What is wrong, such as `rich: not installed` or `math-verify 0.8.0: needs ==0.9.0`."""
+    """Describes an unmet requirement, such as `rich: not installed` or `math-verify 0.8.0: needs ==0.9.0`."""
     here = installed(requirement.name)
     return f"{requirement.name} {here}: needs {requirement.specifier}" if here else f"{requirement.name}: not installed"

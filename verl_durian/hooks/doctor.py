@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""``verl-durian doctor``: verl swallows the errors of its plugins, so the project looks for itself.
+"""The command `verl-durian doctor`: checks packages, plugin, estimator and hooks.
 
-A fresh process and a Ray worker each report what they find after ``import verl``; this process only prints.
+verl ignores exceptions of its plugins. So a fresh process and a Ray worker each import verl and report their findings.
 """
 
 import importlib.metadata
@@ -27,7 +27,7 @@ PACKAGES = ("verl-durian", "verl", "torch", "transformers", "ray", "vllm", "vllm
 
 @dataclass
 class Finding:
-    """One line of the report; a note is good, and its remedy is printed all the same."""
+    """A line of the report. The remedy of a note is printed although the finding is good."""
 
     subject: str
     good: bool
@@ -37,20 +37,20 @@ class Finding:
 
 
 def examine(verbose: bool = False) -> bool:
-    """Prints the report; returns whether all is well.
+    """Prints the report and returns whether no finding is bad.
 
     Args:
-        verbose (bool): Also prints what is in order.
+        verbose: Also print the versions and the good findings.
     """
     console = Console()
     with console.status("Checking the installed packages ...") as status:
         findings = _packages()
-        # Without its requirements nothing of the plugin is in place.
+        # Without its requirements the plugin cannot be loaded.
         complete = all(finding.good for finding in findings)
         places = (("a fresh process", _in_fresh_process), ("a Ray worker", _in_ray_worker)) if complete else ()
-        for place, look in places:
+        for place, check in places:
             status.update(f"Importing verl in {place} ...")
-            findings += [replace(each, subject=f"{place}: {each.subject}") for each in look()]
+            findings += [replace(each, subject=f"{place}: {each.subject}") for each in check()]
 
     if verbose:
         versions = Table("package", "version", title="Installed")
@@ -67,22 +67,24 @@ def examine(verbose: bool = False) -> bool:
         if finding.note or not finding.good:
             color = "yellow" if finding.good else "red"
             console.print(f"[{color}]{finding.subject}[/{color}]: {escape(finding.detail)}")
-            console.print(f"  Remedy: {escape(finding.remedy)}", soft_wrap=True, highlight=False)  # a command is copied
+            console.print(
+                f"  Remedy: {escape(finding.remedy)}", soft_wrap=True, highlight=False
+            )  # users copy the command
     good = all(finding.good for finding in findings)
     if good:
         found = ", ".join(f"{package} {installed(package)}" for package in PACKAGES if installed(package))
-        console.print(f"[green]All is well.[/green] {found}", highlight=False)
+        console.print(f"[green]Ready.[/green] {found}", highlight=False)
     else:
         console.print("[red]Not ready.[/red]")
     return good
 
 
-def look_here(trainers: Collection[str] | None = None) -> list[dict]:
-    """Examines the process that it is called in, after ``import verl``.
+def check_process(trainers: Collection[str] | None = None) -> list[dict]:
+    """Imports verl in this process and returns the findings as dicts.
 
     Args:
-        trainers: those of ``verl_symbols.TRAINERS`` that are needed, by default those of verl's default config; what
-            the others lack is reported as a note.
+        trainers: The members of `verl_symbols.TRAINERS` that are needed, by default those of verl's default config.
+            What the others lack is reported as a note.
     """
     findings = []
 
@@ -92,7 +94,7 @@ def look_here(trainers: Collection[str] | None = None) -> list[dict]:
 
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
     allowed = policy == "auto" or "durian" in [name.strip() for name in policy.split(",")]
-    if not add("verl may load it", allowed, f"VERL_USE_EXTERNAL_PLUGINS={policy}", "unset VERL_USE_EXTERNAL_PLUGINS"):
+    if not add("plugins allowed", allowed, f"VERL_USE_EXTERNAL_PLUGINS={policy}", "unset VERL_USE_EXTERNAL_PLUGINS"):
         return findings
     from verl_durian.hooks import verl_symbols
 
@@ -101,8 +103,8 @@ def look_here(trainers: Collection[str] | None = None) -> list[dict]:
     try:
         import verl
         from verl.trainer.ppo import core_algos
-    except Exception as error:  # whatever it is, it is what the user must know
-        remedy = f"install verl {versions} together with verl-durian, so that pip brings what both need"
+    except Exception as error:  # any error of verl or its dependencies
+        remedy = f"install verl {versions} and verl-durian in one pip command"
         if not os.environ.get("VERL_PLATFORM") and "torchvision" in str(error.__cause__ or error):
             remedy = "on a machine without a GPU: bash recipes/setup_cpu.sh; export VERL_PLATFORM=cpu"
         said = f"verl {installed('verl')}: {type(error).__name__}: {error.__cause__ or error}"
@@ -122,8 +124,8 @@ def look_here(trainers: Collection[str] | None = None) -> list[dict]:
     for trainer in verl_symbols.TRAINERS:
         lacking = verl_symbols.problems([trainer])
         unwrapped = [] if lacking else verl_symbols.not_wrapped(trainer)
-        detail = "; ".join(lacking or unwrapped) or "all there, hooks in place"
-        remedy = f"verl {verl.__version__} is installed; verl-durian knows {versions}" if lacking else _LOAD_REMEDY
+        detail = "; ".join(lacking or unwrapped) or "hooks installed"
+        remedy = f"verl {verl.__version__} is installed; verl-durian supports {versions}" if lacking else _LOAD_REMEDY
         wanted = trainer in needed
         good = not (lacking or unwrapped)
         if good or wanted:
@@ -133,7 +135,7 @@ def look_here(trainers: Collection[str] | None = None) -> list[dict]:
     for plugin in importlib.metadata.entry_points(group="verl.plugins"):
         try:
             plugin.load()
-        except Exception as error:  # verl swallows it
+        except Exception as error:  # verl ignores it
             remedy = f"reinstall {plugin.dist.name}" if plugin.dist else ""
             add(f"verl's plugin {plugin.name}", True, f"does not load: {error}", remedy, note=True)
     return findings
@@ -161,13 +163,13 @@ def _why_not_loaded() -> str:
         return "no entry point verl.plugins: durian is installed"
     try:
         entry_points[0].load()
-    except Exception as error:  # the error that verl swallowed
+    except Exception as error:  # verl ignored it
         return f"{type(error).__name__}: {error}"
     return "verl did not load it"
 
 
 def _in_fresh_process() -> list[Finding]:
-    code = "import json; from verl_durian.hooks.doctor import look_here; print('\\n' + json.dumps(look_here()))"
+    code = "import json; from verl_durian.hooks.doctor import check_process; print('\\n' + json.dumps(check_process()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
@@ -179,15 +181,15 @@ def _in_ray_worker() -> list[Finding]:
     try:
         import ray
 
-        # A cluster that RAY_ADDRESS names is looked at; else one is started for the moment.
+        # Joins the cluster of RAY_ADDRESS, or starts one.
         ray.init(logging_level=logging.ERROR, log_to_driver=False, include_dashboard=False)
     except Exception as error:
         return [Finding("start", False, f"{type(error).__name__}: {error}", "ray.init must work on this machine")]
     try:
-        found = ray.get(ray.remote(look_here).remote(), timeout=WORKER_SECONDS)
+        found = ray.get(ray.remote(check_process).remote(), timeout=WORKER_SECONDS)
         return [Finding(**each) for each in found]
-    except Exception as error:  # most likely a cluster whose nodes lack the package, or have no CPU to spare
+    except Exception as error:  # most likely a node without the package, or a cluster without a free CPU
         said = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        return [Finding("look", False, said, "install verl-durian on every node; the cluster needs a free CPU")]
+        return [Finding("check", False, said, "install verl-durian on every node; the cluster needs a free CPU")]
     finally:
         ray.shutdown()

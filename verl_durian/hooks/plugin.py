@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Loaded by ``import verl`` in every process (entry point group ``verl.plugins``).
+"""The entry point of the group `verl.plugins`: `import verl` loads this module in every process.
 
-Nothing of weight is imported here: verl's functions are wrapped once the module that holds them has been imported. A
-symbol that this verl lacks is left alone, so that other estimators work; ``durian`` itself then refuses to start.
+Imports nothing heavy: a function of verl is wrapped after its module has been imported. A symbol that this verl lacks
+is skipped, so that other estimators work; `durian` then refuses to start.
 """
 
 import sys
@@ -19,7 +19,7 @@ def _register_estimator(core_algos: ModuleType) -> None:
     if verl_symbols.problem(symbol):
         return
     with verl_symbols.recording_failure(symbol):
-        # A verl that has an estimator of this name keeps its own.
+        # A patched verl keeps its own estimator of this name.
         if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
             from verl_durian.algo.estimator import compute_durian_outcome_advantage
 
@@ -28,7 +28,7 @@ def _register_estimator(core_algos: ModuleType) -> None:
 
 _MODULES = list(dict.fromkeys(symbol.module for symbol in verl_symbols.SYMBOLS if symbol.wrapper))
 
-# Imported before the plugin, by VERL_USE_EXTERNAL_MODULES or another plugin: other modules may hold their functions.
+# Imported before this plugin, by VERL_USE_EXTERNAL_MODULES or another plugin: other modules may hold their functions.
 _IMPORTED_BEFORE = [name for name in _MODULES if name in sys.modules]
 
 

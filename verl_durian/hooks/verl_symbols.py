@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Everything of verl that this plugin relies on, in one table: the hooks, the start checks and the doctor read it."""
+"""Everything in verl that this plugin relies on, in one table. Hooks, start checks and `verl-durian doctor` read it."""
 
 import functools
 import importlib
@@ -14,7 +14,7 @@ from types import FunctionType
 from typing import Any
 
 SEEN_IN = ("0.9.0", "0.9.1")
-"""The releases of verl in which every symbol below was seen to be there and to work."""
+"""The releases of verl that the table below was tested with."""
 
 CORE_ALGOS = "verl.trainer.ppo.core_algos"
 RAY_TRAINER = "verl.trainer.ppo.ray_trainer"
@@ -36,17 +36,17 @@ TRAINERS = (EVERY, V1, OLDER, SEPARATE, ASYNC)
 
 @dataclass(frozen=True)
 class Symbol:
-    """One name of verl, with the parameters that it is called with or replaced under."""
+    """A name in verl, with the parameters that the plugin or its wrapper relies on."""
 
     module: str
     name: str
     parameters: tuple[str, ...] = ()
     trainer: str = EVERY
-    """The trainers that need it, one of ``TRAINERS``."""
+    """The trainers that need it, one of `TRAINERS`."""
     wrapper: str = ""
-    """The function of verl_durian that wraps it, as ``module.function``; empty if it is only called."""
+    """The function in `verl_durian.hooks` that wraps it, as `module.function`; empty if it is only called."""
     native: bool = False
-    """Whether it is wrapped even in a verl that has an estimator ``durian`` of its own."""
+    """Whether it is wrapped even in a verl that has its own estimator `durian`."""
 
 
 REGISTER = Symbol(CORE_ALGOS, "register_adv_est", ("name_or_enum",))
@@ -58,13 +58,13 @@ SYMBOLS = (
     Symbol(CORE_ALGOS, "AdvantageEstimator.GRPO"),
     # Options and settings are checked here.
     Symbol(CONFIG, "validate_config", ("config",), EVERY, "checks.validate_config", native=True),
-    # The estimator is called from here, by every trainer; two modules import the function by name.
+    # Every trainer calls the estimator through this function; two modules import it by name.
     Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator", "config"), EVERY, "trainers.compute_advantage"),
     Symbol(V1_UTILS, "compute_advantage", ("data", "adv_estimator", "config"), V1, "trainers.compute_advantage"),
     Symbol(
         SEPARATION, "compute_advantage", ("data", "adv_estimator", "config"), SEPARATE, "trainers.compute_advantage"
     ),
-    # The older trainer and what is built on it: the training data, the columns that survive generation, the metrics.
+    # RayPPOTrainer and its subclasses: training data, columns that survive generation, metrics.
     Symbol(
         RAY_TRAINER,
         "RayPPOTrainer._create_dataloader",
@@ -77,7 +77,7 @@ SYMBOLS = (
     Symbol(METRIC_UTILS, "compute_data_metrics", ("batch",), OLDER, "trainers.compute_data_metrics"),
     Symbol(RAY_TRAINER, "compute_data_metrics", ("batch",), OLDER, "trainers.compute_data_metrics"),
     Symbol(SEPARATION, "compute_data_metrics", ("batch",), SEPARATE, "trainers.compute_data_metrics"),
-    # Trainer V1: the training data, the advantage step, sessions with several outputs, the columns in TransferQueue.
+    # Trainer V1: training data, advantage step, sessions with several outputs, columns in TransferQueue.
     Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", ("self",), V1, "trainers.init_dataloader", native=True),
     Symbol(
         TRAINER_V1, "PPOTrainer._compute_advantage", ("self", "batch", "metrics"), V1, "trainers.v1_compute_advantage"
@@ -90,7 +90,7 @@ SYMBOLS = (
         "trainers.compute_advantage_for_multi_trajectories",
     ),
     Symbol(TRAINER_V1, "tq.kv_batch_get", ("keys", "partition_id", "select_fields"), V1),
-    # Fully asynchronous training: what reaches the trainer, which has not seen the training data, from the rollouts.
+    # Fully asynchronous training: the trainer receives the rollouts and has not loaded the training data.
     Symbol(
         FULLY_ASYNC,
         "FullyAsyncAgentLoopManager.generate_sequences_single",
@@ -103,12 +103,12 @@ SYMBOLS = (
 )
 
 FAILURES: dict[Symbol, str] = {}
-"""Symbols with which the plugin failed in this process, each with the error."""
+"""Symbols whose hook could not be installed in this process, with the error."""
 
 
 @contextmanager
 def recording_failure(symbol: Symbol) -> Iterator[None]:
-    """Keeps an error from ending verl's import: ``durian`` then refuses to start, other estimators work."""
+    """Records an exception instead of raising it in verl's import: other estimators work, `durian` refuses to start."""
     try:
         yield
     except Exception as error:
@@ -116,10 +116,10 @@ def recording_failure(symbol: Symbol) -> Iterator[None]:
 
 
 def look_up(symbol: Symbol) -> Any:
-    """Imports the symbol's module and returns what stands under its name.
+    """Imports the module of a symbol and returns the object of that name.
 
     Raises:
-        ImportError, AttributeError: this verl does not have it.
+        ImportError, AttributeError: This verl does not have it.
     """
     found: Any = importlib.import_module(symbol.module)
     for part in symbol.name.split("."):
@@ -128,10 +128,10 @@ def look_up(symbol: Symbol) -> Any:
 
 
 def problem(symbol: Symbol) -> str | None:
-    """Says what is wrong with one symbol in this verl; None if it can be used."""
+    """Returns why a symbol cannot be used in this verl, or None."""
     try:
         found = look_up(symbol)
-    except Exception as error:  # whatever keeps the module from being imported
+    except Exception as error:  # any error while its module is imported
         return f"{symbol.module}.{symbol.name} is missing ({error})"
     known = inspect.signature(found).parameters if symbol.parameters else {}
     lost = [name for name in symbol.parameters if name not in known]
@@ -142,13 +142,13 @@ def problem(symbol: Symbol) -> str | None:
 
 
 def problems(trainers: Collection[str] = TRAINERS) -> list[str]:
-    """Names what this verl lacks for these trainers, one line each; empty if nothing is missing."""
+    """Returns what this verl lacks for these trainers, one line for each symbol."""
     found = [problem(symbol) for symbol in SYMBOLS if symbol.trainer in trainers]
     return [text for text in found if text is not None]
 
 
 def trainers_of(config: Any) -> set[str]:
-    """The members of ``TRAINERS`` that a run with verl's config ``config`` needs."""
+    """Returns the members of `TRAINERS` that a run with this config needs."""
     if "async_training" in config:
         return {EVERY, OLDER, SEPARATE, ASYNC}
     if "rollout" in config:  # one-step off-policy has this node
@@ -157,44 +157,44 @@ def trainers_of(config: Any) -> set[str]:
 
 
 def require(config: Any) -> None:
-    """Raises RuntimeError if this verl lacks anything that a run with ``config`` needs, with the supported versions."""
+    """Raises RuntimeError if this verl lacks a symbol that a run with this config needs."""
     lacking = problems(trainers_of(config))
     if lacking:
         raise RuntimeError(
-            f"verl {importlib.metadata.version('verl')} does not fit this verl-durian, which was made for verl "
+            f"verl {importlib.metadata.version('verl')} is not supported by this verl-durian, which supports verl "
             f"{' and '.join(SEEN_IN)}: {'; '.join(lacking)}. Install one of those versions together with "
-            "verl-durian, so that pip brings what both need, or a newer verl-durian."
+            "verl-durian in one pip command, or upgrade verl-durian."
         )
 
 
 def computes_durian() -> bool:
-    """Whether this verl has an estimator ``durian`` of its own and passes it what it needs, as patches/ make it."""
+    """Returns whether this verl has its own estimator `durian`, as with the patches in patches/."""
     return hasattr(importlib.import_module(CORE_ALGOS).AdvantageEstimator, "DURIAN")
 
 
 def is_wrapped(function: Any) -> bool:
-    """Whether a function of verl's is our wrapper, or another plugin's around ours that keeps its attributes."""
+    """Returns whether a function is our wrapper, or a wrapper around ours that keeps its attributes."""
     return getattr(function, "_verl_durian", False)
 
 
 def not_wrapped(trainer: str) -> list[str]:
-    """Names the functions of verl's that one of ``TRAINERS`` calls without our wrapper, one line each."""
+    """Returns the functions that one of `TRAINERS` calls without our wrapper, one line each."""
     found = []
     for symbol in SYMBOLS:
         if symbol.trainer == trainer and symbol.wrapper and (symbol.native or not computes_durian()):
             function = look_up(symbol)
-            # A wrapper of another plugin's may lack our attribute; each step checks that the estimator ran.
+            # The wrapper of another plugin may lack our attribute; each step checks that the estimator ran.
             if not is_wrapped(function) and function.__module__.partition(".")[0] == "verl":
                 found.append(f"verl's own {symbol.name} is in place in {symbol.module}")
     return found
 
 
 def wrap(symbol: Symbol, everywhere: bool) -> None:
-    """Puts our wrapper in the place of one of verl's functions, unless it is there already.
+    """Replaces one of verl's functions by our wrapper, unless it is wrapped already.
 
     Args:
-        symbol: names the function and the wrapper, which takes verl's function as its first argument.
-        everywhere: also replaces the function in every module that has imported it by name.
+        symbol: The function and its wrapper, which takes the original function as its first argument.
+        everywhere: Also replace the function in every module that has imported it by name.
     """
     original = look_up(symbol)
     if is_wrapped(original) or (not symbol.native and computes_durian()):
@@ -202,7 +202,7 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
     file, _, name = symbol.wrapper.partition(".")
     ours = getattr(importlib.import_module(f"verl_durian.hooks.{file}"), name)
 
-    wrapper = _around(original, ours)
+    wrapper = _wrapper(original, ours)
     *path, last = symbol.name.split(".")
     owner: Any = importlib.import_module(symbol.module)
     for part in path:
@@ -215,15 +215,15 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
             if value is original:
                 setattr(module, held, wrapper)
             elif type(value) is FunctionType and not is_wrapped(value):
-                # Another plugin has replaced verl's function before us, and verl's own is still held here.
+                # Another plugin replaced the function before us, and this module still holds the original.
                 if (value.__module__, value.__qualname__) == (symbol.module, last):
-                    setattr(module, held, _around(value, ours))
+                    setattr(module, held, _wrapper(value, ours))
 
 
-def _around(function: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """A function that calls ``ours`` with ``function`` as its first argument.
+def _wrapper(function: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
+    """Returns a function that calls `ours` with `function` as its first argument.
 
-    A plain function under verl's own name: cloudpickle, and so Ray, pickles it by that name.
+    A plain function and not wrapt's `FunctionWrapper`, which cloudpickle, and so Ray, cannot pickle.
     """
     if inspect.iscoroutinefunction(function):
 

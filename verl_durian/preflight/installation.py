@@ -29,7 +29,7 @@ def check(config: DictConfig) -> list[Finding]:
     """
     from verl_durian.hooks import verl_symbols
     from verl_durian.hooks.checks import is_durian
-    from verl_durian.hooks.doctor import look_here
+    from verl_durian.hooks.doctor import check_process
 
     durian = is_durian(config.algorithm.adv_estimator)
     return [
@@ -37,7 +37,7 @@ def check(config: DictConfig) -> list[Finding]:
             f"{found['subject']}: {found['detail']}; {found['remedy']}",
             stops=durian or found["subject"] == "import verl",
         )
-        for found in look_here(verl_symbols.trainers_of(config))
+        for found in check_process(verl_symbols.trainers_of(config))
         if not found["good"]
     ]
 

@@ -59,7 +59,7 @@ class DatasetSpec:
     """Name in the command and in the column `data_source`."""
     title: str
     hub_id: str
-    licence: str
+    license: str
     splits: Mapping[str, str]
     """For each split, the pattern of its parquet files in the hub repository."""
     columns: Mapping[str, Sequence[str]]

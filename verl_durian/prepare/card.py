@@ -21,7 +21,7 @@ _CARD = """\
     {command}
 
 - Source: `{source.name}`{revision}
-- Licence of the dataset: {spec.licence}
+- License of the dataset: {spec.license}
 - Images with fewer than {spec.pixels.least:,} or more than {spec.pixels.most:,} pixels are resized with PIL
   (bicubic) and stored as PNG; all others are the unchanged files of the source.
 

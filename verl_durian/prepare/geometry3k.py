@@ -16,7 +16,7 @@ GEOMETRY3K = DatasetSpec(
     name="geometry3k",
     title="Geometry3K",
     hub_id="hiyouga/geometry3k",
-    licence="MIT",
+    license="MIT",
     splits={split: f"data/{split}-*.parquet" for split in ("train", "validation", "test")},
     columns={
         "images": ["images"],

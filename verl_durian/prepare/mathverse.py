@@ -30,7 +30,7 @@ MATHVERSE = DatasetSpec(
     name="mathverse",
     title="MathVerse",
     hub_id="AI4Math/MathVerse",
-    licence="MIT",
+    license="MIT",
     splits={"testmini": "testmini.parquet"},
     columns={
         "id": ["sample_index", "problem_index"],

@@ -35,7 +35,7 @@ MATHVISION = DatasetSpec(
     name="mathvision",
     title="MathVision",
     hub_id="MathLLMs/MathVision",
-    licence="MIT",
+    license="MIT",
     splits={"test": "data/test-*.parquet"},
     columns={
         "id": ["id"],

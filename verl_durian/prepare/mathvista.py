@@ -47,7 +47,7 @@ MATHVISTA = DatasetSpec(
     name="mathvista",
     title="MathVista",
     hub_id="AI4Math/MathVista",
-    licence="CC-BY-SA-4.0",
+    license="CC-BY-SA-4.0",
     splits={"testmini": "data/testmini-*.parquet"},
     columns={
         "id": ["pid"],

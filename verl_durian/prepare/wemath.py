@@ -34,7 +34,7 @@ WEMATH = DatasetSpec(
     name="wemath",
     title="We-Math",
     hub_id="We-Math/We-Math",
-    licence="CC-BY-NC-4.0",
+    license="CC-BY-NC-4.0",
     splits={"testmini": "data/testmini-*.parquet"},
     columns={
         "id": ["ID"],

@@ -82,11 +82,11 @@ sys.path.insert(0, sys.argv[1])
 import verl, advantage_step
 from verl_durian.hooks import checks
 from verl_durian.hooks import verl_symbols
-from verl_durian.hooks.doctor import look_here
-found = look_here((verl_symbols.EVERY, verl_symbols.OLDER))
+from verl_durian.hooks.doctor import check_process
+found = check_process((verl_symbols.EVERY, verl_symbols.OLDER))
 assert all(each["good"] for each in found), found
 print(json.dumps({each["subject"]: each["detail"] for each in found if each["note"]}))
-print([each["subject"] for each in look_here() if not each["good"]])
+print([each["subject"] for each in check_process() if not each["good"]])
 rows, durian = advantage_step.make_rows(), advantage_step.compose("algorithm.adv_estimator=durian")
 assert advantage_step.run_v0(rows, durian).batch["advantages"].any()
 rollout = ("actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.load_format=auto")
@@ -180,13 +180,13 @@ def doctor(*arguments: str, **environment: str) -> tuple[int, str]:
 
 def test_doctor_is_content_in_a_few_words():
     code, said = doctor()
-    assert code == 0 and "All is well. verl-durian" in said and f"verl {version('verl')}" in said, said
+    assert code == 0 and "Ready. verl-durian" in said and f"verl {version('verl')}" in said, said
     assert len(said) < 500 and "Ray worker" not in said
 
 
 def test_verbose_doctor_lists_what_is_in_order():
     code, said = doctor("--verbose")
-    assert code == 0 and "All is well." in said and "a Ray worker: hook in trainer V1" in said, said
+    assert code == 0 and "Ready." in said and "a Ray worker: hook in trainer V1" in said, said
 
 
 def test_doctor_gives_the_command_for_unmet_requirements(tmp_path):
@@ -224,4 +224,4 @@ def test_doctor_names_what_is_wrong():
     code, said = doctor(VERL_USE_EXTERNAL_PLUGINS="other")
     assert code == 1
     assert "VERL_USE_EXTERNAL_PLUGINS=other Remedy: unset VERL_USE_EXTERNAL_PLUGINS" in said
-    assert "All is well" not in said
+    assert "Ready." not in said

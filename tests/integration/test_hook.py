@@ -287,7 +287,7 @@ def test_an_accuracy_that_is_no_number_does_not_end_training(trainer, accuracy, 
             metrics = trainers._WAITING.get()
         torch.testing.assert_close(advantages, expected(rows).unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
         assert metrics["durian/accuracy_is_reward"] == 1 and "durian/reasoning/rank_correlation" in metrics
-    assert caplog.text.count("the rewards replace it in the metrics") == 1
+    assert caplog.text.count("the metrics use the rewards instead") == 1
     assert "acc=" in caplog.text
 
 
@@ -383,16 +383,17 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(config, tmp_
     code = (
         "import os; os.environ.pop('VERL_PLATFORM', None);"  # verl knows this platform only after the plugin
         "import verl, sys, advantage_step, other_plugin, verl_durian.hooks.verl_symbols as api;"
-        "from verl_durian.hooks.doctor import look_here;"
+        "from verl_durian.hooks.doctor import check_process;"
         "assert api.is_wrapped(other_plugin.compute_advantage_of_verl), 'a module that holds the function';"
-        "assert [each for each in look_here(api.TRAINERS) if not each['good']] == [], look_here(api.TRAINERS);"
+        "assert [each for each in check_process(api.TRAINERS) if not each['good']] == [], check_process(api.TRAINERS);"
         "advantage_step.main(sys.argv[1], 'durian', 'grpo');"
         "import test_hook; config = advantage_step.compose(*test_hook.DURIAN);"
         "data = advantage_step.run_v0(advantage_step.make_rows(), config);"
         "assert 'durian/prompts/num' in test_hook.older_metrics(data);"
         "print(other_plugin.calls)"
     )
-    path = os.pathsep.join([str(tmp_path), str(Path(advantage_step.__file__).parent), os.environ.get("PYTHONPATH", "")])
+    folders = [tmp_path, Path(advantage_step.__file__).parent, Path(__file__).parent, os.environ.get("PYTHONPATH", "")]
+    path = os.pathsep.join(map(str, folders))
     environment = {**os.environ, "PYTHONPATH": path, "VERL_USE_EXTERNAL_MODULES": "other_plugin"}
     out = tmp_path / "found.npz"
     done = subprocess.run([sys.executable, "-c", code, out], env=environment, capture_output=True, text=True)
@@ -443,7 +444,7 @@ def test_a_step_of_an_older_trainer_in_which_the_estimator_did_not_run_is_an_err
             rows, advantage_step.compose(f"algorithm.adv_estimator={estimator_name}"), prompts.meta_info
         )
         if replaced:
-            with pytest.raises(RuntimeError, match="did not call its estimator.*verl-durian doctor"):
+            with pytest.raises(RuntimeError, match="did not call the estimator.*verl-durian doctor"):
                 older_metrics(computed)
         else:
             assert "durian/prompts/num" in older_metrics(computed)
