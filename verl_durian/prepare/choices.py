@@ -19,13 +19,8 @@ def write_choices(choices: Sequence[str]) -> str:
 def read_choices(text: str) -> list[str]:
     """Parses the last list of choices in a text: `A. 30; B. 40`, `(A) 30 (B) 40` or lines `A:30`, `B:40`.
 
-    If each choice but the last is a single line, the last one ends at its first line break.
-
-    Args:
-        text (str): A question, or a list of choices.
-
-    Returns:
-        list[str]: The choices from A on; empty if there are fewer than two.
+    Returns the choices from A on, or an empty list if there are fewer than two. If each choice but the last is a single
+    line, the last one ends at its first line break.
     """
     for first in reversed(list(_label("A").finditer(text))):
         labels = [first]
@@ -56,14 +51,9 @@ def letter_of_text(answer: str, choices: Sequence[str]) -> str | None:
 
 
 def letter_of(answer: str, choices: Sequence[str]) -> str | None:
-    """Returns the letter that an answer names, such as `B` or `(B)`, or that of the choice with the answer's text.
+    """Returns the letter that an answer names (`B`, `(B)`), or that of the choice with the answer's text, or None.
 
-    Args:
-        answer (str): The answer of a multiple-choice question.
-        choices (Sequence[str]): Its choices; empty if they are unknown, for example because they are in the image.
-
-    Returns:
-        str | None: None if the answer is neither the letter nor the text of a choice.
+    `choices` is empty if they are unknown, for example because they are in the image.
     """
     letter = answer.strip(" ().")
     if len(letter) == 1 and letter in LETTERS[: len(choices) or len(LETTERS)]:

@@ -127,14 +127,7 @@ def place_images(question: str, images: int) -> tuple[str, list[int]]:
 
     The first mark stands for the first image, `<image2>` for the second. Images without a mark are placed at the front,
     or after the last mark if they follow the first image that has one. A mark without an image becomes `< image >`; at
-    the front of a question without images it is removed.
-
-    Args:
-        question (str): The question.
-        images (int): Number of its images.
-
-    Returns:
-        tuple[str, list[int]]: The question, and for each `<image>` in it the index of its image.
+    the front of a question without images it is removed. Returns the question and the index of each image in it.
     """
     if images == 0:
         question = _LEADING_MARKS.sub("", question)

@@ -3,6 +3,7 @@
 """The parquet file of a split: verl's rows, and in its metadata a summary of how it was made."""
 
 import json
+import math
 import os
 from collections import Counter
 from dataclasses import asdict, dataclass
@@ -53,7 +54,7 @@ def write_split(
         spec (DatasetSpec): The dataset.
         source (Source): Its source.
         settings (dict[str, Any]): Stored in the summary.
-        workers (int | None): Number of processes; None: the number of cores.
+        workers (int | None): Largest number of processes; None: the number of cores.
 
     Raises:
         ValueError: a row cannot be converted, no row is usable, or a worker was killed.
@@ -62,7 +63,7 @@ def write_split(
     rows, place = source.splits[file.stem], f"{spec.name}, split {file.stem}"
     if not len(rows):
         raise ValueError(f"{place}: the source has no rows")
-    processes = min(workers or len(os.sched_getaffinity(0)), len(rows))
+    processes = min(workers or len(os.sched_getaffinity(0)), math.ceil(len(rows) / _BATCH_ROWS))
     if processes > 1:  # forked workers would hold the lock of the output folder after this process was killed
         multiprocess.set_start_method("spawn", force=True)
     with room_for(file), TemporaryDirectory(prefix=WORK_PREFIX, dir=file.parent, ignore_cleanup_errors=True) as work:
@@ -93,9 +94,14 @@ def write_split(
 
 def _summary(converted: datasets.Dataset, settings: dict[str, Any], digest: str) -> Summary:
     rows = converted.select_columns(["extra_info", "resized", "reason", "detail"]).to_list()
-    keys = ("index", "id", "reason", "detail")
-    dropped = [{key: {**row, **row["extra_info"]}[key] for key in keys} for row in rows if row["reason"]]
-    answer_types = Counter(row["extra_info"]["answer_type"] for row in rows if not row["reason"])
+    answer_types, dropped = Counter[str](), []
+    for row in rows:
+        extra = row["extra_info"]
+        if row["reason"] is None:
+            answer_types[extra["answer_type"]] += 1
+        else:
+            row_id = {"index": extra["index"], "id": extra["id"]}
+            dropped.append({**row_id, "reason": row["reason"], "detail": row["detail"]})
     counts = {
         "source_rows": len(rows),
         "rows": len(rows) - len(dropped),
