@@ -16,8 +16,7 @@ from typer.testing import CliRunner
 
 from verl_durian.cli import app
 from verl_durian.prepare import mathverse
-from verl_durian.prepare.base import DatasetSpec
-from verl_durian.prepare.registry import DATASETS
+from verl_durian.prepare.base import dataset_spec
 
 
 class Prepare:
@@ -140,18 +139,19 @@ def test_a_row_that_fails_is_named(prepare, monkeypatch):
     assert "mathverse, split testmini, row 0 (id 1): ZeroDivisionError: division by zero" in message
 
 
-@pytest.mark.parametrize("spec", DATASETS.values(), ids=DATASETS)
-def test_columns_that_differ_are_named(prepare, spec: DatasetSpec):
+@pytest.mark.parametrize("name", prepare_fixtures.FIXTURES)
+def test_columns_that_differ_are_named(prepare, name):
+    spec = dataset_spec(name)
     source = prepare.source(spec.name)
     split, pattern = next(iter(spec.splits.items()))
     (file,) = source.glob(pattern)
     table = pq.read_table(file)
-    name = spec.column_names[-1]
-    pq.write_table(table.rename_columns([f"{each}_2" if each == name else each for each in table.column_names]), file)
+    last = spec.column_names[-1]
+    pq.write_table(table.rename_columns([f"{each}_2" if each == last else each for each in table.column_names]), file)
     message = prepare.error(spec.name, source)
     expected, found = message.split("; found ")
     assert f"{source}, split {split}: does not have the columns of {spec.name}: expected " in expected
-    assert f"{name} (" in expected and f"{name}_2 (" in found
+    assert f"{last} (" in expected and f"{last}_2 (" in found
     question = spec.columns["text"][0]
     numbers = table.set_column(table.column_names.index(question), question, [list(range(len(table)))])
     pq.write_table(numbers.replace_schema_metadata(None), file)

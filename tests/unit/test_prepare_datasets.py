@@ -18,12 +18,12 @@ from typer.testing import CliRunner
 from verl.trainer.ppo.utils import create_rl_dataset
 
 from verl_durian import cli
+from verl_durian.prepare.base import dataset_spec
 from verl_durian.prepare.mathvision import corrected_answer
-from verl_durian.prepare.registry import DATASETS
 from verl_durian.prepare.rows import THINKING_PROMPT
 from verl_durian.reward import compute_score
 
-SPLITS = [(name, split) for name, spec in DATASETS.items() for split in spec.splits]
+SPLITS = [(name, split) for name in FIXTURES for split in dataset_spec(name).splits]
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def prepared(sources, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(datasets.config, "HF_DATASETS_CACHE", folder / "cache")
-        for name in DATASETS:
+        for name in FIXTURES:
             arguments = ["prepare", name, "--source", sources / name, "--output", folder / name, "--workers", "1"]
             result = CliRunner().invoke(cli.app, list(map(str, arguments)))
             assert result.exit_code == 0, result.output
@@ -73,7 +73,7 @@ def rows(prepared: Path, name: str, split: str) -> dict[str, dict[str, Any]]:
 
 def test_the_command_knows_every_dataset():
     (names,) = get_args(get_type_hints(cli.prepare, include_extras=True)["name"])[:1]
-    assert list(get_args(names)) == list(DATASETS) == list(FIXTURES)
+    assert list(get_args(names)) == list(FIXTURES) == [dataset_spec(name).name for name in FIXTURES]
 
 
 @pytest.mark.parametrize(("name", "split"), SPLITS)
@@ -87,14 +87,15 @@ def test_verl_reads_every_row(prepared, verl_dataset, name, split):
     (image,), videos = asyncio.run(type(read).process_vision_info(row["raw_prompt"], 14, config))
     assert not videos and image.mode == "RGB"
     # qwen_vl_utils has rounded the sides.
-    assert 0.9 * DATASETS[name].pixels.least < image.width * image.height < 1.1 * DATASETS[name].pixels.most
+    pixels = dataset_spec(name).pixels
+    assert 0.9 * pixels.least < image.width * image.height < 1.1 * pixels.most
 
 
 def test_verl_concatenates_files_of_several_datasets(prepared, verl_dataset):
     files = [prepared / name / f"{split}.parquet" for name, split in SPLITS]
     together, _ = verl_dataset(*files, filter_overlong_prompts=False)
     assert len(together) == sum(pq.read_metadata(file).num_rows for file in files)
-    assert Counter(together.dataframe["data_source"]).keys() == DATASETS.keys()
+    assert Counter(together.dataframe["data_source"]).keys() == FIXTURES.keys()
 
 
 @pytest.mark.parametrize(("name", "split"), SPLITS)

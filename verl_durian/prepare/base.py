@@ -4,6 +4,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib import import_module
 from typing import Any, Literal
 
 AnswerType = Literal["number", "choice", "yes_no"]
@@ -79,6 +80,11 @@ class DatasetSpec:
     def column_names(self) -> list[str]:
         """All columns to read."""
         return [name for names in self.columns.values() for name in names]
+
+
+def dataset_spec(name: str) -> DatasetSpec:
+    """Returns the `SPEC` of the adapter `verl_durian/prepare/NAME.py`."""
+    return import_module(f"verl_durian.prepare.{name}").SPEC
 
 
 def text(row: Row, column: str) -> str:

@@ -12,7 +12,7 @@ def _problem(row: Row) -> Problem:
     return Problem(text(row, "problem"), row["images"], text(row, "answer"), "number", metadata=metadata)
 
 
-GEOMETRY3K = DatasetSpec(
+SPEC = DatasetSpec(
     name="geometry3k",
     title="Geometry3K",
     hub_id="hiyouga/geometry3k",

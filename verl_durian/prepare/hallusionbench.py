@@ -17,7 +17,7 @@ def _problem(row: Row) -> Problem:
     return Problem(f"{question}\nAnswer yes or no.", [image], _ANSWERS[answer], "yes_no", metadata=metadata)
 
 
-HALLUSIONBENCH = DatasetSpec(
+SPEC = DatasetSpec(
     name="hallusionbench",
     title="HallusionBench",
     hub_id="lmms-lab/HallusionBench",

@@ -26,7 +26,7 @@ def _problem(row: Row) -> Problem:
     return Problem(question or _QUESTION_IN_IMAGE, [image], letter, "choice", choices, metadata)
 
 
-MATHVERSE = DatasetSpec(
+SPEC = DatasetSpec(
     name="mathverse",
     title="MathVerse",
     hub_id="AI4Math/MathVerse",

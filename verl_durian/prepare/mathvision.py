@@ -31,7 +31,7 @@ def _problem(row: Row) -> Problem:
     return Problem(question, [image], letter, "choice", [] if in_image else options, metadata)
 
 
-MATHVISION = DatasetSpec(
+SPEC = DatasetSpec(
     name="mathvision",
     title="MathVision",
     hub_id="MathLLMs/MathVision",

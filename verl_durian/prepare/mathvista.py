@@ -43,7 +43,7 @@ def _format_hint(row: Row, decimals: int | None) -> str:
     return "\nThe answer is a list, such as [1, 2, 3]." if kind == "list" else ""
 
 
-MATHVISTA = DatasetSpec(
+SPEC = DatasetSpec(
     name="mathvista",
     title="MathVista",
     hub_id="AI4Math/MathVista",

@@ -9,9 +9,8 @@ from typing import Any
 
 from verl_durian import __version__
 from verl_durian.files import output_folder, part_of, whole_file
-from verl_durian.prepare.base import DatasetSpec
+from verl_durian.prepare.base import DatasetSpec, dataset_spec
 from verl_durian.prepare.card import data_card
-from verl_durian.prepare.registry import DATASETS
 from verl_durian.prepare.rows import THINKING_PROMPT
 from verl_durian.prepare.sources import open_source
 from verl_durian.prepare.splits import WORK_PREFIX, Summary, read_summary, write_split
@@ -34,7 +33,7 @@ def prepare_dataset(name: str, source: str | None, output: Path, workers: int | 
         ValueError: the request cannot be carried out. No file is left half written.
         OSError: a file cannot be read or written.
     """
-    spec = DATASETS[name]
+    spec = dataset_spec(name)
     opened = open_source(spec, source or spec.hub_id)
     settings = {
         "name": spec.name,

@@ -10,9 +10,8 @@ from typing import Any
 import multiprocess  # type: ignore[import-untyped]
 import pyarrow as pa
 
-from verl_durian.prepare.base import DatasetSpec, Dropped, Row
+from verl_durian.prepare.base import DatasetSpec, Dropped, Row, dataset_spec
 from verl_durian.prepare.images import fit
-from verl_durian.prepare.registry import DATASETS
 from verl_durian.prepare.sources import read_image
 
 THINKING_PROMPT = (
@@ -74,7 +73,7 @@ def convert(rows: pa.Table, indices: list[int], name: str, split: str, archive: 
     command = multiprocess.parent_process()
     if command is not None and not command.is_alive():
         raise SystemExit("the command was killed")  # otherwise this worker would go on to the end of its shard
-    spec = DATASETS[name]
+    spec = dataset_spec(name)
     converted = []
     for index, row in zip(indices, rows.to_pylist(), strict=True):
         try:

@@ -38,7 +38,7 @@ def _problem(row: Row) -> Problem:
     return Problem(question, images, letter, "choice", choices, metadata)
 
 
-VIRL39K = DatasetSpec(
+SPEC = DatasetSpec(
     name="virl39k",
     title="ViRL39K",
     hub_id="TIGER-Lab/ViRL39K",

@@ -30,7 +30,7 @@ def _problem(row: Row) -> Problem:
     return Problem(f"{question}\n{write_choices(choices)}", [image], letter, "choice", choices, metadata)
 
 
-WEMATH = DatasetSpec(
+SPEC = DatasetSpec(
     name="wemath",
     title="We-Math",
     hub_id="We-Math/We-Math",
