@@ -36,8 +36,8 @@ def start(source: Path) -> subprocess.Popen:
 
 
 def working_children(run: subprocess.Popen, output: Path, finished: str | None = None) -> list[psutil.Process]:
-    """Waits until both workers convert rows of the split after `finished`; the third child is their manager."""
-    while (finished and not (output / finished).exists()) or len(list(output.glob(".prepare-*/tmp*"))) < 2:
+    """Waits until a worker converts rows of the split after `finished`; returns two workers and their manager."""
+    while (finished and not (output / finished).exists()) or not list(output.glob(".prepare-*/tmp*")):
         assert run.poll() is None, run.stdout.read()
         time.sleep(0.01)
     children = [child for child in psutil.Process(run.pid).children() if "spawn_main" in " ".join(child.cmdline())]
