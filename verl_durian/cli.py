@@ -102,10 +102,10 @@ def prepare(
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of one a core.")] = None,
 ) -> None:
     """Make verl's data files of a training set or benchmark."""
-    from verl_durian.prepare.prepare_set import Request, prepare_set
+    from verl_durian.prepare.prepare import prepare_dataset
 
     try:
-        prepare_set(Request(name=name, source=source, output=output, workers=workers))
+        prepare_dataset(name, source, output, workers)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"verl-durian prepare: {error}", file=sys.stderr)
         raise typer.Exit(code=2) from error

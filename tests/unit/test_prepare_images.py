@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images come into the range of pixels as they are seen in training, or are refused as they would be there."""
+"""Images are resized as qwen_vl_utils reads them in training, and rejected if a training could not read them."""
 
 from io import BytesIO
 
@@ -13,14 +13,15 @@ from prepare_fixtures import BROKEN, FADED, GRAY, HUGE, TINY, photo, stored
 from qwen_vl_utils import fetch_image
 from qwen_vl_utils.vision_process import to_rgb as their_to_rgb
 
-from verl_durian.prepare.images import EVALUATION, MAX_RATIO, TRAINING, ImageError, fit, fitted_size, to_rgb
+from verl_durian.prepare.base import EVALUATION, TRAINING, Dropped
+from verl_durian.prepare.images import MAX_RATIO, fit, fitted_size, to_rgb
 
 SIDES = st.integers(1, 20_000)
 RANGES = st.sampled_from([TRAINING, EVALUATION])
 
 
 @given(SIDES, SIDES, RANGES)
-def test_sizes_are_in_the_range_and_keep_their_ratio(width, height, pixels):
+def test_sizes_are_in_the_range_and_keep_their_aspect_ratio(width, height, pixels):
     fitted = fitted_size(width, height, pixels)
     if max(width, height) <= MAX_RATIO * min(width, height):
         assert pixels.least <= fitted[0] * fitted[1] <= pixels.most
@@ -31,13 +32,13 @@ def test_sizes_are_in_the_range_and_keep_their_ratio(width, height, pixels):
 
 
 @given(SIDES, SIDES, RANGES)
-def test_sizes_within_the_range_stay(width, height, pixels):
+def test_sizes_within_the_range_are_kept(width, height, pixels):
     inside = pixels.least <= width * height <= pixels.most
     assert (fitted_size(width, height, pixels) == (width, height)) == inside or min(width, height) == 1
 
 
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
-def test_pictures_are_seen_as_qwen_vl_utils_sees_them(mode):
+def test_rgb_is_that_of_qwen_vl_utils(mode):
     picture = Image.open(BytesIO(FADED["bytes"]))
     if mode == "I;16":
         picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 256)
@@ -48,7 +49,7 @@ def test_pictures_are_seen_as_qwen_vl_utils_sees_them(mode):
 
 
 @pytest.mark.parametrize("form", ["PNG", "JPEG", "WEBP", "GIF"])
-def test_what_is_within_the_range_is_not_touched(form):
+def test_images_within_the_range_are_unchanged(form):
     content = stored(photo("coffee", (600, 500)), form)["bytes"]
     assert fit(content, TRAINING) is content
     assert fit(GRAY["bytes"], EVALUATION) is GRAY["bytes"]
@@ -63,20 +64,20 @@ def test_what_is_within_the_range_is_not_touched(form):
         (HUGE, EVALUATION, (1118, 894)),
     ],
 )
-def test_others_are_resized_as_pil_does_it(image, pixels, size):
+def test_other_images_are_resized(image, pixels, size):
     resized = Image.open(BytesIO(fit(image["bytes"], pixels)))
     assert (resized.format, resized.mode, resized.size) == ("PNG", "RGB", size)
     seen = their_to_rgb(Image.open(BytesIO(image["bytes"])))
     assert np.array_equal(np.asarray(resized), np.asarray(seen.resize(size)))
     assert fit(fit(image["bytes"], pixels), pixels) == fit(image["bytes"], pixels)
-    fetch_image({"image": resized})  # the training can show it
+    fetch_image({"image": resized})  # a training can read it
 
 
 @pytest.mark.parametrize(
     ("content", "problem"),
     [
-        (BROKEN["bytes"], "not a picture in any format"),
-        (b"<svg></svg>", "not a picture in any format"),
+        (BROKEN["bytes"], "not in an image format"),
+        (b"<svg></svg>", "not in an image format"),
         (HUGE["bytes"][:5000], "OSError"),
         (stored(Image.new("1", (20_000, 20_000)))["bytes"], "DecompressionBombError"),
         (stored(Image.new("RGB", (3000, 4)))["bytes"], "ratio above 200: 3000 x 4"),
@@ -84,6 +85,6 @@ def test_others_are_resized_as_pil_does_it(image, pixels, size):
         (stored(Image.new("1", (59_970, 300)))["bytes"], "ratio above 200: 59970 x 300"),
     ],
 )
-def test_pictures_that_training_cannot_show_are_refused(content, problem):
-    with pytest.raises(ImageError, match=problem):
+def test_images_that_training_cannot_read_are_dropped(content, problem):
+    with pytest.raises(Dropped, match=problem):
         fit(content, TRAINING)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Marks of images, lists of choices and letters, as the sets have them and as they might."""
+"""Image marks, lists of choices and letters."""
 
 import re
 
@@ -18,7 +18,7 @@ MARKS = ["<image>", "<image1>", "<image2>", "<image9>", "<image0>", "<video>", "
 def test_a_question_has_as_many_marks_as_images_and_no_other(question, images):
     placed, order = place_images(question, images)
     assert sorted(order) == list(range(images))
-    # verl parts a prompt with this pattern.
+    # verl splits a prompt at this pattern.
     assert re.findall("<image>|<video>|<audio>", placed) == ["<image>"] * images
 
 
@@ -64,7 +64,7 @@ def test_lists_of_choices(text, choices):
 
 
 @given(st.lists(st.from_regex(r"[a-z0-9][a-z0-9 ]*[a-z0-9]", fullmatch=True), min_size=2, max_size=10))
-def test_choices_that_are_written_are_read(choices):
+def test_written_choices_can_be_read(choices):
     assert read_choices(f"Which is it?\n{write_choices(choices)}") == choices
 
 
@@ -90,6 +90,6 @@ def test_letters_of_answers(answer, choices, letter):
     assert letter_of(answer, choices) == letter
 
 
-def test_an_answer_that_is_a_text_is_no_letter():
+def test_an_answer_text_is_not_read_as_a_letter():
     assert letter_of_text("A", ["B", "A"]) == "B"
     assert letter_of_text("C", ["1", "2", "3"]) is None

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Choices of a question: read out of a text, written out for the model, and matched with the answer."""
+"""Choices of a question: parse them, write them for the model, and match them with the answer."""
 
 import re
 import string
@@ -10,22 +10,17 @@ LETTERS = string.ascii_uppercase[:10]
 
 
 def write_choices(choices: Sequence[str]) -> str:
-    """The choices as lines for the model; one line where they are but letters, which then mark parts of the picture."""
+    """Writes one line per choice; a single line if the choices are only letters, which mark parts of the image."""
     if list(choices) == list(LETTERS[: len(choices)]):
         return f"Choices: {', '.join(choices)}"
     return "\n".join(["Choices:", *(f"({letter}) {text}" for letter, text in zip(LETTERS, choices, strict=False))])
 
 
 def read_choices(text: str) -> list[str]:
-    """The texts of the choices that a text lists, such as `A. 30; B. 40`, `(A) 30 (B) 40` or lines `A:30`, `B:40`.
+    """Parses the last list of choices in a text: `A. 30; B. 40`, `(A) 30 (B) 40` or lines `A:30`, `B:40`.
 
-    The list is the last one in the text. One line is taken of the last choice, if each of the others is one line.
-
-    Args:
-        text (str): A question, or a list of choices.
-
-    Returns:
-        list[str]: The choices from A on; empty where there are not at least two.
+    Returns the choices from A on, or an empty list if there are fewer than two. If each choice but the last is a single
+    line, the last one ends at its first line break.
     """
     for first in reversed(list(_label("A").finditer(text))):
         labels = [first]
@@ -44,26 +39,21 @@ def read_choices(text: str) -> list[str]:
 
 
 def _label(letter: str) -> re.Pattern[str]:
-    """`A.`, `A:`, `A)` or `(A)` at the start or after a blank, semicolon or comma."""
+    """Matches `A.`, `A:`, `A)` or `(A)` at the start or after whitespace, a semicolon or a comma."""
     return re.compile(rf"(?:(?<=[\s;；,，])|^)(?:[(（]{letter}[)）]|{letter}\s?[.．、:：)）])\s*")
 
 
 def letter_of_text(answer: str, choices: Sequence[str]) -> str | None:
-    """The letter of the choice that reads as the answer does; None if none does."""
+    """Returns the letter of the choice whose text equals the answer, or None."""
     texts = [choice.strip().casefold() for choice in choices]
     wanted = answer.strip().casefold()
     return LETTERS[texts.index(wanted)] if wanted in texts else None
 
 
 def letter_of(answer: str, choices: Sequence[str]) -> str | None:
-    """The letter that an answer names, such as `B` or `(B)`, or that of the choice which reads as it does.
+    """Returns the letter that an answer names (`B`, `(B)`), or that of the choice with the answer's text, or None.
 
-    Args:
-        answer (str): The answer of a multiple-choice question.
-        choices (Sequence[str]): Its choices; empty where they are not known, as in a picture.
-
-    Returns:
-        str | None: None for an answer that is no letter of a choice and no choice.
+    `choices` is empty if they are unknown, for example because they are in the image.
     """
     letter = answer.strip(" ().")
     if len(letter) == 1 and letter in LETTERS[: len(choices) or len(LETTERS)]:

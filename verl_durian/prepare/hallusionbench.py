@@ -1,9 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""HallusionBench: yes-no questions about figures, in groups that share a figure or ask the same of several."""
+"""HallusionBench: yes/no questions about figures, in groups that share a figure or a question."""
 
-from verl_durian.prepare.data_set import DataSet, Dropped, Problem, Row, picture, text
-from verl_durian.prepare.images import EVALUATION
+from verl_durian.prepare.base import EVALUATION, DatasetSpec, Dropped, Problem, Row, picture, text
 
 _ANSWERS = {"0": "no", "1": "yes"}
 _GROUP = ("category", "subcategory", "set_id", "figure_id", "question_id")
@@ -18,19 +17,19 @@ def _problem(row: Row) -> Problem:
     return Problem(f"{question}\nAnswer yes or no.", [image], _ANSWERS[answer], "yes_no", metadata=metadata)
 
 
-HALLUSIONBENCH = DataSet(
+SPEC = DatasetSpec(
     name="hallusionbench",
     title="HallusionBench",
     hub_id="lmms-lab/HallusionBench",
-    licence="BSD-3-Clause",
+    license="BSD-3-Clause",
     splits={"image": "data/image-*.parquet"},
-    columns={**dict.fromkeys(_GROUP, "id"), "question": "text", "gt_answer": "text", "image": "image"},
+    columns={"id": _GROUP, "text": ["question", "gt_answer"], "image": ["image"]},
     pixels=EVALUATION,
     identify=lambda row: "_".join(str(row[name]) for name in _GROUP),
     problem=_problem,
     treatment=(
-        "Only the split `image`, as in the paper; `gt_answer` 1 is yes, 0 is no, and the question ends with: "
-        "Answer yes or no.",
+        "Only the split `image`, as in the paper. `gt_answer` 1 becomes yes, 0 becomes no, and the question ends "
+        "with: Answer yes or no.",
     ),
     ability="vqa",
 )

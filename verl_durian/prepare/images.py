@@ -1,75 +1,58 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Images of a set, brought into the range of pixels that the paper has, with PIL, as its framework does.
+"""Resizes images into the pixel range of the paper with PIL, as the paper's framework does.
 
-verl has no setting for it: it hands pictures of any size to qwen_vl_utils, which rounds their sides to multiples of 28.
+verl has no option for it: qwen_vl_utils only rounds the sides of an image to multiples of 28.
 """
 
 import math
 import warnings
-from dataclasses import dataclass
 from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
 
+from verl_durian.prepare.base import Dropped, PixelRange
+
 MAX_RATIO = 200
-"""Of the longer side to the shorter: what is above is refused by qwen_vl_utils, so no training could show it."""
-
-
-@dataclass(frozen=True)
-class PixelRange:
-    """How many pixels a picture may have."""
-
-    least: int
-    most: int
-
-
-TRAINING = PixelRange(262_144, 4_194_304)
-"""The paper's framework, on its training data."""
-EVALUATION = PixelRange(262_144, 1_000_000)
-"""The evaluation that the paper follows."""
-
-
-class ImageError(ValueError):
-    """An image that verl could not show to a model."""
+"""Largest ratio of the sides that qwen_vl_utils accepts; an image above it would stop a training."""
 
 
 def fit(content: bytes, pixels: PixelRange) -> bytes:
-    """Brings an image file into a range of pixels, its ratio of sides kept but for rounding.
+    """Resizes an image into a pixel range; the aspect ratio changes only by rounding.
 
     Args:
         content (bytes): An image file in any format that PIL reads.
-        pixels (PixelRange): The range, whose ends belong to it.
+        pixels (PixelRange): The range.
 
     Returns:
-        bytes: The file as it is if its picture is within the range, else a PNG of the resized RGB picture.
+        bytes: `content` itself if the image is within the range, otherwise a PNG of the resized RGB image.
 
     Raises:
-        ImageError: the file cannot be decoded, or its sides are in a ratio that qwen_vl_utils refuses.
+        Dropped: the file cannot be decoded, or qwen_vl_utils would reject the ratio of the sides.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # from 89 million pixels; 179 are an error
-            picture = Image.open(BytesIO(content))
-            picture.load()
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above 89 Mpixel; above 179 PIL raises
+            image = Image.open(BytesIO(content))
+            image.load()
     except MemoryError:
         raise
-    except UnidentifiedImageError as error:  # its message has nothing but an address in memory
-        raise ImageError("not a picture in any format that PIL reads") from error
+    except UnidentifiedImageError as error:  # its message contains nothing but a memory address
+        raise Dropped("an image cannot be used", "not in an image format that PIL reads") from error
     except Exception as error:  # PIL's plugins raise many types for a broken file
-        raise ImageError(f"{type(error).__name__}: {error}") from error
-    size = fitted_size(*picture.size, pixels)
+        raise Dropped("an image cannot be used", f"{type(error).__name__}: {error}") from error
+    size = fitted_size(*image.size, pixels)
     if max(size) > MAX_RATIO * min(size):
-        raise ImageError(f"sides in a ratio above {MAX_RATIO}: {picture.width} x {picture.height}")
-    if size == picture.size:
+        raise Dropped("an image cannot be used", f"aspect ratio above {MAX_RATIO}: {image.width} x {image.height}")
+    if size == image.size:
         return content
     resized = BytesIO()
-    to_rgb(picture).resize(size, Image.Resampling.BICUBIC).save(resized, "PNG")
+    to_rgb(image).resize(size, Image.Resampling.BICUBIC).save(resized, "PNG")
     return resized.getvalue()
 
 
 def fitted_size(width: int, height: int, pixels: PixelRange) -> tuple[int, int]:
-    """Width and height of a picture within the range: rounded up when it grows, and down when it shrinks."""
+    """Returns width and height within the range: rounded up when the image grows, down when it shrinks."""
     if width * height < pixels.least:
         scale = math.sqrt(pixels.least / (width * height))
         return math.ceil(width * scale), math.ceil(height * scale)
@@ -79,13 +62,10 @@ def fitted_size(width: int, height: int, pixels: PixelRange) -> tuple[int, int]:
     return width, height
 
 
-def to_rgb(picture: Image.Image) -> Image.Image:
-    """RGB as qwen_vl_utils makes it: RGBA on white, all else as PIL converts it.
-
-    Written out, since qwen_vl_utils would load torch into every worker.
-    """
-    if picture.mode != "RGBA":
-        return picture.convert("RGB")
-    white = Image.new("RGB", picture.size, (255, 255, 255))
-    white.paste(picture, mask=picture.getchannel("A"))
+def to_rgb(image: Image.Image) -> Image.Image:
+    """Converts to RGB as qwen_vl_utils does (RGBA on white), without importing torch into every worker."""
+    if image.mode != "RGBA":
+        return image.convert("RGB")
+    white = Image.new("RGB", image.size, (255, 255, 255))
+    white.paste(image, mask=image.getchannel("A"))
     return white

@@ -1,232 +1,164 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where a set's rows come from: a repository on the hub, a copy of it, or what `Dataset.save_to_disk` wrote.
+"""Opens the source of a dataset: a hub repository, a copy of it, or a folder written by `Dataset.save_to_disk`."""
 
-open_source -> a `Split` for each split, whose columns are those of the set -> its rows, a few at a time
-"""
-
-import hashlib
+import functools
+import glob
+import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile, ZipFile
 
 import datasets  # type: ignore[import-untyped]
 import huggingface_hub
-import pyarrow as pa
 from huggingface_hub.errors import HFValidationError
 
-from verl_durian.entropy.parts import open_parquet
-from verl_durian.entropy.shards import source_id
-from verl_durian.prepare.data_set import DataSet
+from verl_durian.files import room_for
+from verl_durian.prepare.base import DatasetSpec
 
-
-def _is_text(kind: pa.DataType) -> bool:
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _is_list(kind: pa.DataType, of: Callable[[pa.DataType], bool]) -> bool:
-    return (pa.types.is_list(kind) or pa.types.is_large_list(kind)) and of(kind.value_type)
-
-
-def _is_image(kind: pa.DataType) -> bool:
-    return pa.types.is_struct(kind) and {"bytes", "path"} <= {field.name for field in kind}
-
-
-TYPES: dict[str, tuple[str, Callable[[pa.DataType], bool]]] = {
-    "text": ("text", _is_text),
-    "texts": ("list of texts", lambda kind: _is_list(kind, _is_text)),
-    "id": ("text or whole number", lambda kind: _is_text(kind) or pa.types.is_integer(kind)),
-    "number": ("number", lambda kind: pa.types.is_floating(kind) or pa.types.is_integer(kind)),
-    "image": ("image", _is_image),
-    "images": ("list of images", lambda kind: _is_list(kind, _is_image)),
-    "record": ("struct", pa.types.is_struct),
-    "value": ("any type", lambda kind: True),
+_TEXT, _INTEGER = "(large_)?string", "u?int[0-9]+"
+_IMAGE = r"struct<(?=.*\bbytes: )(?=.*\bpath: ).*>"
+COLUMN_TYPES = {
+    "text": ("text", _TEXT),
+    "texts": ("list of texts", rf"(large_)?list<\w+: {_TEXT}.*>"),
+    "id": ("text or integer", f"{_TEXT}|{_INTEGER}"),
+    "number": ("number", f"halffloat|float|double|{_INTEGER}"),
+    "image": ("image", _IMAGE),
+    "images": ("list of images", rf"(large_)?list<\w+: {_IMAGE}.*>"),
+    "record": ("struct", "struct<.*>"),
+    "value": ("any type", ".*"),
 }
-"""Types of columns: what a person reads, and which Arrow types are meant."""
-
-
-Batches = Callable[[int], Iterator[list[dict[str, Any]]]]
-"""Reads rows, so many at a time."""
-
-
-@dataclass(frozen=True)
-class Split:
-    """The rows of one split."""
-
-    name: str
-    rows: int
-    digest: str
-    """Changes when a file of the split does."""
-    batches: Batches
+"""Types of columns: the name in messages, and a pattern for the Arrow type."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source that has what a set needs."""
+    """A source whose columns were checked."""
 
     name: str
-    """Id on the hub, or the absolute path of a folder."""
+    """Hub id, or absolute path of a folder."""
     revision: str | None
     """Commit on the hub."""
-    splits: list[Split]
+    splits: dict[str, datasets.Dataset]
+    archive: Path | None
+    """Zip file with the images, or the folder into which it was unpacked."""
+
+    def digest(self, split: str) -> str:
+        """Returns a hash that changes when the files of a split change."""
+        archive = self.archive and (str(self.archive), self.archive.stat().st_mtime_ns)
+        return datasets.fingerprint.Hasher.hash((self.splits[split]._fingerprint, archive))
 
 
-def open_source(data_set: DataSet, source: str) -> Source:
-    """Finds the splits of a set and checks their columns.
+def open_source(spec: DatasetSpec, source: str) -> Source:
+    """Opens the splits of a dataset and checks their columns.
 
-    Files are fetched from the hub by huggingface_hub alone, which keeps them in its cache and, with HF_HUB_OFFLINE=1,
-    looks nowhere else.
+    huggingface_hub downloads a hub repository into its cache; with HF_HUB_OFFLINE=1 it reads only the cache. `datasets`
+    converts parquet files to Arrow files in its own cache.
 
     Args:
-        data_set (DataSet): The set.
-        source (str): A folder, or an id on the hub.
+        spec (DatasetSpec): The dataset.
+        source (str): A folder or a hub id.
 
     Raises:
-        ValueError: there is no such source, it lacks files, a file cannot be read, or its columns differ.
+        ValueError: the source does not exist, lacks a file, has a file that cannot be read, or its columns differ.
+        OSError: the cache of `datasets` cannot be written.
     """
     folder, revision = Path(source).expanduser(), None
     name = str(folder.absolute())
     if not folder.is_dir():
-        folder, name = _fetch(data_set, source), source
+        folder, name = _downloaded_folder(spec, source), source
         revision = folder.name
     saved = any((folder / file).exists() for file in ("dataset_dict.json", "state.json"))
-    return Source(name, revision, (_saved_splits if saved else _parquet_splits)(data_set, folder))
+    splits = (_saved_splits if saved else _parquet_splits)(spec, folder)
+    for split, rows in splits.items():
+        _check_columns(spec, f"{folder}, split {split}", rows)
+    selected = {split: rows.select_columns(spec.column_names) for split, rows in splits.items()}
+    return Source(name, revision, selected, _image_archive(folder, spec.archive) if spec.archive else None)
 
 
-def _fetch(data_set: DataSet, source: str) -> Path:
-    wanted = [*data_set.splits.values(), *([data_set.archive] if data_set.archive else [])]
+def _downloaded_folder(spec: DatasetSpec, source: str) -> Path:
+    patterns = [*spec.splits.values(), *([spec.archive] if spec.archive else [])]
     try:
-        return Path(huggingface_hub.snapshot_download(source, repo_type="dataset", allow_patterns=wanted))
+        return Path(huggingface_hub.snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
     except (HFValidationError, OSError) as error:
         raise ValueError(
-            f"--source {source}: no such folder, and no data set that the hub lets us read ({type(error).__name__}): "
-            f"name a folder with a copy of {data_set.hub_id}"
+            f"--source {source}: neither a folder nor a dataset that can be downloaded from the hub "
+            f"({type(error).__name__}): give a folder with a copy of {spec.hub_id}"
         ) from error
 
 
-def _parquet_splits(data_set: DataSet, folder: Path) -> list[Split]:
-    splits = []
-    for name, pattern in data_set.splits.items():
+def _parquet_splits(spec: DatasetSpec, folder: Path) -> dict[str, datasets.Dataset]:
+    splits = {}
+    for name, pattern in spec.splits.items():
         files = sorted(folder.glob(pattern))
         if not files:
             raise ValueError(
-                f"--source {folder}: has no file {pattern}, which holds the split {name} of {data_set.hub_id}: "
-                "name a copy of that repository, or what Dataset.save_to_disk wrote"
+                f"--source {folder}: has no file {pattern}, the split {name} of {spec.hub_id}: "
+                "give a copy of that repository, or a folder written by Dataset.save_to_disk"
             )
-        rows = 0
-        for file in files:
+        paths = [glob.escape(str(file)) for file in files]
+        with room_for(Path(datasets.config.HF_DATASETS_CACHE)):
             try:
-                with open_parquet(str(file)) as parquet:
-                    _check_columns(data_set, f"{file}", parquet.schema_arrow)
-                    rows += parquet.metadata.num_rows
-            except (OSError, pa.ArrowInvalid) as error:
-                raise ValueError(f"--source {file}: cannot be read: {error}") from error
-        splits.append(_split(data_set, folder, name, rows, files, _parquet_batches(files, list(data_set.columns))))
+                splits[name] = datasets.Dataset.from_parquet(paths, name, batch_size=1000)  # default: a row group
+            except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
+                cause = error.__cause__ or error
+                if getattr(cause, "errno", None):  # of the system, such as a full disk; a damaged file has none
+                    raise cause from None
+                raise ValueError(f"--source {folder / pattern}: cannot be read: {cause}") from error
     return splits
 
 
-def _saved_splits(data_set: DataSet, folder: Path) -> list[Split]:
+def _saved_splits(spec: DatasetSpec, folder: Path) -> dict[str, datasets.Dataset]:
     try:
         saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError) as error:
         raise ValueError(f"--source {folder}: cannot be read: {error}") from error
-    if isinstance(saved, datasets.Dataset):
-        alone = str(saved.split or next(iter(data_set.splits)))  # a set made in memory has no split's name
-        places = {alone: (saved, folder)}
-    else:
-        places = {name: (rows, folder / name) for name, rows in saved.items()}
-    missing = [name for name in data_set.splits if name not in places]
-    if missing:
+    if isinstance(saved, datasets.Dataset):  # one created in memory has no split name
+        saved = {str(saved.split or next(iter(spec.splits))): saved}
+    for name in spec.splits:
+        if name not in saved:
+            raise ValueError(f"--source {folder}: has no split {name} of {spec.name}, only: {', '.join(saved)}")
+    return {name: saved[name] for name in spec.splits}
+
+
+def _check_columns(spec: DatasetSpec, place: str, rows: datasets.Dataset) -> None:
+    """Raises ValueError if a column is missing or has another type."""
+    found = {field.name: str(field.type) for field in rows.features.arrow_schema}
+    types = {name: COLUMN_TYPES[kind] for kind, names in spec.columns.items() for name in names}
+    if not all(name in found and re.fullmatch(pattern, found[name]) for name, (_, pattern) in types.items()):
         raise ValueError(
-            f"--source {folder}: has no split {missing[0]}, which {data_set.name} has, only: {', '.join(places)}"
+            f"--source {place}: does not have the columns of {spec.name}: "
+            f"expected {', '.join(f'{name} ({label})' for name, (label, _) in types.items())}; "
+            f"found {', '.join(f'{name} ({kind})' for name, kind in found.items())}"
         )
-    splits = []
-    for name in data_set.splits:
-        rows, place = places[name]
-        _check_columns(data_set, str(place), rows.features.arrow_schema)
-        files = sorted(file for file in place.iterdir() if file.is_file())
-        stored = rows.select_columns(list(data_set.columns)).with_format("arrow")
-        splits.append(_split(data_set, folder, name, len(rows), files, _saved_batches(stored)))
-    return splits
 
 
-def _check_columns(data_set: DataSet, place: str, schema: pa.Schema) -> None:
-    """Raises ValueError where a column that is read is missing or of another type."""
-    found = {field.name: field.type for field in schema}
-    if all(name in found and TYPES[kind][1](found[name]) for name, kind in data_set.columns.items()):
-        return
-    expected = ", ".join(f"{name} ({TYPES[kind][0]})" for name, kind in data_set.columns.items())
-    raise ValueError(
-        f"--source {place}: has not the columns of {data_set.name}: expected {expected}; "
-        f"found {', '.join(f'{name} ({kind})' for name, kind in found.items())}"
-    )
+def _image_archive(folder: Path, name: str) -> Path:
+    packed = folder / name
+    unpacked = packed.with_suffix("")
+    if not unpacked.is_dir() and not packed.exists():
+        raise ValueError(f"--source {folder}: has neither {name}, which contains the images, nor {unpacked.name}/")
+    return unpacked if unpacked.is_dir() else packed
 
 
-def _split(data_set: DataSet, folder: Path, name: str, rows: int, files: Sequence[Path], batches: Batches) -> Split:
-    """A split whose digest is that of its files, and whose images come out of the archive if the set has one."""
-    if data_set.archive is None:
-        return Split(name, rows, _digest(files), batches)
-    packed, unpacked = folder / data_set.archive, (folder / data_set.archive).with_suffix("")
-    if not packed.exists() and not unpacked.is_dir():
-        raise ValueError(f"--source {folder}: has neither {packed.name}, which holds the images, nor {unpacked.name}/")
-    archive = unpacked if unpacked.is_dir() else packed
-    try:
-        with _reader(folder, archive):
-            pass
-    except (OSError, BadZipFile) as error:
-        raise ValueError(f"--source {archive}: cannot be read: {error}") from error
-    return Split(name, rows, _digest([*files, archive]), lambda size: _with_images(batches(size), folder, archive))
+def read_image(archive: Path, path: str) -> bytes | None:
+    """Reads an image from the archive of a source; None if the archive does not contain it.
 
-
-def _digest(files: Sequence[Path]) -> str:
-    return hashlib.sha256("".join(source_id(str(file.resolve())) for file in files).encode()).hexdigest()
-
-
-def _parquet_batches(files: Sequence[Path], columns: list[str]) -> Batches:
-    def batches(size: int) -> Iterator[list[dict[str, Any]]]:
-        for file in files:
-            try:
-                with open_parquet(str(file)) as parquet:
-                    for batch in parquet.iter_batches(size, columns=columns):
-                        yield batch.to_pylist()
-            except (OSError, pa.ArrowInvalid) as error:
-                raise ValueError(f"--source {file}: cannot be read: {error}") from error
-
-    return batches
-
-
-def _saved_batches(stored: datasets.Dataset) -> Batches:
-    return lambda size: (table.to_pylist() for table in stored.iter(size))
-
-
-def _with_images(
-    batches: Iterator[list[dict[str, Any]]], folder: Path, archive: Path
-) -> Iterator[list[dict[str, Any]]]:
-    """Puts the images in the place of their paths."""
-    with _reader(folder, archive) as read:
-        for rows in batches:
-            for row in rows:
-                row["image"] = [{"bytes": read(path), "path": path} for path in row["image"] or []]
-            yield rows
-
-
-@contextmanager
-def _reader(folder: Path, archive: Path) -> Iterator[Callable[[str], bytes | None]]:
-    """Reads the file at a path, out of a folder or of a zip, which is not unpacked; None if there is no such file."""
+    Raises:
+        ValueError: the archive or the image is damaged.
+    """
     if archive.is_dir():
-        yield lambda path: (folder / path).read_bytes() if (folder / path).is_file() else None
-        return
-    with ZipFile(archive) as opened:
-        members = set(opened.namelist())
+        file = archive.parent / path
+        return file.read_bytes() if file.is_file() else None
+    try:
+        return _open_zip(archive).read(path)
+    except KeyError:
+        return None
+    except (OSError, BadZipFile, zlib.error) as error:
+        raise ValueError(f"--source {archive}: {path} cannot be read, download the file again: {error}") from error
 
-        def read(path: str) -> bytes | None:
-            try:
-                return opened.read(path) if path in members else None
-            except (BadZipFile, zlib.error) as error:
-                raise ValueError(f"--source {archive}: {path} in it is damaged, fetch it anew: {error}") from error
 
-        yield read
+@functools.lru_cache(maxsize=1)  # opening it reads the list of all files
+def _open_zip(archive: Path) -> ZipFile:
+    return ZipFile(archive)

@@ -1,75 +1,59 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""ViRL39K: questions of many kinds; the images are in an archive of their own."""
+"""ViRL39K: questions of many kinds; the images are in a separate zip file."""
 
 import re
 
+from verl_durian.prepare.base import TRAINING, DatasetSpec, Dropped, Problem, Row, text
 from verl_durian.prepare.choices import LETTERS, letter_of, read_choices
-from verl_durian.prepare.data_set import AnswerType, DataSet, Dropped, Problem, Row, text
-from verl_durian.prepare.images import TRAINING
 from verl_durian.reward import last_boxed
 
-_WORDS = re.compile(r"\\text\{([^{}]*)\}")
+_TEXT = re.compile(r"\\text\{([^{}]*)\}")
 _CHOICE = re.compile(rf"\(?([{LETTERS}])[.:)]\s*(.+)", re.DOTALL)
+_METADATA = ("category", "source", "PassRate_32BTrained", "PassRate_7BBase")
 
 
 def _problem(row: Row) -> Problem:
     question, boxed = text(row, "question"), text(row, "answer")
-    if not row["image"]:
+    images, metadata = row["image"], {name: row[name] for name in _METADATA}
+    if not images:
         raise Dropped("no image")
     content = last_boxed(boxed)
     answer = (boxed if content is None else content).strip()
-    if words := _WORDS.fullmatch(answer):
-        answer = words[1].strip()
+    if wrapped := _TEXT.fullmatch(answer):
+        answer = wrapped[1].strip()
     if not answer:
         raise Dropped("no answer")
-    answer_type: AnswerType = "number"
-    choices: list[str] = []
     if answer.lower() in ("yes", "no"):
-        answer, answer_type = answer.lower(), "yes_no"
-    elif (named := _CHOICE.fullmatch(answer)) and named[2] in read_choices(question):
-        answer, answer_type, choices = named[1], "choice", read_choices(question)
-    elif answer.strip("().") in tuple(LETTERS):
-        choices = read_choices(question)
-        letter = letter_of(answer, choices)
-        if letter is None:  # a list of something else, such as steps
-            choices, letter = [], answer.strip("().")
-        answer, answer_type = letter, "choice"
-    return Problem(
-        question=question,
-        images=row["image"],
-        answer=answer,
-        answer_type=answer_type,
-        choices=choices,
-        metadata={name: row[name] for name in ("category", "source", "PassRate_32BTrained", "PassRate_7BBase")},
-    )
+        return Problem(question, images, answer.lower(), "yes_no", metadata=metadata)
+    choices = read_choices(question)
+    if (named := _CHOICE.fullmatch(answer)) and named[2] in choices:
+        return Problem(question, images, named[1], "choice", choices, metadata)
+    bare = answer.strip("().")
+    if bare not in tuple(LETTERS):
+        return Problem(question, images, answer, "number", metadata=metadata)
+    letter = letter_of(answer, choices)
+    if letter is None:  # the list in the question has other items, such as steps
+        return Problem(question, images, bare, "choice", (), metadata)
+    return Problem(question, images, letter, "choice", choices, metadata)
 
 
-VIRL39K = DataSet(
+SPEC = DatasetSpec(
     name="virl39k",
     title="ViRL39K",
     hub_id="TIGER-Lab/ViRL39K",
-    licence="MIT",
+    license="MIT",
     splits={"train": "39Krelease.parquet"},
-    columns={
-        "question": "text",
-        "answer": "text",
-        "PassRate_32BTrained": "value",
-        "PassRate_7BBase": "value",
-        "category": "value",
-        "source": "value",
-        "qid": "id",
-        "image": "texts",
-    },
+    columns={"text": ["question", "answer"], "value": _METADATA, "id": ["qid"], "texts": ["image"]},
     pixels=TRAINING,
     identify=lambda row: str(row["qid"]),
     problem=_problem,
     treatment=(
-        "Rows without image are dropped: verl 0.9 can crash on a micro batch of such rows. The pass rates are in the "
-        "metadata (-1: none).",
-        "The answer is what its last `\\boxed{}` holds. A capital letter A to J, alone or before the text of that "
-        "choice, is a choice, yes or no is that, all else a value; choices are read out of the question where it lists "
-        "them.",
+        "Rows without an image are dropped: verl 0.9 can crash on a micro batch of such rows. The pass rates are in "
+        "the metadata (-1: none).",
+        "The answer is the content of its last `\\boxed{}`. A capital letter A to J, alone or before the text of that "
+        "choice, becomes a choice, yes or no becomes yes_no, all else is a value. Choices are parsed from the question "
+        "if it lists them.",
     ),
     archive="images.zip",
 )
