@@ -72,7 +72,7 @@ class Output:
         """The last lines of the worker that died, or of the command itself, from the last traceback on."""
         lines = [*self.lines, self.partial_line]
         if worker := WORKER.match(self.death):
-            lines = [line for line in lines if line.startswith(worker.group())]
+            lines = [line[worker.end() :] for line in lines if line.startswith(worker.group())]
         else:
             lines = [line for line in lines if not WORKER.match(line)]
         start = max((number for number, line in enumerate(lines) if "Traceback" in line), default=0)
