@@ -159,14 +159,19 @@ def run(command: list[str], log: Path | None, show: re.Pattern[str] | None, grac
     segments = shared_memory()
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
-    options = {"stdin": subprocess.DEVNULL, "stderr": subprocess.STDOUT, "start_new_session": True}
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
     with open(log, "wb") if log else tempfile.NamedTemporaryFile() as file:
         output = Output(open(file.name, errors="replace", newline=""), show)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, raise_interrupt)
         try:
-            process = subprocess.Popen(command, stdout=file, env=environment, **options)
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                start_new_session=True,
+            )
             try:
                 code, cause = watch(process, output, grace, stall)
             except KeyboardInterrupt as interrupt:

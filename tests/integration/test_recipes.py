@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ README = (ROOT / "recipes" / "README.md").read_text()
 SCRIPTS = {"fsdp": RECIPE, "megatron": "recipes/run_qwen25vl_durian_megatron.sh"}
 OURS = ("BACKBONE", "ESTIMATOR", "ENGINE", "DATASET", "DATA_DIR", "OUTPUT", "RAY_ADDRESS", "VERL_PLATFORM", "OFFLOAD")
 
-# From the config.json of the published models: hidden size, intermediate size, layers, attention heads, key-value heads,
+# From the config.json of the published models: hidden size, intermediate size, layers, attention and key-value heads,
 # vocabulary size, intermediate size of the vision tower.
 SHAPES = {
     "3B": (2048, 11008, 36, 16, 2, 151936, 3420),
@@ -319,6 +320,11 @@ def test_commands_of_the_readme_are_complete(recipe, models):
     weights = values(*(f"algorithm.durian.weights.{axis}" for axis in axes))
     assert weights >= {tuple(row.split()) for row in table_3.split(", ")}
     assert values("actor_rollout_ref.rollout.n") >= {(str(n),) for n in (2, 4, 8, 16, 24, 32)}
+
+
+def test_the_plugin_adds_no_entry_point_to_vllm():
+    groups = {entry_point.group for entry_point in distribution("verl-durian").entry_points}
+    assert groups == {"console_scripts", "verl.plugins"}
 
 
 def test_slurm_starts_ray_on_every_node_and_then_the_recipe(recipe):
