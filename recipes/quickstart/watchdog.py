@@ -41,7 +41,7 @@ COLOR = re.compile(r"\x1b\[[0-9;]*m")
 WORKER = re.compile(r"(?:\s*\([^()]*\bpid=\d+[^()]*\))+")  # the prefix of Ray and vLLM, such as "(Worker pid=123)"
 
 SHOWN_LINES = 25
-POLL_SECONDS = 0.5
+POLL_SECONDS = 1.0
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 

@@ -145,13 +145,13 @@ def test_the_same_command_resumes_with_the_data_that_were_left(out, killed, resu
 
 @pytest.fixture(scope="module")
 def steps(killed, resumed) -> list[dict[str, float]]:
-    """The metrics of every step of training."""
-    found = {**{step: killed.metrics[step] for step in (1, 2)}, **resumed.metrics}
-    return [found[step] for step in range(1, STEPS + 1) if "actor/grad_norm" in found[step]]
+    """The metrics of every step of training, without validations alone."""
+    found = [*killed.metrics.values(), *resumed.metrics.values()]
+    return [metrics for metrics in found if "actor/grad_norm" in metrics]
 
 
 def test_rollouts_come_from_the_policy_that_is_trained(steps):
-    assert len(steps) >= STEPS - 1
+    assert len(steps) >= STEPS
     for step in steps:
         assert step["training/rollout_actor_probs_pearson_corr"] > 0.999
         assert step["actor/grad_norm"] > 0

@@ -82,5 +82,6 @@ def places_in_order(rollouts: Path, file: Path, seed: int) -> dict[int, list[int
     steps = {}
     for step in rollouts.glob("*.jsonl"):
         inputs = [json.loads(line)["input"] for line in step.read_text().splitlines()]
-        steps[int(step.stem)] = sorted({place[int(re.findall(r"\((\d+)\)", text)[-1])] for text in inputs})
+        numbers = {int(number) for text in inputs for number in re.findall(r"\((\d+)\)\n", text)}  # padding has no text
+        steps[int(step.stem)] = sorted(place[number] for number in numbers)
     return dict(sorted(steps.items()))

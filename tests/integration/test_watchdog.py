@@ -27,7 +27,7 @@ ENGINE_DEATH = r"""
 ENGINE_ERROR = """
     print("(EngineCore pid=5) ERROR 11-22 19:35:01 [core.py:1348] EngineCore encountered a fatal error.")
     print("(EngineCore pid=5) ERROR 11-22 19:35:01 [core.py:1348] Traceback (most recent call last):", flush=True)
-    time.sleep(0.6)
+    time.sleep(1.5)
     print("(EngineCore pid=5) ERROR 11-22 19:35:01 [core.py:1348] KeyError: 'weight'")
     print("(Other pid=6) still here\\n" * 1000, flush=True)
     time.sleep(1000)
@@ -120,7 +120,7 @@ def test_only_shared_memory_of_the_run_is_removed(given: str | None) -> None:
         segment = shared_memory.SharedMemory({given!r}, create=True, size=4096)
         resource_tracker.unregister(segment._name, "shared_memory")
         print(segment.name, flush=True)
-        time.sleep(1)
+        time.sleep(3)  # the other segment is made now
         os._exit(0)
     """)
     assert process.stdout is not None
