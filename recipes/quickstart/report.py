@@ -86,6 +86,7 @@ def draw(steps: Steps, file: Path) -> None:
         axes = figure.add_subplot(rows, 2, number, title=title, xlabel="step")
         for name, match in metrics.items():
             axes.plot(*curve(steps, name), marker="." if match.re is VALIDATION else "", label=kind(match[1]))
+        axes.locator_params(axis="x", integer=True)
         axes.grid(alpha=0.3)
         if len(metrics) > 1:
             axes.legend()

@@ -85,8 +85,12 @@ class Launch:
                         worker.send_signal(signal.SIGKILL)
                     break
             self.code = process.wait()
-        new = shared_memory() - segments
-        self.left_segments = new - mapped(new)
+        for _ in range(30):  # tests that run in parallel may leave some for a moment
+            new = shared_memory() - segments
+            self.left_segments = new - mapped(new)
+            if not self.left_segments:
+                break
+            time.sleep(1)
         self.output, self.log = log.read_text(), (self.folder / "train.log").read_text()
         self.metrics = recipe.metrics(self.folder)
 
