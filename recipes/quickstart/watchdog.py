@@ -142,17 +142,9 @@ def raise_interrupt(number: int, _frame: object) -> NoReturn:
 
 
 def run(command: list[str], log: Path | None, show: re.Pattern[str] | None, grace: float, stall: float) -> int:
-    """Runs a command to its end, ends all that it started, and shows the error if it failed.
+    """Runs a command to its end, ends all that it started, and shows the error if it failed; returns the exit code.
 
-    Args:
-        command: Program and arguments.
-        log: File for the output.
-        show: Pattern of what the terminal shows of each line; None shows everything.
-        grace: Seconds that the command has to end by itself after a death or a signal.
-        stall: Seconds without output after which the command is ended; 0 for never.
-
-    Returns:
-        The exit code.
+    The arguments are those of the command line, `stall` in seconds.
     """
     # Processes whose parent has died become children of the watchdog.
     ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)

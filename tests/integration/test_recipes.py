@@ -132,7 +132,7 @@ def validate(config: DictConfig) -> None:
 @pytest.mark.parametrize("engine", ["fsdp", "megatron"])
 @pytest.mark.parametrize("backbone", ["dapo", "grpo"])
 @pytest.mark.parametrize("size", SIZES)
-def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, size, backbone, engine, lora):
+def test_presets_are_valid_and_those_of_the_paper(recipe, models, size, backbone, engine, lora):
     config = recipe.config(
         script=SCRIPTS[engine], MODEL_PATH=str(models[size]), BACKBONE=backbone, LORA_RANK=lora, ESTIMATOR="durian"
     )
@@ -192,7 +192,7 @@ def test_parameters_are_counted(models, size):
     assert count_parameters(config) / 1e9 == pytest.approx(BILLIONS[size], abs=1e-3)
 
 
-def test_variables_and_arguments_win(recipe):
+def test_variables_and_arguments_override_defaults(recipe):
     config = recipe.config(
         "actor_rollout_ref.rollout.n=5",
         "+algorithm.durian.reasoning.num_groups=8",
@@ -231,7 +231,7 @@ def test_paths_are_absolute(recipe):
     assert metrics == str(recipe.folder / "runs/a/metrics.jsonl")
 
 
-def test_output_is_named_after_what_is_trained(recipe):
+def test_default_output_folder(recipe):
     config = recipe.config(OUTPUT="", BACKBONE="grpo", ESTIMATOR="rloo")
     folder = recipe.folder / "outputs/Qwen2.5-VL-7B-Instruct_geometry3k_grpo_rloo"
     assert config.trainer.default_local_dir == str(folder / "checkpoints") and folder.is_dir()
@@ -264,22 +264,22 @@ def test_attention_without_flash_attn(recipe, models):
 
 
 @pytest.mark.parametrize("variable", ["BACKBONE", "ENGINE", "ATTENTION", "DATASET", "LORA_RANK"])
-def test_unknown_choices_are_named(recipe, variable):
+def test_unknown_choices_are_rejected(recipe, variable):
     done = recipe.run(**{variable: "ppo"})
     assert done.returncode == 2 and f"{variable}=ppo: must be " in done.stderr
 
 
-def test_own_data_need_a_folder_of_their_own(recipe):
+def test_own_data_need_an_output_folder(recipe):
     done = recipe.run(TRAIN_FILES="mine.parquet", OUTPUT="")
     assert done.returncode == 2 and "OUTPUT: name a folder for the run on your own TRAIN_FILES" in done.stderr
 
 
-def test_adapters_get_a_folder_of_their_own(recipe):
+def test_adapters_have_their_own_output_folder(recipe):
     settings = recipe.settings(OUTPUT="", LORA_RANK="8")
     assert any(setting.endswith("_geometry3k_dapo_durian_lora8/checkpoints") for setting in settings)
 
 
-def test_on_the_cpu_the_same_script_runs_small(recipe, tiny_qwen25vl):
+def test_settings_for_a_cpu(recipe, tiny_qwen25vl):
     small = {"MODEL_PATH": str(tiny_qwen25vl), "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu"}
     config = recipe.config(**small)
     validate(config)
