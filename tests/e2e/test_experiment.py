@@ -104,7 +104,7 @@ def kill(process: subprocess.Popen) -> None:
             with suppress(psutil.NoSuchProcess):
                 member.send_signal(number)
     process.wait()
-    psutil.wait_procs(family)
+    psutil.wait_procs(family, timeout=10)
 
 
 def test_a_killed_run_resumes_with_the_data_that_were_left(folder):

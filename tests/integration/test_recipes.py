@@ -279,8 +279,8 @@ def test_adapters_have_their_own_output_folder(recipe):
     assert any(setting.endswith("_geometry3k_dapo_durian_lora8/checkpoints") for setting in settings)
 
 
-def test_settings_for_a_cpu(recipe, tiny_qwen25vl):
-    small = {"MODEL_PATH": str(tiny_qwen25vl), "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu"}
+def test_settings_for_a_cpu(recipe, models):
+    small = {"MODEL_PATH": str(models["7B"]), "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu"}
     config = recipe.config(**small)
     validate(config)
     assert config.trainer.device == "cpu" and config.ray_kwargs.ray_init.num_gpus == 1
