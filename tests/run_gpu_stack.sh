@@ -13,5 +13,5 @@ python -m pip install --quiet --constraint constraints-gpu.txt --editable ".[gpu
 
 unset VERL_PLATFORM
 export CUDA_VISIBLE_DEVICES="" HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1
-[ $# -gt 0 ] || set -- tests/unit tests/e2e/test_score.py
+[ $# -gt 0 ] || set -- tests/unit tests/integration tests/e2e/test_score.py
 python -m pytest -p no:cacheprovider "$@"
