@@ -69,6 +69,7 @@ class Launch:
         )
         variables = {"OUT": str(out), "STEPS": str(STEPS), "VERL_DURIAN_CACHE": str(out / "cache")}
         segments, runs, log = shared_memory(), set(out.glob("runs/*")), out / name
+        self.killed: list[psutil.Process] = []
         with orphans() as self.left_processes, log.open("w") as output:
             process = subprocess.Popen(
                 recipe.command("run_quickstart.sh", *overrides),
@@ -91,8 +92,8 @@ class Launch:
             if not self.left_segments:
                 break
             time.sleep(1)
-        self.output, self.log = log.read_text(), (self.folder / "train.log").read_text()
-        self.metrics = recipe.metrics(self.folder)
+        self.output, self.metrics = log.read_text(), recipe.metrics(self.folder)
+        self.scored = sum(len(file.read_text().splitlines()) for file in (out / "cache").rglob("*.jsonl"))
 
 
 def is_worker(process: psutil.Process) -> bool:
@@ -111,10 +112,8 @@ def out(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def killed(out) -> Launch:
     launch = Launch(out, "killed.log", kill_after=2)
+    assert launch.killed, launch.output[-5000:]
     launch.last = int((out / "checkpoints" / "latest_checkpointed_iteration.txt").read_text())
-    loader = torch.load(out / "checkpoints" / f"global_step_{launch.last}" / "data.pt", weights_only=False)
-    launch.batches_read = loader["_num_yielded"]
-    launch.scored = scored_images(out)
     return launch
 
 
@@ -125,12 +124,7 @@ def resumed(out, killed) -> Launch:
     return launch
 
 
-def scored_images(out: Path) -> int:
-    return sum(len(file.read_text().splitlines()) for file in (out / "cache").rglob("*.jsonl"))
-
-
 def test_a_dead_worker_ends_the_run_with_its_error(killed):
-    assert killed.killed, killed.output[-5000:]
     assert killed.code != 0
     _, error, _ = killed.output.rsplit("=" * 100, 2)
     assert DEATH.search(error) and "Error: " in error and str(killed.folder / "train.log") in error
@@ -144,7 +138,8 @@ def test_the_same_command_resumes_with_the_data_that_were_left(out, killed, resu
     in_order = [row for rows in places.values() for row in rows]
     assert in_order == sorted(in_order)
     # Prompts are read one by one; dynamic sampling skips those without learning signal, rarely many in a row.
-    assert killed.batches_read <= places[killed.last + 1][0] < killed.batches_read + 4 * BATCH
+    loader = torch.load(out / "checkpoints" / f"global_step_{killed.last}" / "data.pt", weights_only=False)
+    assert loader["_num_yielded"] <= places[killed.last + 1][0] < loader["_num_yielded"] + 4 * BATCH
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +157,7 @@ def test_rollouts_come_from_the_policy_that_is_trained(steps):
 
 
 def test_padding_rows_are_excluded(killed, steps):
-    assert "synthetic padding samples" in killed.log
+    assert "synthetic padding samples" in (killed.folder / "train.log").read_text()
     for step in steps:
         assert step["durian/prompts/num"] == BATCH
         assert sum(step[f"durian/perceptual/S{k}/size"] for k in (1, 2, 3)) == BATCH
@@ -182,10 +177,10 @@ def test_metrics_are_those_that_are_documented(steps):
     assert logged == documented
 
 
-def test_images_are_scored_once(out, killed, resumed):
+def test_images_are_scored_once(killed, resumed):
     assert 100 < killed.scored <= 600
     assert "visual entropy: 100%" in killed.output
-    assert scored_images(out) == killed.scored
+    assert resumed.scored == killed.scored
 
 
 def test_it_ends_with_a_table_and_a_figure(killed, resumed):
