@@ -80,8 +80,8 @@ def test_every_backbone_trains_with_every_estimator(folder, backbone, estimator)
 
 
 def test_adapters_are_trained_and_scored_on_the_five_benchmarks(folder):
-    choices = {"BACKBONE": "grpo", "ESTIMATOR": "grpo", "LORA_RANK": 4, "TOTAL_STEPS": 2, "SAVE_FREQ": 2}
-    recipe.run(*TRAIN, **variables(folder, "lora", **choices, **LONG_PROMPTS))
+    choices = {"BACKBONE": "grpo", "ESTIMATOR": "grpo", "DATASET": "virl39k", "TOTAL_STEPS": 2}
+    recipe.run(*TRAIN, **variables(folder, "lora", **choices, **LONG_PROMPTS, LORA_RANK=4, SAVE_FREQ=2))
     assert_trained(folder / "lora", "grpo", lr=1e-5)
 
     checkpoint, output = folder / "lora" / "checkpoints" / "global_step_2", folder / "evaluation"
