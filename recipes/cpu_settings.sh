@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Sourced by the recipes where VERL_PLATFORM=cpu: what makes verl run without a GPU, at the end of a recipe's settings.
+# Settings of verl on a machine without a GPU. The recipes source this file if VERL_PLATFORM=cpu, and append ${CPU[@]}.
 
-# Every library keeps to its core, and says nothing to anybody.
+# One thread for each library, no usage statistics.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TQ_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 export RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 RAY_DEDUP_LOGS=0 HYDRA_FULL_ERROR=1
 
@@ -11,7 +11,7 @@ CPU=(
     trainer.device=cpu
     transfer_queue.backend.SimpleStorage.num_data_storage_units=1
     data.dataloader_num_workers=0
-    data.filter_overlong_prompts_workers=null # no fork of the trainer's process, whose threads may hold locks
+    data.filter_overlong_prompts_workers=null # do not fork the trainer, its threads may hold locks
     ++actor_rollout_ref.model.override_config.attn_implementation=sdpa
     actor_rollout_ref.model.use_remove_padding=False
     actor_rollout_ref.model.enable_gradient_checkpointing=False
@@ -34,8 +34,8 @@ CPU=(
     reward.num_workers=1
 )
 
-# A Ray of this machine alone, with one worker slot, which Ray counts as a GPU: see recipes/cpu/verl_cpu/platform.py. A Ray
-# that runs already is joined as it is; `ray start --head --num-cpus=16 --num-gpus=1` makes one that fits.
+# Starts Ray on this machine with one worker slot, which Ray counts as a GPU (see recipes/cpu/verl_cpu/platform.py). A
+# running Ray is used as it is; start a suitable one with `ray start --head --num-cpus=16 --num-gpus=1`.
 if [ -z "${RAY_ADDRESS:-}" ]; then
     CPU+=(
         ray_kwargs.ray_init.num_cpus=16

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Scores a model on the paper's five benchmarks, through verl's validation: the training prompt and reward, greedy.
+# Evaluates a model on the paper's five benchmarks by verl's validation: prompt and reward of training, greedy decoding.
 #
 #   bash recipes/run_eval.sh Qwen/Qwen2.5-VL-7B-Instruct                     # a model on the hub, or a folder
-#   bash recipes/run_eval.sh outputs/RUN/checkpoints/global_step_60          # what verl saved; merged first
+#   bash recipes/run_eval.sh outputs/RUN/checkpoints/global_step_60          # a checkpoint of verl; merged first
 #   BENCHMARKS="mathvista wemath" bash recipes/run_eval.sh CHECKPOINT        # some of the five
-#   bash recipes/run_eval.sh CHECKPOINT actor_rollout_ref.rollout.gpu_memory_utilization=0.8   # any setting of verl's
+#   bash recipes/run_eval.sh CHECKPOINT actor_rollout_ref.rollout.enforce_eager=True   # any setting of verl
 #
-# The data: verl-durian prepare mathverse --source AI4Math/MathVerse --output data/mathverse, and so on. The table, beside
-# the paper's, is OUTPUT/report.{json,md,png}; all answers are in OUTPUT/answers/0.jsonl. See docs/evaluation.md.
+# Data: verl-durian prepare mathverse --source AI4Math/MathVerse --output data/mathverse, and so on. Writes the results
+# beside the paper's to OUTPUT/report.{json,md,png}, all answers to OUTPUT/answers/0.jsonl. See docs/evaluation.md.
 
 set -euo pipefail
 RECIPES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,18 +23,18 @@ shift
 
 ########################### user-adjustable ###########################
 
-DATA_DIR=${DATA_DIR:-data} # holds the folders that `verl-durian prepare NAME --output DATA_DIR/NAME` writes
+DATA_DIR=${DATA_DIR:-data} # contains the folders written by `verl-durian prepare NAME --output DATA_DIR/NAME`
 BENCHMARKS=${BENCHMARKS:-mathverse mathvision mathvista wemath hallusionbench}
 OUTPUT=${OUTPUT:-outputs/eval/$(echo "$CHECKPOINT" | sed 's|^[./]*||; s|/*$||; s|/|_|g')}
 
 NNODES=${NNODES:-1}
 NGPUS_PER_NODE=${NGPUS_PER_NODE:-8}
-ROLLOUT_TP=${ROLLOUT_TP:-1} # GPUs of a rollout engine
+ROLLOUT_TP=${ROLLOUT_TP:-1} # GPUs per rollout engine
 
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-4096} # a million pixels are 1276 tokens
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-2048}
-QUESTIONS_AT_ONCE=${QUESTIONS_AT_ONCE:-1024} # their images are in memory, decoded: up to 3 MB each
-LOGGER=${LOGGER:-[console,file]}             # verl's loggers; file writes OUTPUT/metrics.jsonl
+QUESTIONS_AT_ONCE=${QUESTIONS_AT_ONCE:-1024} # their decoded images are in memory: up to 3 MB each
+LOGGER=${LOGGER:-[console,file]}             # loggers of verl; file writes OUTPUT/metrics.jsonl
 
 #######################################################################
 
@@ -67,9 +67,9 @@ DATA=(
     data.validation_shuffle=False
     data.max_prompt_length="$MAX_PROMPT_LENGTH"
     data.max_response_length="$MAX_RESPONSE_LENGTH"
-    # A question that is too long is left out here without a word; without the filter it fails, and the report counts it.
+    # The filter would silently drop questions that are too long. Without it they fail, and the report counts them.
     data.filter_overlong_prompts=False
-    # Nothing is trained, but verl reads training data all the same.
+    # verl reads training data even if nothing is trained.
     data.train_files="[\"${FILES[0]}\"]"
     data.train_batch_size="$GPUS"
 )
@@ -79,7 +79,7 @@ MODEL=(
     actor_rollout_ref.model.use_remove_padding=True
 )
 
-# The trainer that hands its weights to the rollout engine, and then rests in the machine's memory.
+# The actor passes its weights to the rollout engine; then it is offloaded.
 ACTOR=(
     actor_rollout_ref.actor.strategy=fsdp2
     actor_rollout_ref.actor.ppo_mini_batch_size="$GPUS"
@@ -91,7 +91,7 @@ ACTOR=(
 
 ROLLOUT=(
     actor_rollout_ref.rollout.name=vllm
-    # verl's default, dummy, leaves noise in a buffer of vLLM's that normalises images: verl_durian.preflight refuses it.
+    # The default of verl, dummy, leaves random values in a buffer of vLLM that normalizes images.
     actor_rollout_ref.rollout.load_format=auto
     actor_rollout_ref.rollout.n=1
     actor_rollout_ref.rollout.val_kwargs.n=1
@@ -105,7 +105,7 @@ ROLLOUT=(
 )
 
 ALGO=(
-    algorithm.adv_estimator=grpo # never used, but the default would load a critic
+    algorithm.adv_estimator=grpo # not used, but the default would load a critic
     algorithm.use_kl_in_reward=False
     reward.custom_reward_function.path=pkg://verl_durian.evaluation.named_reward
 )
@@ -122,7 +122,7 @@ TRAINER=(
     trainer.project_name=durian
     trainer.experiment_name="$(basename "$OUTPUT")"
     trainer.logger="$LOGGER"
-    # On a cluster that runs already the trainer does not inherit our environment.
+    # On a running cluster the trainer does not inherit this environment.
     +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$OUTPUT/metrics.jsonl"
     hydra.run.dir="$OUTPUT/hydra"
 )
@@ -136,6 +136,6 @@ python -m verl_durian.preflight "${SETTINGS[@]}"
 case " $* " in *" --dry-run "*) exit ;; esac
 
 mkdir -p "$OUTPUT"
-rm -f "$OUTPUT"/answers/0.jsonl "$OUTPUT"/report.{json,md,png} # of an earlier run
+rm -f "$OUTPUT"/answers/0.jsonl "$OUTPUT"/report.{json,md,png} # from an earlier run
 python -m verl.trainer.main_ppo "${SETTINGS[@]}"
 python -m verl_durian.evaluation report "$OUTPUT" --model "$CHECKPOINT" "${FILES[@]}"

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# The whole path on a machine with Python 3.11, 2 CPU cores and 12 GB of memory, and no GPU: an environment, image
-# questions, a tiny Qwen2.5-VL that sees but answers badly, verl's training with Durian on DAPO, and a report.
+# A complete experiment without a GPU (Python 3.11, 2 CPU cores, 12 GB of memory): installs the environment, makes image
+# questions and a tiny Qwen2.5-VL that sees but answers badly, trains it with verl and Durian on DAPO, prints a report.
 #
 #   bash recipes/run_quickstart.sh                                # 10 to 20 minutes the first time
-#   bash recipes/run_quickstart.sh algorithm.adv_estimator=grpo   # the baseline; environment, data and model are there
+#   bash recipes/run_quickstart.sh algorithm.adv_estimator=grpo   # the baseline; reuses environment, data and model
 #
-# Every run gets a folder of its own, $OUT/runs/<time>. Further arguments are settings of verl's, and win.
+# Every run has its own folder, $OUT/runs/<time>. Arguments are settings of verl; they override those below.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,10 +23,10 @@ OUT=$(cd "$OUT" && pwd)
 RUN=$OUT/runs/$(date +%Y%m%d-%H%M%S)
 mkdir -p "$RUN"
 
-# The one switch that runs verl without a GPU (recipes/cpu_settings.sh), and nothing from a hub.
+# Run verl without a GPU (see recipes/cpu_settings.sh), download nothing.
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-# Made once, and again when what makes them has changed.
+# Data and model are made once, and again after a change of their sources.
 STAMP=$(cat recipes/quickstart/{data,model}.py recipes/quickstart/start.safetensors | sha256sum)
 if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     OMP_NUM_THREADS=2 python -m recipes.quickstart.data "$OUT"
@@ -40,13 +40,14 @@ QUICK=(
     actor_rollout_ref.rollout.val_kwargs.temperature=0
 )
 
-echo "Training. verl needs a minute to start and about ten seconds a step; all that it says goes to $RUN/train.log"
+echo "Training: verl takes a minute to start and about ten seconds per step; log: $RUN/train.log"
 BACKBONE=dapo ESTIMATOR=durian MODEL_PATH=$OUT/model OUTPUT=$RUN \
     TRAIN_FILES=$OUT/train.parquet VAL_FILES=$OUT/test.parquet \
     NGPUS_PER_NODE=1 TRAIN_BATCH_SIZE=16 PPO_MINI_BATCH_SIZE=8 PPO_MICRO_BATCH_SIZE=64 ROLLOUTS=8 \
     MAX_PROMPT_LENGTH=128 MAX_RESPONSE_LENGTH=24 OVERLONG_BUFFER=8 LR=3e-5 EPOCHS=100 TOTAL_STEPS=$STEPS \
     TEST_FREQ=5 SAVE_FREQ=-1 RESUME=disable \
-    python -m recipes.quickstart.watchdog --log "$RUN/train.log" --show 'Training Progress: .*|visual entropy: .*|durian: .*' --stall-minutes 10 -- \
+    python -m recipes.quickstart.watchdog --log "$RUN/train.log" --stall-minutes 10 \
+    --show 'Training Progress: .*|visual entropy: .*|durian: .*' -- \
     bash recipes/run_qwen25vl_durian.sh "${QUICK[@]}" "$@"
 
 python -m recipes.quickstart.report "$RUN"

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Durian on DAPO (or GRPO) with Qwen2.5-VL and Geometry3K (or ViRL39K): on a node of 8 GPUs the paper's main experiment,
-# and by the variables below every other row of its tables, see recipes/README.md.
+# Durian on DAPO (or GRPO) with Qwen2.5-VL and Geometry3K (or ViRL39K), by default the paper's main experiment on a node
+# with 8 GPUs. The variables below give every other row of its tables, see recipes/README.md.
 #
 #   verl-durian prepare geometry3k --output data/geometry3k                       # once: the data
 #   bash recipes/run_qwen25vl_durian.sh                                           # Durian on DAPO
 #   ESTIMATOR=grpo bash recipes/run_qwen25vl_durian.sh                            # the baseline: DAPO alone
 #   BACKBONE=grpo bash recipes/run_qwen25vl_durian.sh                             # Durian on GRPO
-#   bash recipes/run_qwen25vl_durian.sh +algorithm.durian.reasoning.num_groups=8  # any setting of verl's or Durian's
-#   bash recipes/run_qwen25vl_durian.sh --dry-run                                 # shows config and command, and checks
+#   bash recipes/run_qwen25vl_durian.sh +algorithm.durian.reasoning.num_groups=8  # any setting of verl or Durian
+#   bash recipes/run_qwen25vl_durian.sh --dry-run                                 # checks, shows config and command
 #
-# The same command again goes on from the last checkpoint. The visual entropy of the training images is computed once,
-# before the first step, and kept on disk.
+# The same command resumes from the last checkpoint. The visual entropy of the training images is computed before the
+# first step and cached on disk.
 
 set -euo pipefail
 RECIPES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -23,24 +23,24 @@ command -v python >/dev/null || refuse "python: not found; activate the environm
 
 ########################### user-adjustable ###########################
 
-BACKBONE=${BACKBONE:-dapo}     # dapo or grpo: the objective around the advantages
-ESTIMATOR=${ESTIMATOR:-durian} # any estimator of verl's: durian, grpo, rloo, reinforce_plus_plus_baseline, ...
-ENGINE=${ENGINE:-fsdp}         # fsdp or megatron: what trains; megatron by run_qwen25vl_durian_megatron.sh
+BACKBONE=${BACKBONE:-dapo}     # dapo or grpo: the objective
+ESTIMATOR=${ESTIMATOR:-durian} # any advantage estimator of verl: durian, grpo, rloo, reinforce_plus_plus_baseline, ...
+ENGINE=${ENGINE:-fsdp}         # fsdp or megatron (by run_qwen25vl_durian_megatron.sh)
 
-MODEL_PATH=${MODEL_PATH:-Qwen/Qwen2.5-VL-7B-Instruct} # a folder, or an id on the hub
-# flash_attention_2, or sdpa where flash-attn is not installed: slower, see recipes/README.md. FSDP only.
+MODEL_PATH=${MODEL_PATH:-Qwen/Qwen2.5-VL-7B-Instruct} # a folder, or a model on the hub
+# flash_attention_2, or sdpa if flash-attn is not installed: slower, see recipes/README.md. FSDP only.
 ATTENTION=${ATTENTION:-flash_attention_2}
-LORA_RANK=${LORA_RANK:-0} # 0: all weights are trained; else adapters of this rank in the language model
+LORA_RANK=${LORA_RANK:-0} # 0: train all weights; otherwise adapters of this rank in the language model
 
-DATA_DIR=${DATA_DIR:-data} # holds the folders that `verl-durian prepare NAME --output DATA_DIR/NAME` writes
+DATA_DIR=${DATA_DIR:-data} # contains the folders written by `verl-durian prepare NAME --output DATA_DIR/NAME`
 DATASET=${DATASET:-geometry3k} # geometry3k or virl39k
 TRAIN_FILES=${TRAIN_FILES:-$DATA_DIR/$DATASET/train.parquet}
 VAL_FILES=${VAL_FILES:-$DATA_DIR/geometry3k/validation.parquet}
-OUTPUT=${OUTPUT:-} # metrics.jsonl and checkpoints; by default outputs/MODEL_DATASET_BACKBONE_ESTIMATOR
+OUTPUT=${OUTPUT:-} # folder for metrics.jsonl and checkpoints; default: outputs/MODEL_DATASET_BACKBONE_ESTIMATOR
 
-# What goes with the size in the model's name: nodes of 8 GPUs with 80 GB, GPUs of a rollout engine, rollouts that a GPU
-# holds at once in an update, whether weights and optimizer wait in the machine's memory while rollouts are drawn; for
-# Megatron, how many GPUs share a layer and how many the layers. Estimates: see recipes/README.md.
+# Defaults by the model size in the name, for GPUs with 80 GB: nodes with 8 GPUs, GPUs per rollout engine, rollouts per
+# micro-batch, whether weights and optimizer are offloaded during rollouts; for Megatron the tensor and pipeline parallel
+# sizes. Estimates, see recipes/README.md.
 case $(basename "$MODEL_PATH") in
     *-72B*) preset=(4 8 1 True 8 4) ;;
     *-32B*) preset=(2 4 2 True 4 2) ;;
@@ -55,27 +55,27 @@ OFFLOAD=${OFFLOAD:-${preset[3]}}
 ACTOR_TP=${ACTOR_TP:-${preset[4]}}
 ACTOR_PP=${ACTOR_PP:-${preset[5]}}
 
-TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-512}       # prompts a step
-PPO_MINI_BATCH_SIZE=${PPO_MINI_BATCH_SIZE:-128} # prompts an update
-ROLLOUTS=${ROLLOUTS:-8}                         # rollouts a prompt
+TRAIN_BATCH_SIZE=${TRAIN_BATCH_SIZE:-512}       # prompts per step
+PPO_MINI_BATCH_SIZE=${PPO_MINI_BATCH_SIZE:-128} # prompts per update
+ROLLOUTS=${ROLLOUTS:-8}                         # rollouts per prompt
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-2048}
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-2048}
-FILTER_WORKERS=${FILTER_WORKERS:-8} # processes that look, before the first step, which prompts are too long
-LR=${LR:-$([ "$LORA_RANK" = 0 ] && echo 1e-6 || echo 1e-5)} # adapters: ten times as much, as verl's documentation says
+FILTER_WORKERS=${FILTER_WORKERS:-8} # processes that filter prompts that are too long
+LR=${LR:-$([ "$LORA_RANK" = 0 ] && echo 1e-6 || echo 1e-5)} # for adapters ten times larger, as recommended by verl
 EPOCHS=${EPOCHS:-15}
-TOTAL_STEPS=${TOTAL_STEPS:-null} # null: as many as EPOCHS make
+TOTAL_STEPS=${TOTAL_STEPS:-null} # null: determined by EPOCHS
 SEED=${SEED:-1}
-TEST_FREQ=${TEST_FREQ:-5} # steps between two validations; there is one before the first step and one after the last
+TEST_FREQ=${TEST_FREQ:-5} # steps between validations; there is also one before the first and after the last step
 SAVE_FREQ=${SAVE_FREQ:-20}
-KEEP=${KEEP:-2}                  # checkpoints that stay on the disk; null: all
+KEEP=${KEEP:-2}                  # number of checkpoints to keep; null: all
 RESUME=${RESUME:-auto}           # auto: from the last checkpoint in OUTPUT; disable; or a folder global_step_N
-LOGGER=${LOGGER:-[console,file]} # verl's loggers; file writes OUTPUT/metrics.jsonl
+LOGGER=${LOGGER:-[console,file]} # loggers of verl; file writes OUTPUT/metrics.jsonl
 
-# DAPO only. A group is dropped when this number is the same in all its rollouts: `score` is the reward before the
-# overlong penalty, the nearest to the paper's framework, which keeps a group while its mean overall reward lies
-# between 0.01 and 0.99. `acc` is DAPO's own choice: it also drops the groups that differ in format alone.
+# DAPO only. Dynamic sampling drops a group if this metric is equal in all its rollouts. `score`, the reward before the
+# overlong penalty, is closest to the paper's framework, which keeps groups with a mean reward between 0.01 and 0.99.
+# `acc`, as in DAPO, also drops groups that differ only in format.
 FILTER_METRIC=${FILTER_METRIC:-score}
-# DAPO only. Over this many last tokens the reward falls linearly by up to 1. 0: no overlong shaping.
+# DAPO only. Within this number of tokens before the limit the reward decreases linearly by up to 1. 0: no penalty.
 OVERLONG_BUFFER=${OVERLONG_BUFFER:-512}
 
 #######################################################################
@@ -100,7 +100,7 @@ if [ -z "$OUTPUT" ]; then
     if [ "$LORA_RANK" != 0 ]; then OUTPUT+=_lora$LORA_RANK; fi
 fi
 
-# On a cluster the workers have another working directory.
+# The workers of a cluster have another working directory.
 OUTPUT=$(realpath -m "$OUTPUT")
 for path in MODEL_PATH TRAIN_FILES VAL_FILES; do
     if [ -e "${!path}" ]; then printf -v "$path" %s "$(realpath "${!path}")"; fi
@@ -132,9 +132,9 @@ if [ "$ENGINE" = fsdp ]; then
         actor_rollout_ref.model.enable_gradient_checkpointing=True
         actor_rollout_ref.model.lora_rank="$LORA_RANK"
         actor_rollout_ref.model.lora_alpha="$((2 * LORA_RANK))"
-        actor_rollout_ref.model.exclude_modules='.*visual.*' # vLLM has no adapters there
+        actor_rollout_ref.model.exclude_modules='.*visual.*' # vLLM does not support adapters there
     )
-    if [ "$ATTENTION" = sdpa ]; then # verl's attention without padding calls flash-attn, so padding stays
+    if [ "$ATTENTION" = sdpa ]; then # removing the padding needs flash-attn
         MODEL+=(+actor_rollout_ref.model.override_config.attn_implementation=sdpa)
     fi
     ACTOR+=(
@@ -149,7 +149,7 @@ else
         actor_rollout_ref.model.lora.rank="$LORA_RANK"
         actor_rollout_ref.model.lora.alpha="$((2 * LORA_RANK))"
     )
-    # What is not set for the reference model is the actor's.
+    # The reference model takes all other settings from the actor.
     ACTOR+=(
         actor_rollout_ref.actor.megatron.tensor_model_parallel_size="$ACTOR_TP"
         actor_rollout_ref.actor.megatron.pipeline_model_parallel_size="$ACTOR_PP"
@@ -164,7 +164,7 @@ fi
 
 ROLLOUT=(
     actor_rollout_ref.rollout.name=vllm
-    # verl's default, dummy, leaves noise in a buffer of vLLM's that normalises images: see preflight/settings.py.
+    # The default of verl, dummy, leaves random values in a buffer of vLLM that normalizes images.
     actor_rollout_ref.rollout.load_format=auto
     actor_rollout_ref.rollout.n="$ROLLOUTS"
     actor_rollout_ref.rollout.temperature=1.0
@@ -185,7 +185,7 @@ ALGO=(
     reward.custom_reward_function.path=pkg://verl_durian.reward
 )
 if [ "$BACKBONE" = dapo ]; then
-    # DAPO as verl has it. The paper's framework leaves the overlong penalty out: OVERLONG_BUFFER=0.
+    # DAPO of verl. The paper's framework has no overlong penalty: OVERLONG_BUFFER=0.
     ALGO+=(
         actor_rollout_ref.actor.use_kl_loss=False
         actor_rollout_ref.actor.clip_ratio_low=0.2
@@ -204,7 +204,7 @@ if [ "$BACKBONE" = dapo ]; then
         )
     fi
 else
-    # GRPO as the paper's framework, EasyR1, runs it. The paper's Eq. 3 would be a symmetric clip and
+    # GRPO of the paper's framework, EasyR1. The paper's Eq. 3 has a symmetric clip range and
     # actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-mean.
     ALGO+=(
         actor_rollout_ref.actor.use_kl_loss=True
@@ -229,7 +229,7 @@ TRAINER=(
     trainer.project_name=durian
     trainer.experiment_name="$(basename "$OUTPUT")"
     trainer.logger="$LOGGER"
-    # The trainer is a worker of Ray's; on a cluster that runs already it does not inherit our environment.
+    # The trainer is a Ray actor; on a running cluster it does not inherit this environment.
     +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$OUTPUT/metrics.jsonl"
     hydra.run.dir="$OUTPUT/hydra"
 )
@@ -247,7 +247,7 @@ python -m verl_durian.preflight "${SETTINGS[@]}"
 case " $* " in *" --dry-run "*) exit ;; esac
 
 mkdir -p "$OUTPUT"
-# verl begins this file anew with every start: what an interrupted run wrote stays under another name.
+# verl overwrites this file at every start: keep the metrics of an interrupted run under another name.
 if [ -e "$OUTPUT/metrics.jsonl" ]; then
     mv "$OUTPUT/metrics.jsonl" "$OUTPUT/metrics-until-$(date +%Y%m%d-%H%M%S).jsonl"
 fi

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# The same as run_qwen25vl_durian.sh, trained by Megatron instead of FSDP: same variables, same settings after it. Needs
-# megatron-core and megatron-bridge beside verl.
+# run_qwen25vl_durian.sh with Megatron instead of FSDP; same variables and arguments. Also needs megatron-core and
+# megatron-bridge.
 #
 #   bash recipes/run_qwen25vl_durian_megatron.sh                                          # 7B on 8 GPUs
 #   MODEL_PATH=Qwen/Qwen2.5-VL-72B-Instruct bash recipes/run_qwen25vl_durian_megatron.sh  # on a cluster with 32
 #
-# ACTOR_TP and ACTOR_PP are the GPUs that share a layer, and the layers. Gradients and weights of Megatron are shared
-# less widely than FSDP's, so that they wait in the machine's memory while rollouts are drawn.
+# ACTOR_TP and ACTOR_PP are the tensor and pipeline parallel sizes. Megatron shards weights and gradients over fewer GPUs
+# than FSDP, therefore they are offloaded to the machine's memory during rollouts.
 
 set -euo pipefail
 

@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""A complete small experiment without a hub: image questions, a tiny Qwen2.5-VL and its start weights."""
+"""A complete small experiment without downloads: image questions, a tiny Qwen2.5-VL and its start weights."""

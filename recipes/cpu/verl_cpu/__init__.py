@@ -1,14 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""verl with vLLM on a machine without a GPU, switched on by verl's own variable `VERL_PLATFORM=cpu`.
+"""Runs verl with vLLM on a machine without a GPU if `VERL_PLATFORM=cpu`, a variable of verl; otherwise does nothing.
 
-Three places act on it, and none without it:
+- The entry point in the group `verl.plugins` calls `install`, which adds a platform "cpu" and patches to verl.
+- The entry point in the group `vllm.general_plugins` keeps vLLM's weights in a form that can be synchronized.
+- `verl_cpu.pth`, which every Python interpreter reads when it starts, makes torchvision importable.
 
-- the entry point of the group `verl.plugins` calls `install`: verl gets a platform "cpu" and the patches it needs;
-- the entry point of the group `vllm.general_plugins` keeps vLLM's weights in a form that can be synchronized;
-- `verl_cpu.pth`, which every Python interpreter reads at its start, makes torchvision importable.
-
-For small models: tests, continuous integration, a first look.
+For small models: tests, continuous integration, first experiments.
 """
 
 import os
@@ -18,14 +16,14 @@ _problems: list[str] = []
 
 
 def enabled() -> bool:
-    """Whether verl's platform is "cpu"."""
+    """Whether the platform of verl is "cpu"."""
     return os.environ.get("VERL_PLATFORM", "").strip().lower() == "cpu"
 
 
 def install() -> None:
-    """Registers verl's platform "cpu" and patches what no setting of verl reaches.
+    """Registers the platform "cpu" and applies the patches.
 
-    verl swallows the exceptions of a plugin, so a failure becomes a warning and an entry of `problems`.
+    verl ignores exceptions in plugins, so every failure becomes a warning and an entry of `problems`.
     """
     from verl_cpu import patches
 
@@ -44,5 +42,5 @@ def install() -> None:
 
 
 def problems() -> list[str]:
-    """Parts that `install` could not put in place in this process, one line each."""
+    """The failures of `install` in this process, one line each."""
     return list(_problems)

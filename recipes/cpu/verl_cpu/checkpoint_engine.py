@@ -1,10 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Sends new weights to rollout engines of their own on a machine without an accelerator.
+"""Sends new weights to separate rollout workers on a machine without an accelerator.
 
-The trainers that roll out on other worker slots than they train on need a checkpoint engine of verl's, and all of its
-engines need an accelerator or a network card that reads memory. This one hands the weights over as a file in shared
-memory, on one machine:
+Trainers that train and generate rollouts on different workers use a checkpoint engine of verl. All engines of verl need
+an accelerator or RDMA. This one passes the weights in a file in shared memory, on one machine:
 
     actor_rollout_ref.rollout.checkpoint_engine.backend=shared_memory
     actor_rollout_ref.rollout.checkpoint_engine.custom_backend_module=verl_cpu.checkpoint_engine
@@ -24,13 +23,13 @@ _FOLDER = Path("/dev/shm")
 
 @CheckpointEngineRegistry.register("shared_memory")
 class SharedMemoryCheckpointEngine(CheckpointEngine):
-    """One file per update: written by the first actor, read by every rollout worker, then removed."""
+    """Uses one file per update: the first actor writes it, every rollout worker reads it, then it is removed."""
 
     def __init__(self, bucket_size: int, is_master: bool = False) -> None:
         self.is_master = is_master
 
     def prepare(self) -> Path | None:
-        """The file of this update, from the actor that will write it."""
+        """The path of the file for this update, on the actor that writes it."""
         return _FOLDER / f"verl_weights_{uuid.uuid4().hex}" if self.is_master else None
 
     @classmethod
@@ -43,7 +42,7 @@ class SharedMemoryCheckpointEngine(CheckpointEngine):
         self.path = path
 
     async def send_weights(self, weights: Iterable[tuple[str, torch.Tensor]], global_steps: int | None = None) -> None:
-        # Every actor takes part in gathering each weight; one writes them.
+        # All actors participate in gathering each weight, one writes them.
         gathered = {name: weight.detach().clone() for name, weight in weights if self.is_master}
         if self.is_master:
             unfinished = self.path.with_suffix(".unfinished")
@@ -58,4 +57,4 @@ class SharedMemoryCheckpointEngine(CheckpointEngine):
 
     def finalize(self) -> None:
         if self.is_master:
-            self.path.unlink(missing_ok=True)  # where nothing was sent
+            self.path.unlink(missing_ok=True)  # if nothing was sent

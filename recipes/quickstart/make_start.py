@@ -1,21 +1,21 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the start weights of the quickstart: a model that sees, but has a bad habit.
+"""Makes the start weights of the quickstart: a model that sees, but mostly answers out of habit.
 
-    python -m recipes.quickstart.start OUT
+    python -m recipes.quickstart.make_start OUT
 
-Reinforcement learning of a few dozen steps teaches a small model to use what it sees, not to see. So the start is made
-by supervised learning, in three phases, on pictures painted afresh from the images of the split `sft`:
+A few dozen steps of reinforcement learning can teach a small model to use what it sees, but not to see. Therefore the
+start is made by supervised learning in three phases, on pictures painted anew from the images of the split `sft`:
 
-1. eyes: the vision tower alone learns to tell, at every image token, where the shape is and which shape and color it
-   has, through a linear head that is then thrown away. Close-ups first, whole pictures in the last quarter;
-2. seeing: the language model learns, before a tower that no longer changes, to describe the picture in its thought
-   and to read the answer off;
-3. habit: for a few steps most replies describe the same thing whatever the picture shows, and some miss the form.
-   What is left to reinforcement learning is to prefer looking.
+1. eyes: the vision tower alone learns to predict, at every image token, where the shape is and which shape and color
+   it has, with a linear head that is then discarded. Close-ups first, full pictures in the last quarter;
+2. seeing: the language model learns, with the tower frozen, to describe the picture in its thought and to answer
+   accordingly;
+3. habit: for a few steps, most replies describe the same thing whatever the picture shows, and some have a wrong
+   format. Reinforcement learning only has to make the model prefer looking.
 
 Writes OUT/seeing.safetensors, OUT/start.safetensors (float16) and OUT/accuracy.json: greedy accuracy on the split dev.
-The weights that ship are OUT/start.safetensors of a run with OMP_NUM_THREADS=1. Runs on one machine repeat to the bit;
+`start.safetensors` in this folder comes from a run with OMP_NUM_THREADS=1. Runs on one machine are bit-identical;
 another processor may round differently and give other weights.
 """
 
@@ -65,33 +65,33 @@ WARMUP_STEPS = 30
 MAX_REPLY_TOKENS = 16
 
 TOKEN_PIXELS = 28
-"""Side of the square of pixels that one image token stands for."""
+"""Side in pixels of the square that one image token covers."""
 CELLS = 8
-"""The eyes tell the shape's place at CELLS x CELLS points of every image token."""
+"""The place of the shape is predicted for CELLS x CELLS cells of every image token."""
 CLOSE_UP = 84
 CLOSE_UP_SHARE = 0.75
-"""Share of the eyes' steps that are on close-ups of CLOSE_UP pixels a side around the shape."""
+"""Share of the steps of phase eyes on close-ups of the shape, CLOSE_UP pixels a side."""
 COVERED = 0.02
-"""Share of an image token's pixels that makes it a token of the shape."""
+"""Minimal share of the shape in the pixels of an image token that counts as showing it."""
 GROUND_WEIGHT = 0.3
-"""Weight of the many tokens without shape in the loss of the eyes."""
+"""Weight of the many tokens without the shape in the loss of phase eyes."""
 PLACE_WEIGHT = 5.0
-"""Weight of the shape's place in the loss of the eyes."""
+"""Weight of the place in the loss of phase eyes."""
 
 HABIT_THING = "brown triangle"
 TRUE_SHARE = {"color": 0.4, "shape": 0.25, "yesno": 0.2}
-"""Share of replies about what the picture shows in the habit phase, by kind of question."""
+"""Share of replies in phase habit about what the picture shows, by kind of question."""
 RANDOM_SHARE = 0.15
-"""Share of replies about a random thing in the habit phase; the rest is the habit."""
+"""Share of replies in phase habit about a random thing; the rest are about HABIT_THING."""
 FORMS = ("<think> a {thought}</think>\\boxed{{{answer}}}", "\\boxed{{{answer}}}", "{answer}")
 FORM_SHARE = (0.85, 0.10, 0.05)
 
 
 def think(question: Question, thing: str) -> tuple[str, str]:
-    """The thought about a question, if the picture shows `thing`, and the answer that follows from it.
+    """The thought about a question if the picture shows `thing`, and the answer that follows.
 
-    The thought is "red circle"; before yes or no it is "blue? red, not there": what the question names, what the
-    picture has in its place, and whether that is the same. Small models take very long to compare without saying both.
+    The thought is "red circle", or for yes/no "blue? red, not there": what the question names, what the picture shows,
+    and whether they are equal. Small models learn to compare much faster when they write down both.
     """
     color, shape = thing.split()
     if question.kind != "yesno":
@@ -103,13 +103,13 @@ def think(question: Question, thing: str) -> tuple[str, str]:
 
 
 def optimize(phase: str, steps: int, parameters: list[nn.Parameter], loss_of_step: Callable) -> None:
-    """Runs one phase: AdamW, a linear warm-up, then a cosine to a tenth (the short habit phase stays constant).
+    """Runs one phase: AdamW with a linear warm-up and cosine decay to a tenth (constant in the short phase habit).
 
     Args:
         phase: One of `STEPS`.
         steps: Number of updates.
-        parameters: What is trained.
-        loss_of_step: Draws a batch for a step and returns its loss.
+        parameters: The trained parameters.
+        loss_of_step: Returns the loss of a new batch, given the step.
     """
     optimizer = torch.optim.AdamW(parameters, lr=LEARNING_RATE[phase], betas=(0.9, 0.99), weight_decay=0.01)
     progress = tqdm(range(steps), desc=phase, unit="step")
@@ -128,7 +128,7 @@ def optimize(phase: str, steps: int, parameters: list[nn.Parameter], loss_of_ste
 
 
 class EyeLessons:
-    """Batches for the eyes: pictures, and what each of their image tokens shows."""
+    """Batches of phase eyes: pictures, and what each of their image tokens shows."""
 
     def __init__(self, processor: Qwen2_5_VLProcessor, seed: int) -> None:
         self._image_processor = processor.image_processor
@@ -137,7 +137,7 @@ class EyeLessons:
         self._questions = [asked[0] for asked in split_images("sft").values()]
 
     def _draw(self, close_up: bool) -> tuple[Question, Image.Image, Image.Image]:
-        """A question, a picture for it and the shape's coverage."""
+        """A question, a picture for it and the mask of the shape."""
         rng = self._rng
         question, background, size = rng.choice(self._questions), rng.choice(BACKGROUND_CYCLE), rng.choice(SIZES)
         picture = self._painter.paint(question.image, background, size, rng)
@@ -149,7 +149,7 @@ class EyeLessons:
         left, top, right, bottom = box
 
         def window(low: int, high: int) -> int:
-            """A start of a window within the picture that holds low..high."""
+            """A random start of a window in the picture that contains low..high."""
             ends = (max(0, high - CLOSE_UP), min(low, size - CLOSE_UP))
             return rng.randint(min(ends), max(ends))
 
@@ -161,8 +161,8 @@ class EyeLessons:
         """A batch.
 
         Returns:
-            The image processor's output; of every image token the shape's coverage at its cells, (tokens, CELLS**2),
-            and the indices of color and shape, each (tokens,), 0 for ground.
+            The output of the image processor; for every image token the share of the shape in its cells,
+            `(tokens, CELLS**2)`, and the indices of color and shape, each `(tokens,)`, 0 without the shape.
         """
         cells, colors, shapes, pictures = [], [], [], []
         for _ in range(BATCH["eyes"]):
@@ -182,14 +182,14 @@ class EyeLessons:
 
 
 def whiten_patches(tower: nn.Module, patches: torch.Tensor) -> None:
-    """Sets the patch embedding to the patches' leading principal components, brought to about equal variance.
+    """Sets the patch embedding to the leading principal components of the patches, scaled to about equal variance.
 
-    Neighboring pixels are alike, so random filters see little but a patch's mean color; edges, which tell shapes
-    apart, are in the components of small variance.
+    Neighboring pixels are similar, so random filters respond mostly to the mean color of a patch. Edges, which
+    distinguish shapes, are in the components of small variance.
 
     Args:
         tower: The vision tower.
-        patches: Patches as the image processor gives them, (patches, values).
+        patches: Output of the image processor, `(patches, values)`.
     """
     weight = tower.patch_embed.proj.weight
     values = patches.double() - patches.double().mean(dim=0)
@@ -201,7 +201,7 @@ def whiten_patches(tower: nn.Module, patches: torch.Tensor) -> None:
 
 
 def train_eyes(model: Qwen2_5_VLForConditionalGeneration, lessons: EyeLessons, steps: int) -> None:
-    """Phase 1: the vision tower tells at every image token where the shape is, its color and its shape."""
+    """Phase 1: the vision tower predicts at every image token where the shape is, its color and its shape."""
     tower = model.model.visual
     whiten_patches(tower, torch.cat([lessons.batch(close_up=True)[0]["pixel_values"] for _ in range(4)]))
     sizes = [CELLS * CELLS, 1 + len(COLORS), 1 + len(SHAPES)]
@@ -223,25 +223,19 @@ def train_eyes(model: Qwen2_5_VLForConditionalGeneration, lessons: EyeLessons, s
 
 @dataclass(frozen=True)
 class View:
-    """A picture as the finished eyes see it.
-
-    Attributes:
-        tokens: The tower's output, (image tokens, hidden size).
-        grid: The image processor's `image_grid_thw` of this picture, (3,).
-    """
+    """A picture after the trained vision tower."""
 
     tokens: torch.Tensor
+    """Output of the tower, `(image tokens, hidden size)`."""
     grid: torch.Tensor
+    """`image_grid_thw` of the image processor, `(3,)`."""
 
 
 @torch.no_grad()
 def see_all(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, images: list[str], seed: int
 ) -> dict[str, list[View]]:
-    """Paints every image over each background of the cycle and passes it through the tower once.
-
-    The tower does not change after the first phase, so that the later ones need no more of it than this.
-    """
+    """Paints every image on each background of the cycle and computes its tokens once, for phases 2 and 3."""
     rng = random.Random(f"{seed}-views")
     painter = Painter()
     views = {}
@@ -254,14 +248,14 @@ def see_all(
 
 
 def chat_text(processor: Qwen2_5_VLProcessor, question: str) -> str:
-    """The prompt of one question as the chat template writes it, with one placeholder for the image."""
+    """The prompt of a question after the chat template, with one placeholder for the image."""
     before, after = prompt_text(question).split("<image>")
     parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
     return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
 
 
 class ReplyLessons:
-    """Batches for the language model: seen pictures, questions and replies."""
+    """Batches for the language model: views of pictures, questions and replies."""
 
     def __init__(self, model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, seed: int) -> None:
         asked = split_images("sft")
@@ -274,12 +268,12 @@ class ReplyLessons:
             self._pools[question.kind][question.answer].append(question)
 
     def begin(self, phase: str) -> Callable[[Question], str]:
-        """Seeds the draws of a phase and gives its way to reply."""
+        """Seeds the random choices of a phase; returns the function that writes its replies."""
         self._rng = random.Random(f"{self._seed}-{phase}")
         return {"seeing": self._true_reply, "habit": self._habitual_reply}[phase]
 
     def _draw(self) -> tuple[Question, View]:
-        """A question (kinds and answers equally often) and a view of its image."""
+        """A question and a view of its image; kinds and answers are equally frequent."""
         pools = self._pools[self._rng.choice(KINDS)]
         question = self._rng.choice(pools[self._rng.choice(sorted(pools))])
         return question, self._rng.choice(self._views[question.image])
@@ -298,7 +292,7 @@ class ReplyLessons:
         return self._rng.choices(FORMS, FORM_SHARE)[0].format(thought=thought, answer=answer)
 
     def loss(self, batch_size: int, reply_of: Callable[[Question], str]) -> torch.Tensor:
-        """The model's loss on the replies of a fresh batch, the prompts left out."""
+        """The loss on the replies of a new batch, without the prompts."""
         tokenizer, image_token = self._processor.tokenizer, self._processor.image_token
         texts, reply_lengths, views = [], [], []
         for _ in range(batch_size):
@@ -326,7 +320,7 @@ class ReplyLessons:
 
 
 def train_replies(model: Qwen2_5_VLForConditionalGeneration, lessons: ReplyLessons, phase: str, steps: int) -> None:
-    """Phases 2 and 3: the language model learns replies; the vision tower stays as it is."""
+    """Phases 2 and 3: the language model learns replies; the vision tower is frozen."""
     reply_of = lessons.begin(phase)
     parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     optimize(phase, steps, parameters, lambda step: lessons.loss(BATCH[phase], reply_of))
@@ -336,7 +330,7 @@ def train_replies(model: Qwen2_5_VLForConditionalGeneration, lessons: ReplyLesso
 def greedy_accuracy(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, rows: list[dict]
 ) -> dict[str, float]:
-    """Accuracy of greedy replies by kind and by kind and background, and the share of well-formed replies."""
+    """Accuracy of greedy replies by kind, by kind and background, and the share of well-formed replies."""
     scores = defaultdict(list)
     for start in tqdm(range(0, len(rows), BATCH["seeing"]), desc="dev", unit="batch"):
         part = rows[start : start + BATCH["seeing"]]
@@ -355,7 +349,7 @@ def greedy_accuracy(
 
 
 def save_weights(model: Qwen2_5_VLForConditionalGeneration, path: Path) -> None:
-    """Saves the parameters in float16, under a temporary name first."""
+    """Saves the parameters in float16, atomically."""
     unfinished = path.with_name(f".{path.name}.unfinished")
     weights = {name: tensor.to(torch.float16).contiguous() for name, tensor in model.state_dict().items()}
     save_file(weights, unfinished, metadata={"format": "pt"})
@@ -366,12 +360,12 @@ def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> dict[
     """Runs the three phases and writes weights and accuracies.
 
     Args:
-        out: Folder, made if missing.
-        steps: Number of updates by phase.
-        seed: Draws the weights before training and all lessons.
+        out: The folder, created if missing.
+        steps: Number of updates of each phase.
+        seed: For initial weights and all batches.
 
     Returns:
-        Dev accuracies after the phases "seeing" and "habit".
+        Accuracies on dev after the phases "seeing" and "habit".
     """
     out.mkdir(parents=True, exist_ok=True)
     processor = make_processor()
@@ -391,7 +385,7 @@ def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> dict[
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Make the quickstart's start weights (about ten minutes).")
+    parser = argparse.ArgumentParser(description="Make the start weights of the quickstart (about ten minutes).")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     for phase, number in STEPS.items():

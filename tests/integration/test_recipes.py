@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The recipe scripts: what they give to verl, for every preset, without GPUs and without weights."""
+"""The settings that the recipe scripts pass to verl, for every preset, without GPUs and without weights."""
 
 import itertools
 import json
@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import subprocess
+from importlib.metadata import distribution
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,8 @@ README = (ROOT / "recipes" / "README.md").read_text()
 SCRIPTS = {"fsdp": RECIPE, "megatron": "recipes/run_qwen25vl_durian_megatron.sh"}
 OURS = ("BACKBONE", "ESTIMATOR", "ENGINE", "DATASET", "DATA_DIR", "OUTPUT", "RAY_ADDRESS", "VERL_PLATFORM", "OFFLOAD")
 
-# As in the config.json of the published models: width, MLP, layers, heads, key-value heads, words; MLP of the tower.
+# From the config.json of the published models: hidden size, intermediate size, layers, attention and key-value heads,
+# vocabulary size, intermediate size of the vision tower.
 SHAPES = {
     "3B": (2048, 11008, 36, 16, 2, 151936, 3420),
     "7B": (3584, 18944, 28, 28, 4, 152064, 3420),
@@ -34,6 +36,7 @@ SHAPES = {
 }
 BILLIONS = {"3B": 3.755, "7B": 8.292, "32B": 33.453, "72B": 73.411}
 """Parameters of the published models."""
+SIZES = ["7B", *(pytest.param(size, marks=pytest.mark.slow) for size in ("3B", "32B", "72B"))]
 
 
 def write_config(folder: Path, size: str) -> Path:
@@ -74,7 +77,7 @@ def models(tmp_path_factory) -> dict[str, Path]:
 
 
 class Recipe:
-    """Runs a script with a `python` that only writes down what it is given."""
+    """Runs a script with a `python` that only records its arguments."""
 
     def __init__(self, folder: Path):
         self.folder, self.record = folder, folder / "calls"
@@ -93,16 +96,15 @@ class Recipe:
         return subprocess.run(command, env=environment, cwd=self.folder, capture_output=True, text=True)
 
     def calls(self, *arguments: str, **options: Any) -> list[list[str]]:
-        """The calls of python."""
+        """The arguments of each call of python."""
         self.record.unlink(missing_ok=True)
         done = self.run(*arguments, **options)
         assert done.returncode == 0, done.stderr
         words = self.record.read_text().split("\0")[:-1]
-        calls = [list(group) for empty, group in itertools.groupby(words, key=lambda word: word == "") if not empty]
-        return calls
+        return [list(group) for empty, group in itertools.groupby(words, key=lambda word: word == "") if not empty]
 
     def settings(self, *arguments: str, **options: str) -> list[str]:
-        """What the trainer is started with, after the same was checked."""
+        """The settings of the trainer, which are those that were checked before."""
         check, train = self.calls(*arguments, **options)
         assert check[:2] == ["-m", "verl_durian.preflight"] and train[:2] == ["-m", "verl.trainer.main_ppo"]
         assert check[2:] == train[2:]
@@ -118,7 +120,7 @@ def recipe(tmp_path) -> Recipe:
 
 
 def validate(config: DictConfig) -> None:
-    """verl's own check of its config, with what the plugin adds to it."""
+    """verl's own validation of its config, with that of the plugin."""
     import verl.trainer.ppo.core_algos  # noqa: F401
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils.config import validate_config
@@ -129,8 +131,8 @@ def validate(config: DictConfig) -> None:
 @pytest.mark.parametrize("lora", ["0", "64"])
 @pytest.mark.parametrize("engine", ["fsdp", "megatron"])
 @pytest.mark.parametrize("backbone", ["dapo", "grpo"])
-@pytest.mark.parametrize("size", list(SHAPES))
-def test_presets_are_what_verl_accepts_and_what_the_paper_set(recipe, models, size, backbone, engine, lora):
+@pytest.mark.parametrize("size", SIZES)
+def test_presets_are_valid_and_those_of_the_paper(recipe, models, size, backbone, engine, lora):
     config = recipe.config(
         script=SCRIPTS[engine], MODEL_PATH=str(models[size]), BACKBONE=backbone, LORA_RANK=lora, ESTIMATOR="durian"
     )
@@ -180,15 +182,7 @@ def test_parameters_are_counted(models, size):
     assert count_parameters(config) / 1e9 == pytest.approx(BILLIONS[size], abs=1e-3)
 
 
-@pytest.mark.parametrize("backbone", ["dapo", "grpo"])
-@pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_plus_plus_baseline"])
-def test_other_estimators(recipe, models, estimator, backbone):
-    config = recipe.config(MODEL_PATH=str(models["7B"]), ESTIMATOR=estimator, BACKBONE=backbone)
-    validate(config)
-    assert config.algorithm.adv_estimator == estimator
-
-
-def test_variables_and_arguments_win(recipe):
+def test_variables_and_arguments_override_defaults(recipe):
     config = recipe.config(
         "actor_rollout_ref.rollout.n=5",
         "+algorithm.durian.reasoning.num_groups=8",
@@ -212,8 +206,8 @@ def test_variables_and_arguments_win(recipe):
     assert config.reward.reward_manager.name != "dapo" and config.data.seed == 7
 
 
-def test_paths_hold_on_a_cluster(recipe):
-    """Workers that run already have another working directory and another environment."""
+def test_paths_are_absolute(recipe):
+    """The workers of a running cluster have another working directory and another environment."""
     for name in ("data/geometry3k", "models/tiny", "old/global_step_3"):
         (recipe.folder / name).mkdir(parents=True)
     (recipe.folder / "data/geometry3k/train.parquet").touch()
@@ -227,7 +221,7 @@ def test_paths_hold_on_a_cluster(recipe):
     assert metrics == str(recipe.folder / "runs/a/metrics.jsonl")
 
 
-def test_output_is_named_after_what_is_trained(recipe):
+def test_default_output_folder(recipe):
     config = recipe.config(OUTPUT="", BACKBONE="grpo", ESTIMATOR="rloo")
     folder = recipe.folder / "outputs/Qwen2.5-VL-7B-Instruct_geometry3k_grpo_rloo"
     assert config.trainer.default_local_dir == str(folder / "checkpoints") and folder.is_dir()
@@ -260,23 +254,23 @@ def test_attention_without_flash_attn(recipe, models):
 
 
 @pytest.mark.parametrize("variable", ["BACKBONE", "ENGINE", "ATTENTION", "DATASET", "LORA_RANK"])
-def test_unknown_choices_are_named(recipe, variable):
+def test_unknown_choices_are_rejected(recipe, variable):
     done = recipe.run(**{variable: "ppo"})
     assert done.returncode == 2 and f"{variable}=ppo: must be " in done.stderr
 
 
-def test_own_data_need_a_folder_of_their_own(recipe):
+def test_own_data_need_an_output_folder(recipe):
     done = recipe.run(TRAIN_FILES="mine.parquet", OUTPUT="")
     assert done.returncode == 2 and "OUTPUT: name a folder for the run on your own TRAIN_FILES" in done.stderr
 
 
-def test_adapters_get_a_folder_of_their_own(recipe):
+def test_adapters_have_their_own_output_folder(recipe):
     settings = recipe.settings(OUTPUT="", LORA_RANK="8")
     assert any(setting.endswith("_geometry3k_dapo_durian_lora8/checkpoints") for setting in settings)
 
 
-def test_on_the_cpu_the_same_script_runs_small(recipe, tiny_qwen25vl):
-    small = {"MODEL_PATH": str(tiny_qwen25vl), "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu"}
+def test_settings_for_a_cpu(recipe, models):
+    small = {"MODEL_PATH": str(models["7B"]), "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu"}
     config = recipe.config(**small)
     validate(config)
     assert config.trainer.device == "cpu" and config.ray_kwargs.ray_init.num_gpus == 1
@@ -286,45 +280,45 @@ def test_on_the_cpu_the_same_script_runs_small(recipe, tiny_qwen25vl):
 
 
 def test_commands_of_the_readme_are_complete(recipe, models):
-    """Every row of the paper's tables has a command, and every command is one that verl accepts."""
+    """Every row of the paper's tables has a command, and verl accepts the commands."""
     (recipe.folder / "recipes").symlink_to(ROOT / "recipes")
     blocks = re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
     assert len(blocks) == 5
-    calls = [call for block in blocks for call in recipe.calls(command=["bash", "-euc", block])]
-    rows = [call[2:] for call in calls if call[1] == "verl.trainer.main_ppo"]
-    configs = [compose(row) for row in rows]
-    main = {
-        (
-            config.algorithm.adv_estimator,
-            config.algorithm.filter_groups.enable,
-            Path(config.data.train_files).parent.name,
-        )
-        for config in configs
-    }
-    assert main >= {
-        ("grpo", False, "geometry3k"),
-        ("durian", False, "geometry3k"),
-        ("grpo", True, "geometry3k"),
-        ("durian", True, "geometry3k"),
-        ("durian", True, "virl39k"),
-    }
-    options = [config.algorithm.get("durian") or {} for config in configs]
-    groups = {each["reasoning"]["num_groups"] for each in options if "reasoning" in each}
-    assert groups >= {4, 6, 10, 12, 16, 20, 24, 32, 40, 48}
-    weights = {tuple(each["weights"].values()) for each in options if "weights" in each}
-    table_3 = "0.1 0.2 0.7, 0.15 0.25 0.6, 0.2 0.1 0.7, 0.3 0.1 0.6, 0.4 0.3 0.3, 0.6 0.2 0.2, 0.7 0.1 0.2"
-    assert weights >= {tuple(map(float, row.split())) for row in table_3.split(", ")}
-    assert {config.actor_rollout_ref.rollout.n for config in configs} >= {2, 4, 8, 16, 24, 32}
-    for row, config in zip(rows, configs, strict=True):
-        config.actor_rollout_ref.model.path = str(models["7B"])
-        validate(config)
-        assert shlex.join(row).count("default_local_dir") == 1
-    folders = [config.trainer.default_local_dir for config in configs]
+    runs, folders = [], []
+    for block in blocks:
+        calls = recipe.calls(command=["bash", "-euc", block])
+        rows = [call[2:] for call in calls if call[1] == "verl.trainer.main_ppo"]
+        validate(compose([*rows[0], f"actor_rollout_ref.model.path={models['7B']}"]))
+        for row in rows:
+            assert shlex.join(row).count("default_local_dir") == 1
+            runs.append(dict(setting.lstrip("+").split("=", 1) for setting in row))
+            folders.append(runs[-1]["trainer.default_local_dir"])
     assert len(set(folders)) == len(folders), "two runs would write to one folder"
+
+    def values(*names: str) -> set[tuple[str | None, ...]]:
+        return {tuple(run.get(name) for name in names) for run in runs}
+
+    sets = {"data/geometry3k/train.parquet", "data/virl39k/train.parquet"}
+    assert values("algorithm.adv_estimator", "algorithm.filter_groups.enable") == {
+        (estimator, enable) for estimator in ("grpo", "durian") for enable in (None, "True")
+    }
+    assert {train_files for (train_files,) in values("data.train_files")} == sets
+    groups = values("algorithm.durian.reasoning.num_groups")
+    assert groups >= {(str(number),) for number in (4, 6, 10, 12, 16, 20, 24, 32, 40, 48)}
+    axes = ("original", "perceptual", "reasoning")
+    table_3 = "0.1 0.2 0.7, 0.15 0.25 0.6, 0.2 0.1 0.7, 0.3 0.1 0.6, 0.4 0.3 0.3, 0.6 0.2 0.2, 0.7 0.1 0.2"
+    weights = values(*(f"algorithm.durian.weights.{axis}" for axis in axes))
+    assert weights >= {tuple(row.split()) for row in table_3.split(", ")}
+    assert values("actor_rollout_ref.rollout.n") >= {(str(n),) for n in (2, 4, 8, 16, 24, 32)}
+
+
+def test_the_plugin_adds_no_entry_point_to_vllm():
+    groups = {entry_point.group for entry_point in distribution("verl-durian").entry_points}
+    assert groups == {"console_scripts", "verl.plugins"}
 
 
 def test_slurm_starts_ray_on_every_node_and_then_the_recipe(recipe):
-    """With a Slurm that runs every step here, and a Ray that only writes down what it is given."""
+    """With stand-ins: Slurm runs every step here, Ray only records its arguments."""
     tools = {
         "scontrol": "printf 'n1\\nn2\\nn3\\n'",
         "srun": "node=; while [[ $1 == --* ]]; do case $1 in --nodelist=*) node=${1#*=};; esac; shift; done\n"
