@@ -58,7 +58,7 @@ def score(
 ) -> None:
     """Compute the visual entropy of every row of verl's data files, once, before training."""
     from verl_durian.entropy.cache import default_cache_dir
-    from verl_durian.entropy.parts import Columns
+    from verl_durian.entropy.data_files import Columns
     from verl_durian.entropy.score import Request, score_files
 
     request = Request(

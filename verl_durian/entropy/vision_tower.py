@@ -26,7 +26,6 @@ from qwen_vl_utils import vision_process
 from safetensors import SafetensorError, safe_open
 from transformers import AutoImageProcessor, AutoVideoProcessor
 
-from verl_durian.entropy.fixed_rows import FixedRows
 from verl_durian.entropy.vision_families import FeatureLayer, find_family
 from verl_durian.entropy.visual_entropy import ROUNDING
 
@@ -207,26 +206,12 @@ class VisionTower:
             list[torch.Tensor]: F of each image and video, float32, on the tower's device. shape is (P, d). With
                 `blocks` the rows are in the order of the tower's attention windows, if it has any.
         """
-        encode = self._one_by_one if self.model.device.type == "cpu" else self._together
-        return encode(pixel_values, grid_thw)
-
-    def _one_by_one(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
-        patches = grid_thw.prod(dim=-1).tolist()
-        alone = zip(pixel_values.split(patches), grid_thw.split(1), strict=True)
-        return [self._encode(of_one, grid) for of_one, grid in alone]
-
-    def _together(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
-        with FixedRows():
-            features = self._encode(pixel_values, grid_thw)
-        merged = self.model.spatial_merge_size**2 if self.settings.feature_layer == "merger" else 1
-        return list(features.split((grid_thw.prod(dim=-1) // merged).tolist()))
-
-    def _encode(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         device = self.model.device
         patches = pixel_values.to(device, self.model.dtype)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else float32 means 10 bits in convolutions
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would round float32 to 10 bits
             features = self._family.encode(self.model, patches, grid_thw.to(device), self.settings.feature_layer)
-        return features.float()
+        patches_per_row = self.model.spatial_merge_size**2 if self.settings.feature_layer == "merger" else 1
+        return list(features.float().split((grid_thw.prod(dim=-1) // patches_per_row).tolist()))
 
 
 def read_tower(
