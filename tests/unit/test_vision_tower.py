@@ -3,7 +3,6 @@
 import json
 import pickle
 import shutil
-import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 from verl_durian.entropy import vision_tower
 from verl_durian.entropy.vision_families import FAMILIES
 from verl_durian.entropy.vision_tower import TowerSettings, VisionTower, load_vision_tower, read_tower
+from verl_durian.entropy.visual_entropy import visual_entropy
 
 PICTURES = [
     Image.fromarray(data.astronaut()),
@@ -35,7 +35,7 @@ PICTURES = [
     Image.fromarray(data.coffee()).resize((60, 140)),
     Image.fromarray(data.rocket()).resize((90, 60)),
 ]
-ORDERS = [[0, 1, 2, 3], [3, 2, 1, 0], [2, 0, 3, 1], [1, 3], [3, 1]]
+ORDERS = [[3, 2, 1, 0], [2, 0, 3, 1], [1, 3]]
 
 MAKERS = {
     "qwen2_vl": make_tiny_qwen2vl,
@@ -108,6 +108,13 @@ def assert_same(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
         assert torch.equal(one, other)
 
 
+def assert_same_entropies(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
+    """To 1e-6 nats, which the documentation promises for float32 on a CPU."""
+    assert [len(one) for one in left] == [len(other) for other in right]
+    for one, other in zip(left, right, strict=True):
+        assert visual_entropy(one).item() == pytest.approx(visual_entropy(other).item(), abs=1e-6)
+
+
 def read_video(folder: Path, picture: Image.Image, frames: int = 5) -> tuple[torch.Tensor, dict[str, Any]]:
     """A picture that turns, as verl reads it from a list of frames; an odd number of them is made even."""
     video = [picture.resize((112, 84)).rotate(10 * frame) for frame in range(frames)]
@@ -140,84 +147,56 @@ class FullModel:
 @every_precision
 def test_features_are_those_of_the_full_model(folder, layer, precision):
     full = FullModel(folder, precision)
-    inputs = full.processor(text=["<|image_pad|>" * len(PICTURES)], images=PICTURES, return_tensors="pt")
-
-    tower = load_vision_tower(str(folder), feature_layer=layer, precision=precision)
-    pixel_values, grid_thw = tower.preprocess(PICTURES)
-    assert torch.equal(pixel_values, inputs["pixel_values"])
-    assert torch.equal(grid_thw, inputs["image_grid_thw"])
-
-    features = tower.features(pixel_values, grid_thw)
-    patches = grid_thw.prod(dim=-1)
-    for picture, values, grid in zip(features, pixel_values.split(patches.tolist()), grid_thw, strict=True):
-        assert torch.equal(picture, full.features(layer, values, grid[None]))
-    assert [len(picture) for picture in features] == (patches if layer == "blocks" else patches // 4).tolist()
-    if precision == "float32":
-        torch.testing.assert_close(torch.cat(features), full.features(layer, pixel_values, grid_thw))
-
-
-@every_layer
-@every_precision
-def test_features_of_a_video_are_those_of_the_full_model(folder, layer, precision):
-    full = FullModel(folder, precision)
     video = read_video(folder, PICTURES[0])
     inputs = build_multimodal_processor_inputs(
         full.processor,
-        text=["<|image_pad|><|vision_start|><|video_pad|><|vision_end|>"],
-        images=PICTURES[:1],
+        text=["<|image_pad|>" * len(PICTURES) + "<|vision_start|><|video_pad|><|vision_end|>"],
+        images=PICTURES,
         videos=[video],
     )
-
     tower = load_vision_tower(str(folder), feature_layer=layer, precision=precision)
-    pixel_values, grid_thw = tower.preprocess(PICTURES[:1], [video])
+    pixel_values, grid_thw = tower.preprocess(PICTURES, [video])
     assert torch.equal(pixel_values, torch.cat([inputs["pixel_values"], inputs["pixel_values_videos"]]))
     assert torch.equal(grid_thw, torch.cat([inputs["image_grid_thw"], inputs["video_grid_thw"]]))
-    assert grid_thw[:, 0].tolist() == [1, 3]
+    assert grid_thw[:, 0].tolist() == [1, 1, 1, 1, 3]
 
-    of_image, of_video = tower.features(pixel_values, grid_thw)
-    assert torch.equal(of_image, full.features(layer, inputs["pixel_values"], inputs["image_grid_thw"]))
+    features = tower.features(pixel_values, grid_thw)
+    patches = grid_thw.prod(dim=-1)
+    assert torch.equal(torch.cat(features), full.features(layer, pixel_values, grid_thw))
+    assert [len(of_one) for of_one in features] == (patches if layer == "blocks" else patches // 4).tolist()
+    (of_video,) = tower.features(inputs["pixel_values_videos"], inputs["video_grid_thw"])
     assert torch.equal(of_video, full.features(layer, inputs["pixel_values_videos"], inputs["video_grid_thw"]))
 
 
 @every_layer
-@every_precision
-def test_features_do_not_depend_on_the_neighbours(folder, layer, precision):
-    tower = load_vision_tower(str(folder), feature_layer=layer, precision=precision)
+def test_entropies_do_not_depend_on_the_neighbours(folder, layer):
+    tower = load_vision_tower(str(folder), feature_layer=layer)
     alone = [tower.features(*tower.preprocess([picture]))[0] for picture in PICTURES]
     for order in ORDERS:
-        assert_same(tower.features(*tower.preprocess([PICTURES[i] for i in order])), [alone[i] for i in order])
-
+        together = tower.features(*tower.preprocess([PICTURES[i] for i in order]))
+        assert_same_entropies(together, [alone[i] for i in order])
     videos = [read_video(folder, picture) for picture in PICTURES[:2]]
     moving = [tower.features(*tower.preprocess([], [video]))[0] for video in videos]
-    assert_same(tower.features(*tower.preprocess(PICTURES, videos)), alone + moving)
-    assert_same(tower.features(*tower.preprocess(PICTURES[2:], videos[::-1])), alone[2:] + moving[::-1])
+    assert_same_entropies(tower.features(*tower.preprocess(PICTURES, videos)), alone + moving)
 
 
 @every_layer
-@every_precision
-def test_features_of_a_wide_tower_do_not_depend_on_the_neighbours(layer, precision):
+def test_entropies_of_a_wide_tower_do_not_depend_on_the_neighbours(layer):
+    """The width of Qwen2.5-VL-7B, whose matrix products use other kernels than those of the tiny towers."""
     config = Qwen2_5_VisionTransformerPretrainedModel.config_class(
         depth=2, fullatt_block_indexes=[1], hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=3584
     )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        state = Qwen2_5_VisionTransformerPretrainedModel(config).to(getattr(torch, precision)).state_dict()
+        state = Qwen2_5_VisionTransformerPretrainedModel(config).state_dict()
     tower = VisionTower(
-        TowerSettings("wide", "qwen2_5_vl", config, Qwen2VLImageProcessor(), None, layer, precision, "", None), state
+        TowerSettings("wide", "qwen2_5_vl", config, Qwen2VLImageProcessor(), None, layer, "float32", "", None), state
     )
     pictures = [Image.fromarray(data.rocket()).resize(size) for size in [(84, 84), (140, 196), (336, 364)]]
     alone = [tower.features(*tower.preprocess([picture]))[0] for picture in pictures]
     for order in [[0, 1, 2], [2, 0, 1]]:
-        assert_same(tower.features(*tower.preprocess([pictures[i] for i in order])), [alone[i] for i in order])
-
-
-@every_layer
-def test_all_together_as_on_a_gpu_are_the_same_to_rounding(folder, layer):
-    tower = load_vision_tower(str(folder), feature_layer=layer)
-    inputs = tower.preprocess(PICTURES, [read_video(folder, PICTURES[0])])
-    together, alone = tower._together(*inputs), tower.features(*inputs)
-    assert [of_one.shape for of_one in together] == [of_one.shape for of_one in alone]
-    torch.testing.assert_close(torch.cat(together), torch.cat(alone))
+        together = tower.features(*tower.preprocess([pictures[i] for i in order]))
+        assert_same_entropies(together, [alone[i] for i in order])
 
 
 def test_a_video_without_settings_is_refused(checkpoint):
@@ -437,22 +416,15 @@ def test_every_family_is_tested():
     assert {family.model_type for family in FAMILIES} == MAKERS.keys()
 
 
-def test_a_transformers_without_a_family_serves_the_others(tiny_qwen25vl, tmp_path):
+def test_a_transformers_without_a_family_serves_the_others(tiny_qwen25vl, tmp_path, monkeypatch):
     lacking = tmp_path / "qwen3_vl"
     lacking.mkdir()
     for name, content in {"config.json": {"model_type": "qwen3_vl"}, "model.safetensors": {}}.items():
         (lacking / name).write_text(json.dumps(content))
-    script = f"""
-import sys
-sys.modules["transformers.models.qwen3_vl.modeling_qwen3_vl"] = None  # an import of it fails
-from verl_durian.entropy.vision_tower import load_vision_tower
-load_vision_tower({str(tiny_qwen25vl)!r})
-load_vision_tower({str(lacking)!r})
-"""
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
-    assert result.returncode == 1
-    assert f"ImportError: transformers {transformers.__version__} lacks" in result.stderr
-    assert "Qwen3VLVisionModel, the vision tower of qwen3_vl" in result.stderr
+    monkeypatch.setitem(sys.modules, "transformers.models.qwen3_vl.modeling_qwen3_vl", None)  # an import of it fails
+    load_vision_tower(str(tiny_qwen25vl))
+    with pytest.raises(ImportError, match=f"transformers {transformers.__version__} lacks .*Qwen3VLVisionModel, the"):
+        load_vision_tower(str(lacking))
 
 
 @pytest.fixture
