@@ -18,7 +18,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from itertools import accumulate, islice
 from threading import Lock
 from typing import Any
@@ -267,9 +266,13 @@ class Worker:
     def __init__(self, settings: TowerSettings, state_ref: ray.ObjectRef, placement: Placement, fingerprint: str):
         self.settings, self.state_ref, self.placement, self.fingerprint = settings, state_ref, placement, fingerprint
         self._loading = Lock()
+        self._scorer: Scorer | None = None
 
-    def __call__(self, block: pa.Table) -> pa.Table:
-        """Replaces the column `media` by `entropy`, `patches` and `encoded`."""
+    def __call__(self, block: pa.Table) -> Iterator[pa.Table]:
+        """Replaces the column `media` by `entropy`, `patches` and `encoded`.
+
+        A generator, because Ray Data hides the message of an exception in a function behind one of its own.
+        """
         media = [pickle.loads(stored) for stored in block["media"].to_pylist() if stored is not None]
         scores = {score.key: score for score in self._loaded_scorer().score(media)} if media else {}
         encoded = block["media"].is_valid().to_pylist()
@@ -277,7 +280,7 @@ class Worker:
             scores[key] if new else Score(key, error=error)
             for key, error, new in zip(block["key"].to_pylist(), block["error"].to_pylist(), encoded, strict=True)
         ]
-        return pa.table(
+        yield pa.table(
             {
                 "row": block["row"],
                 "key": block["key"],
@@ -291,10 +294,11 @@ class Worker:
 
     def _loaded_scorer(self) -> Scorer:
         with self._loading:
+            if self._scorer is None:
+                self._scorer = self._load_scorer()
             return self._scorer
 
-    @cached_property
-    def _scorer(self) -> Scorer:
+    def _load_scorer(self) -> Scorer:
         device = self.placement.device
         if self.settings.fingerprint(device) != self.fingerprint:
             raise RuntimeError(
