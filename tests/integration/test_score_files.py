@@ -4,8 +4,12 @@
 import fcntl
 import json
 import os
+import re
 import shutil
+import threading
 from contextlib import nullcontext
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from io import BytesIO
 from pathlib import Path
 
@@ -118,16 +122,50 @@ def test_odd_pictures_are_scored_as_they_are_seen_or_named(score, monkeypatch):
     assert all(problem["reason"].startswith("image 0: ") for problem in problems)
     assert f"{file} row {numbers[0]}: image 0" in output and "6 with problems" in output
 
-    code, _ = score("--on-error", "null")
-    assert code == 0
-    # The same command after the rows are mended: no problem, no report of it.
+    # The same command after these rows are replaced: nothing is encoded again, the problems are gone.
     for name in BROKEN:
         pictures[name] = pictures["plain"]
-    write(score.folder / "data.parquet", *([content] for content in pictures.values()), name=list(pictures))
+    write(score.folder / "data.parquet", *([content] for content in pictures.values()), text=list(pictures))
     code, output = score()
     assert code == 0 and not (score.output / "problems.jsonl").exists()
+    assert json.loads((score.output / "scores.json").read_text())["images_encoded"] == 0
     table = pq.read_table(score.output / "data.parquet").to_pydict()
-    assert len(set(table["visual_entropy"][-6:])) == 1
+    assert table["text"] == list(pictures) and len(set(table["visual_entropy"][-6:])) == 1
+
+    message = score.refused("--feature-layer", "blocks")
+    assert "the folder has results of other settings (feature_layer was merger, is now blocks" in message
+
+
+@pytest.mark.parametrize(("problems", "on_error", "code"), [(3, "fail", 1), (3, "null", 0), (0, "fail", 0)])
+def test_the_exit_status_tells_about_problems(score, monkeypatch, problems, on_error, code):
+    monkeypatch.setattr(command, "score_files", lambda request: problems)
+    assert score("--on-error", on_error)[0] == code
+
+
+class Ranges(SimpleHTTPRequestHandler):
+    """Serves files and ranges of bytes of them, as stores of parquet files do."""
+
+    def do_GET(self) -> None:
+        content = Path(self.translate_path(self.path)).read_bytes()
+        start, stop = 0, len(content)
+        if requested := re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", "")):
+            start, stop = int(requested[1]), min(int(requested[2] or stop) + 1, stop)
+        self.send_response(206 if requested else 200)
+        self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
+        self.send_header("Content-Length", str(stop - start))
+        self.end_headers()
+        self.wfile.write(content[start:stop])
+
+
+def test_a_file_at_a_url_is_scored(score, monkeypatch):
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    write(score.folder / "data.parquet", [stored(CAT)], text=["a"])
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(Ranges, directory=str(score.folder))) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        assert score(files=f"http://127.0.0.1:{server.server_port}/data.parquet")[0] == 0
+        server.shutdown()
+    (row,) = pq.read_table(score.output / "data.parquet").to_pylist()
+    assert row["text"] == "a" and row["visual_entropy"] > 0
 
 
 def test_sets_without_a_score(score):
@@ -140,18 +178,6 @@ def test_sets_without_a_score(score):
     assert pq.read_table(score.output / "none.parquet").num_rows == 0
     assert not list(score.output.glob("*.png"))
     assert json.loads((score.output / "scores.json").read_text())["thresholds"] == {}
-
-
-def test_a_changed_source_is_written_again(score):
-    write(score.folder / "data.parquet", [stored(CAT)], text=["before"])
-    assert score()[0] == 0
-    write(score.folder / "data.parquet", [stored(CAT)], text=["after"])
-    assert score()[0] == 0
-    assert pq.read_table(score.output / "data.parquet")["text"].to_pylist() == ["after"]
-    assert json.loads((score.output / "scores.json").read_text())["images_encoded"] == 0
-
-    output = score.refused("--feature-layer", "blocks")
-    assert "the folder has results of other settings (feature_layer was merger, is now blocks" in output
 
 
 def test_other_folders_are_left_alone(score):
@@ -193,8 +219,8 @@ def test_a_cache_folder_that_cannot_be_written_is_named_before_the_work(score, m
     monkeypatch.setattr(command, "score_rows", None)
     for cache in (score.folder / "data.parquet" / "cache", Path("/proc/cache")):
         output = score.refused("--cache", str(cache))
-        assert f"the cache folder {cache}/" in output and "cannot be written" in output
-        assert "name another one with --cache" in output
+        assert f"the cache folder {cache}/" in output and "is not writable" in output
+        assert "set another one with --cache" in output
         shutil.rmtree(score.output, ignore_errors=True)
 
 

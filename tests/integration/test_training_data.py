@@ -74,7 +74,7 @@ def test_a_column_is_used_as_it_is(config, tmp_path):
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ([1.5, None], "row 1 has an image"),
+        ([1.5, None], "row 1 has an image or a video, but no visual_entropy"),
         ([1.5, math.inf], r"row 1: visual_entropy is 'inf' \(float\): it must be a finite number"),
         ([None, "1.5"], r"row 1: visual_entropy is '1.5' \(str\)"),
         ([[1.5], [2.5]], r"row 0: visual_entropy is '\[1.5\]' \(list\)"),
@@ -202,7 +202,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named_before_images_are_read(c
     monkeypatch.setattr(pipeline, "score_rows", of_no_image)
     for folder in (tmp_path / "grass.png" / "cache", Path("/proc/cache")):
         monkeypatch.setenv("VERL_DURIAN_CACHE", str(folder))
-        with pytest.raises(ValueError, match=f"cache folder {folder}/.* cannot be written .*VERL_DURIAN_CACHE"):
+        with pytest.raises(ValueError, match=f"cache folder {folder}/.* is not writable .*VERL_DURIAN_CACHE"):
             add_visual_entropy(rows, config)
 
 

@@ -90,7 +90,7 @@ def test_the_scores_of_a_training_set_are_kept_by_its_identity(tmp_path, caplog)
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file" / "cache", Path("/proc/cache")):
-        with pytest.raises(ValueError, match=f"cache folder {folder} cannot be written .*: name another one"):
+        with pytest.raises(ValueError, match=f"cache folder {folder} is not writable .*: set another one"):
             EntropyCache(folder).require_writable()
     EntropyCache(tmp_path / "new").require_writable()
     assert list((tmp_path / "new").iterdir()) == []

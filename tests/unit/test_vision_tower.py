@@ -404,11 +404,11 @@ def test_a_checkpoint_without_safetensors_is_refused(checkpoint):
 
 def test_unknown_models_layers_and_precisions_are_refused(tiny_qwen25vl, checkpoint):
     edit(checkpoint / "config.json", "model_type", value="llava")
-    with pytest.raises(ValueError, match="'llava'.*qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_vl_moe"):
+    with pytest.raises(ValueError, match="'llava' is not supported, only: qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_vl_"):
         load_vision_tower(str(checkpoint))
-    with pytest.raises(ValueError, match="'pixels'.*merger, blocks"):
+    with pytest.raises(ValueError, match="'pixels', allowed: merger, blocks"):
         load_vision_tower(str(tiny_qwen25vl), feature_layer="pixels")
-    with pytest.raises(ValueError, match="'float16'.*float32, bfloat16"):
+    with pytest.raises(ValueError, match="'float16', allowed: float32, bfloat16"):
         load_vision_tower(str(tiny_qwen25vl), precision="float16")
 
 

@@ -330,9 +330,7 @@ def _ray_data(block_bytes: int) -> Iterator[None]:
             "memory: try fewer --workers and a smaller --max-patches"
         ) from error
     except ray.exceptions.RayError as error:
-        raise RuntimeError(
-            f"a process of Ray failed; the scores so far are in the cache: {_reason(error)}"
-        ) from error
+        raise RuntimeError(f"a process of Ray failed; the scores so far are in the cache: {_reason(error)}") from error
     finally:
         context.enable_progress_bars, context.target_max_block_size = before
         log.setLevel(level)

@@ -19,8 +19,7 @@ import huggingface_hub
 import pyarrow as pa
 from huggingface_hub.errors import HFValidationError
 
-from verl_durian.entropy.parts import open_parquet
-from verl_durian.entropy.shards import source_id
+from verl_durian.files import open_parquet, source_id
 from verl_durian.prepare.data_set import DataSet
 
 
