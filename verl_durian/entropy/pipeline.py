@@ -15,10 +15,9 @@ import time
 import warnings
 from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import accumulate, islice
+from itertools import accumulate
 from threading import Lock
 from typing import Any
 
@@ -30,9 +29,9 @@ from ray.data import ActorPoolStrategy, DataContext
 from tqdm import tqdm  # type: ignore[import-untyped]
 
 from verl_durian.entropy.cache import EntropyCache, Entry
-from verl_durian.entropy.data_files import Cells, DataFile, DatasetRows
-from verl_durian.entropy.media import MediaError, collect
+from verl_durian.entropy.data_files import DataFile, DatasetRows
 from verl_durian.entropy.placement import Placement, threads_of_gpu_worker
+from verl_durian.entropy.reader import Reader
 from verl_durian.entropy.scorer import Score, Scorer, to_arrays
 from verl_durian.entropy.vision_tower import TowerSettings
 
@@ -43,9 +42,6 @@ _BLOCKS_PER_WORKER = 2
 """A worker computes the eigenvalues of one block while its tower encodes the next."""
 _ATTEMPTS = 3
 """Passes in a row that may end with a dead process before a single score has arrived."""
-_READ_ROWS = 64
-"""Rows whose images are read and hashed in parallel."""
-_READ_THREADS = 8
 _DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
 
 logger = logging.getLogger(__name__)
@@ -207,57 +203,6 @@ def _results(
     )
     for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
         yield block.to_pylist()
-
-
-class Reader:
-    """Reads rows and computes their keys. The images of a row are attached if they have to be scored."""
-
-    def __init__(self, sources_ref: ray.ObjectRef, known_ref: ray.ObjectRef, folder: str):
-        os.chdir(folder)  # image paths may be relative to the folder of the command
-        self.sources, self.first = ray.get(sources_ref)
-        self.seen: set[bytes] = ray.get(known_ref)
-        self.threads = ThreadPoolExecutor(_READ_THREADS)
-
-    def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[pa.Table]:
-        """Reads the sources with these numbers."""
-        for number in batch["source"].tolist():
-            source, row = self.sources[number], self.first[number]
-            cells = source.cells()
-            try:
-                while some := list(islice(cells, _READ_ROWS)):
-                    if row + len(some) > self.first[number] + source.rows:
-                        raise ValueError("it changed while it was scored: run the same command again")
-                    yield self._block(row, some)
-                    row += len(some)
-            except (OSError, ValueError, pa.ArrowException) as error:
-                raise RuntimeError(f"{source.name} cannot be read: {error}") from error
-
-    def _block(self, first: int, cells: Sequence[Cells]) -> pa.Table:
-        keys, images, errors, attached = [], [], [], []
-        for media, error in self.threads.map(_media_or_error, cells):
-            key = media.key if media else ""
-            new = media is not None and key.encode() not in self.seen
-            self.seen.add(key.encode())
-            keys.append(key)
-            images.append(len(media) if media else 0)
-            errors.append(error)
-            attached.append(pickle.dumps(media) if new else None)
-        return pa.table(
-            {
-                "row": pa.array(range(first, first + len(cells)), pa.int64()),
-                "key": keys,
-                "images": pa.array(images, pa.int32()),
-                "error": errors,
-                "media": pa.array(attached, pa.large_binary()),
-            }
-        )
-
-
-def _media_or_error(cells: Cells) -> tuple[Any, str]:
-    try:
-        return collect(*cells), ""
-    except MediaError as error:
-        return None, str(error)
 
 
 class Worker:
