@@ -137,7 +137,7 @@ def test_odd_pictures_are_scored_as_they_are_seen_or_named(score, monkeypatch):
 
 
 @pytest.mark.parametrize(("problems", "on_error", "code"), [(3, "fail", 1), (3, "null", 0), (0, "fail", 0)])
-def test_the_exit_status_tells_about_problems(score, monkeypatch, problems, on_error, code):
+def test_the_exit_status_depends_on_problems(score, monkeypatch, problems, on_error, code):
     monkeypatch.setattr(command, "score_files", lambda request: problems)
     assert score("--on-error", on_error)[0] == code
 
@@ -207,7 +207,7 @@ def test_two_runs_do_not_write_to_one_folder(score):
         os.close(folder)
 
 
-def test_a_disk_without_room_is_output_before_the_work(score, monkeypatch):
+def test_a_full_disk_is_reported_before_the_work(score, monkeypatch):
     write(score.folder / "data.parquet", [stored(CAT)])
     monkeypatch.setattr(command, "_size", lambda file: 10**15)
     assert "needs about 1,000,000,000.0 MB" in score.refused()
@@ -234,12 +234,12 @@ def test_a_cache_folder_that_cannot_be_written_is_named_before_the_work(score, m
         (["--address", "ray://localhost:10001"], "must run on a machine of the cluster"),
     ],
 )
-def test_options_that_cannot_be_are_named(score, options, problem):
+def test_invalid_options_are_named(score, options, problem):
     write(score.folder / "data.parquet", [stored(CAT)])
     assert problem in score.refused(*options).replace("│ ", "")
 
 
-def test_models_that_cannot_be_are_named(score, tmp_path):
+def test_invalid_models_are_named(score, tmp_path):
     write(score.folder / "data.parquet", [stored(CAT)])
     assert "no such folder" in score.refused(model="absent/model/folder")
     assert "no such folder" in score.refused(model="some/model")
@@ -254,7 +254,7 @@ def test_models_that_cannot_be_are_named(score, tmp_path):
     assert "safetensors" in score.refused(model=other)
 
 
-def test_data_that_are_not_there_are_named(score):
+def test_missing_data_are_named(score):
     assert f"--data {score.folder}/absent.parquet: no such file" in score.refused(
         files=str(score.folder / "absent.parquet")
     )

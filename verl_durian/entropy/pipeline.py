@@ -202,7 +202,7 @@ def _results(
         max_restarts=0,  # for restarts Ray prints a warning at each start; `score_rows` starts new workers
     )
     for block in blocks.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-        yield block.to_pylist()
+        yield block.to_pylist()  # type: ignore[union-attr]
 
 
 class Worker:

@@ -15,7 +15,7 @@ from verl_durian.files import whole_file
 
 _COLOURS = ("#004488", "#DDAA33", "#BB5566")
 """Low, medium and high: Paul Tol's high-contrast colours, which also differ in grey print."""
-_STYLE = {"dpi": 120, "layout": "constrained"}
+_DPI = 120
 _BINS = 40
 _MIN_SPAN = 0.2
 """Least width of the histogram in nats, so that equal values are one bar and not a wall."""
@@ -40,7 +40,7 @@ def plot_histogram(entropies: np.ndarray, thresholds: tuple[float, float], file:
     margin = max(0.0, _MIN_SPAN - np.ptp(entropies)) / 2
     span = max(0.0, entropies.min() - margin), entropies.max() + margin
 
-    figure = Figure(figsize=(8, 4.5), **_STYLE)
+    figure = Figure(figsize=(8, 4.5), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
     axes.hist(groups, bins=_BINS, range=span, stacked=True, color=_COLOURS, label=labels)
     axes.axvline(low, color="black", linestyle="--", label=f"Q25 = {low:.3f}")
@@ -58,7 +58,7 @@ def plot_examples(groups: Mapping[str, Sequence[tuple[Image.Image, float]]], fil
         file: The PNG; an existing file is replaced.
     """
     columns = max(_MAX_COLUMNS, *map(len, groups.values()))
-    figure = Figure(figsize=(8, 2.4 * len(groups)), **_STYLE)
+    figure = Figure(figsize=(8, 2.4 * len(groups)), dpi=_DPI, layout="constrained")
     lines = figure.subplots(len(groups), columns, squeeze=False)
     for axes in lines.flat:
         axes.set_axis_off()
