@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import huggingface_hub
 import numpy as np
@@ -26,7 +26,7 @@ from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 
 from verl_durian.entropy import vision_tower
 from verl_durian.entropy.vision_families import FAMILIES
-from verl_durian.entropy.vision_tower import TowerSettings, VisionTower, load_vision_tower, read_tower
+from verl_durian.entropy.vision_tower import Precision, TowerSettings, VisionTower, load_vision_tower, read_tower
 from verl_durian.entropy.visual_entropy import visual_entropy
 
 PICTURES = [
@@ -322,19 +322,23 @@ def test_the_fingerprint_follows_layer_precision_and_device(tiny_qwen25vl):
 
 
 @pytest.mark.parametrize(
-    "file, keys, value",
+    "file, keys, value, same",
     [
-        ("processor_config.json", ("image_processor", "size", "longest_edge"), 280 * 280),
-        ("processor_config.json", ("image_processor", "image_mean"), [0.5, 0.5, 0.5]),
-        ("processor_config.json", ("video_processor", "size", "longest_edge"), 280 * 280),
-        ("config.json", ("vision_config", "fullatt_block_indexes"), [0, 1]),
-        ("config.json", ("vision_config", "window_size"), 112),
+        ("processor_config.json", ("image_processor", "size", "longest_edge"), 280 * 280, False),
+        ("processor_config.json", ("image_processor", "image_mean"), [0.5, 0.5, 0.5], False),
+        ("processor_config.json", ("video_processor", "size", "longest_edge"), 280 * 280, False),
+        ("config.json", ("vision_config", "fullatt_block_indexes"), [0, 1], False),
+        ("config.json", ("vision_config", "window_size"), 112, False),
+        ("config.json", ("transformers_version",), "5.0.0", True),
+        ("config.json", ("vision_config", "transformers_version"), "5.0.0", True),
+        ("processor_config.json", ("image_processor", "transformers_version"), "5.0.0", True),
+        ("processor_config.json", ("video_processor", "transformers_version"), "5.0.0", True),
     ],
 )
-def test_the_fingerprint_follows_the_settings_of_the_checkpoint(checkpoint, file, keys, value):
+def test_the_fingerprint_follows_the_settings_but_not_the_release_that_saved_them(checkpoint, file, keys, value, same):
     before = fingerprint(checkpoint)
     edit(checkpoint / file, *keys, value=value)
-    assert fingerprint(checkpoint) != before
+    assert (fingerprint(checkpoint) == before) is same
 
 
 def test_the_fingerprint_follows_the_weights_of_the_tower_alone(checkpoint):
@@ -347,50 +351,35 @@ def test_the_fingerprint_follows_the_weights_of_the_tower_alone(checkpoint):
     assert fingerprint(checkpoint) != before
 
 
-@pytest.mark.parametrize("package", ["torch", "torchvision", "transformers", "pillow", "qwen-vl-utils"])
-def test_the_fingerprint_follows_the_installed_packages(tiny_qwen25vl, monkeypatch, package):
-    before, version = fingerprint(tiny_qwen25vl), vision_tower.version
-    monkeypatch.setattr(vision_tower, "version", lambda name: "0" if name == package else version(name))
-    assert fingerprint(tiny_qwen25vl) != before
+def test_the_fingerprint_follows_packages_environment_and_attention(tiny_qwen25vl, monkeypatch, tmp_path):
+    settings = {precision: read_tower(str(tiny_qwen25vl), precision=precision)[0] for precision in get_args(Precision)}
+    before, version = settings["float32"].fingerprint("cpu"), vision_tower.version
+    for package in ("torch", "torchvision", "transformers", "pillow", "qwen-vl-utils"):
+        with monkeypatch.context() as patch:
+            patch.setattr(vision_tower, "version", lambda name, other=package: "0" if name == other else version(name))
+            assert settings["float32"].fingerprint("cpu") != before
+    for name, value in (("MODEL_SEQ_LEN", 4096), ("FORCE_QWENVL_VIDEO_READER", "decord")):
+        with monkeypatch.context() as patch:
+            patch.setattr(vision_process, name, value)
+            assert settings["float32"].fingerprint("cpu") != before
 
-
-@pytest.mark.parametrize("name, value", [("MODEL_SEQ_LEN", 4096), ("FORCE_QWENVL_VIDEO_READER", "decord")])
-def test_the_fingerprint_follows_the_environment_of_qwen_vl_utils(tiny_qwen25vl, monkeypatch, name, value):
-    before = fingerprint(tiny_qwen25vl)
-    monkeypatch.setattr(vision_process, name, value)
-    assert fingerprint(tiny_qwen25vl) != before
-
-
-def test_the_fingerprint_follows_the_attention(tiny_qwen25vl, monkeypatch, tmp_path):
-    def fingerprints() -> list[str]:
-        asked = [("cuda", "bfloat16"), ("cuda", "float32"), ("cpu", "bfloat16")]
-        return [fingerprint(tiny_qwen25vl, device_type, precision=precision) for device_type, precision in asked]
-
-    before = fingerprints()
+    cases = [("bfloat16", "cuda"), ("float32", "cuda"), ("bfloat16", "cpu")]
+    without = [settings[precision].fingerprint(device) for precision, device in cases]
     (tmp_path / "flash_attn.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    after = fingerprints()
-    assert after[0] != before[0] and after[1:] == before[1:]
-
-
-def test_the_fingerprint_does_not_follow_the_release_that_wrote_the_checkpoint(checkpoint):
-    before = fingerprint(checkpoint)
-    edit(checkpoint / "config.json", "transformers_version", value="5.0.0")
-    edit(checkpoint / "config.json", "vision_config", "transformers_version", value="5.0.0")
-    edit(checkpoint / "processor_config.json", "image_processor", "transformers_version", value="5.0.0")
-    edit(checkpoint / "processor_config.json", "video_processor", "transformers_version", value="5.0.0")
-    assert fingerprint(checkpoint) == before
+    installed = [settings[precision].fingerprint(device) for precision, device in cases]
+    assert installed[0] != without[0] and installed[1:] == without[1:]
 
 
 def test_missing_and_unexpected_tensors_are_named(checkpoint):
     def without_bias(tensors):
         return {name: tensor for name, tensor in tensors.items() if name != "visual.blocks.1.attn.qkv.bias"}
 
-    whole = (checkpoint / "model.safetensors").read_bytes()
+    complete = (checkpoint / "model.safetensors").read_bytes()
     rewrite(checkpoint, lambda tensors: tensors | {"visual.blocks.7.bias": torch.ones(3)})
     with pytest.raises(ValueError, match=r"unexpected tensors .*: blocks\.7\.bias"):
         load_vision_tower(str(checkpoint))
-    (checkpoint / "model.safetensors").write_bytes(whole)
+    (checkpoint / "model.safetensors").write_bytes(complete)
     rewrite(checkpoint, without_bias)
     with pytest.raises(ValueError, match=r"missing tensors .*: blocks\.1\.attn\.qkv\.bias"):
         load_vision_tower(str(checkpoint))
