@@ -1,15 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command `verl-durian score` on many rows: time, rate and memory, and again with all of them in the cache.
+"""Time, throughput and memory of `verl-durian score` on many rows, and again with all scores in the cache.
 
     python benchmarks/bench_many_rows.py [--rows 5000 --rows 20000]
 
-The rows hold JPEG files of different parts of photographs and textures, of 60 x 60 to 200 x 200 pixels, in parquet
-files of 1,000 rows; the tower is the quickstart's (`bench_scoring.py`). Memory is that of the command and of all
-processes of its Ray, read off every half second: what each has to itself, and once what they share. Several sizes tell
-how memory grows.
+The images are crops of photographs and textures of 60 x 60 to 200 x 200 pixels, in parquet files of 1,000 rows; the
+tower is that of the quickstart (`bench_scoring.py`). Memory is the proportional set size (PSS) of the command and all
+processes of its Ray, sampled every half second. Several sizes show how memory grows with the rows.
 
-Needs easy-vqa and scikit-image, which come with the extra `cpu`.
+Needs easy-vqa and scikit-image (extra `dev`).
 """
 
 import json
@@ -42,7 +41,7 @@ POLL_SECONDS = 0.5
 
 
 def jpegs(number: int, rng: np.random.Generator) -> list[bytes]:
-    """JPEG files of random parts of pictures, of random sizes."""
+    """JPEG files of random crops of random sizes."""
     files = []
     for index in range(number):
         picture = Image.fromarray(getattr(data, PICTURES[index % len(PICTURES)])()).convert("RGB")
@@ -55,7 +54,7 @@ def jpegs(number: int, rng: np.random.Generator) -> list[bytes]:
 
 
 def bytes_in_use(process: psutil.Process) -> tuple[int, int]:
-    """Memory of a process and its descendants, each shared page once; and of the process itself."""
+    """PSS of a process with its descendants, and of the process itself."""
     of_all, of_itself = 0, 0
     for member in (process, *process.children(recursive=True)):
         with suppress(psutil.Error):  # it may be gone
@@ -66,9 +65,9 @@ def bytes_in_use(process: psutil.Process) -> tuple[int, int]:
 
 
 def run(arguments: list[str], log: Path) -> tuple[float, int, int]:
-    """Seconds of a command; the most memory of all its processes, and of itself."""
+    """Seconds of a command, peak memory with its descendants, and peak memory of itself."""
     start, most, most_of_itself = time.monotonic(), 0, 0
-    with log.open("w") as told, subprocess.Popen(arguments, stdout=told, stderr=subprocess.STDOUT) as command:
+    with log.open("w") as output, subprocess.Popen(arguments, stdout=output, stderr=subprocess.STDOUT) as command:
         while command.poll() is None:
             with suppress(psutil.Error):
                 of_all, of_itself = bytes_in_use(psutil.Process(command.pid))
@@ -79,8 +78,8 @@ def run(arguments: list[str], log: Path) -> tuple[float, int, int]:
     return time.monotonic() - start, most, most_of_itself
 
 
-def main(rows: Annotated[list[int], typer.Option(help="May be given several times.")] = ROWS) -> None:
-    table = Table("rows", "the command", "scoring", "memory of all", "of itself", "again: the command", "memory of all")
+def main(rows: Annotated[list[int], typer.Option(help="Can be repeated.")] = ROWS) -> None:
+    table = Table("rows", "time", "scoring", "memory with Ray", "command alone", "again: time", "memory with Ray")
     with tempfile.TemporaryDirectory() as temporary:
         folder, rng = Path(temporary), np.random.default_rng(0)
         write_tower(folder / "model", "quickstart")

@@ -61,7 +61,7 @@ def score(
 ) -> None:
     """Add the visual entropy of each row to verl's data files."""
     from verl_durian.entropy.cache import default_cache_dir
-    from verl_durian.entropy.parts import Columns
+    from verl_durian.entropy.data_files import Columns
     from verl_durian.entropy.score import Request, score_files
 
     request = Request(

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Results: files that appear whole or not at all, in a folder to which one run writes at a time."""
+"""Files: atomic writes, output folders with a lock, and data files that are local or at an fsspec URL."""
 
 import errno
 import fcntl
@@ -10,20 +10,23 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+import fsspec  # type: ignore[import-untyped]
+import pyarrow.parquet as pq
+
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @contextmanager
 def output_folder(output: Path) -> Iterator[None]:
-    """Makes a folder for results, and keeps other runs out of it.
+    """Creates an output folder and locks it against other runs.
 
     Raises:
-        ValueError: it cannot be made, or another run is writing to it.
+        ValueError: the folder cannot be created, or another run holds the lock.
     """
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ValueError(f"--output {output}: no folder can be made there ({error.strerror}): name another") from error
+        raise ValueError(f"--output {output}: cannot create the folder ({error.strerror}): name another one") from error
     folder = os.open(output, os.O_RDONLY)
     try:
         try:
@@ -37,10 +40,10 @@ def output_folder(output: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """Opens a file that appears under its name once it is written and on the disk, and never in part.
+    """Opens a file for an atomic write: it gets its name once all of it is on the disk.
 
     Raises:
-        OSError: it cannot be written; the message names it.
+        OSError: the file cannot be written; the message names it.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     part = part_of(target)
@@ -55,18 +58,31 @@ def whole_file(target: Path) -> Iterator[IO[bytes]]:
 
 
 def part_of(target: Path) -> Path:
-    """The name that a file of `whole_file` has while it is written."""
+    """The temporary name of a file that `whole_file` writes."""
     return target.with_name(f".{target.name}.part")
 
 
 @contextmanager
 def room_for(file: Path) -> Iterator[None]:
-    """Says of what is written within which file found no room: the system's own error does not."""
+    """Adds the name of the file to the error of a full disk."""
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_ROOM:
+        if error.errno in _NO_SPACE:
             raise OSError(
-                f"no room to write {file} ({error.strerror}): make room, then give the same command again"
+                f"no space left to write {file} ({error.strerror}): free some space, then run the same command again"
             ) from error
         raise
+
+
+@contextmanager
+def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
+    """Opens a parquet file, local or at an fsspec URL, without buffering its row groups in memory."""
+    with fsspec.open(file, "rb") as stream, pq.ParquetFile(stream, pre_buffer=False, buffer_size=1 << 20) as parquet:
+        yield parquet
+
+
+def source_id(file: str) -> str:
+    """Hash of size, modification time, ... of a file, local or at an fsspec URL: changes when the file changes."""
+    filesystem, path = fsspec.core.url_to_fs(file)
+    return filesystem.ukey(path)

@@ -3,7 +3,7 @@
 
 import logging
 import math
-import multiprocessing
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -57,21 +57,13 @@ def test_a_damaged_line_is_named_and_does_not_spoil_the_rest(tmp_path, caplog, l
     assert f"{file} line 2 is damaged" in caplog.text
 
 
-def _add(folder: Path, writer: int) -> None:
-    cache = EntropyCache(folder)
-    for number in range(200):
-        cache.add([Entry(f"{writer:016x}{number:016x}", 1.0, 16)])
-
-
 def test_several_writers_do_not_disturb_each_other(tmp_path):
-    context = multiprocessing.get_context("spawn")
-    writers = [context.Process(target=_add, args=(tmp_path, number)) for number in range(3)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    keys = {entry.key for entry in EntropyCache(tmp_path).entries()}
-    assert keys == {f"{writer:016x}{number:016x}" for writer in range(3) for number in range(200)}
+    caches = [EntropyCache(tmp_path) for _ in range(3)]
+    entries = [Entry(f"{number:032x}", 1.0, 16) for number in range(600)]
+    with ThreadPoolExecutor(9) as threads:
+        list(threads.map(lambda number: caches[number % 3].add([entries[number]]), range(600)))
+    assert sorted(EntropyCache(tmp_path).entries()) == entries
+    assert len(list(tmp_path.glob("*.jsonl"))) == 3
 
 
 def test_the_folder_follows_the_environment(tmp_path, monkeypatch):
@@ -98,7 +90,7 @@ def test_the_scores_of_a_training_set_are_kept_by_its_identity(tmp_path, caplog)
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file" / "cache", Path("/proc/cache")):
-        with pytest.raises(ValueError, match=f"cache folder {folder} cannot be written .*: name another one"):
+        with pytest.raises(ValueError, match=f"cache folder {folder} is not writable .*: set another one"):
             EntropyCache(folder).require_writable()
     EntropyCache(tmp_path / "new").require_writable()
     assert list((tmp_path / "new").iterdir()) == []

@@ -10,8 +10,6 @@ import pickle
 import re
 import shutil
 import struct
-import subprocess
-import sys
 import threading
 import zlib
 from collections.abc import Iterator
@@ -392,7 +390,7 @@ def test_a_file_that_changes_changes_the_key(tmp_path):
 
 
 @given(st.lists(st.lists(st.binary(max_size=2), max_size=2), min_size=1, max_size=3), st.data())
-@settings(deadline=None)
+@settings(derandomize=True, deadline=None)
 def test_videos_have_one_key_if_they_have_the_same_frames(videos, draw):
     others = draw.draw(st.one_of(st.just(videos), st.permutations(videos), st.permutations([sum(videos, [])])))
 
@@ -538,11 +536,11 @@ def test_what_cannot_be_decoded_is_named(monkeypatch, images, videos, problem):
 @pytest.mark.parametrize(
     ("page", "limit", "problem"),
     [
-        ("silent", None, "did not arrive within 0.5 s|Read timed out"),
-        ("head", None, "did not arrive within 0.5 s"),
-        ("body", None, "did not arrive within 0.5 s"),
-        ("stream", None, "has sent .* bytes and does not end|did not arrive within 0.5 s"),
-        ("stream", 1 << 20, "has sent 1,[0-9,]* bytes and does not end"),
+        ("silent", None, "download took more than 0.5 s|Read timed out"),
+        ("head", None, "download took more than 0.5 s"),
+        ("body", None, "download took more than 0.5 s"),
+        ("stream", None, "download stopped after .* bytes|download took more than 0.5 s"),
+        ("stream", 1 << 20, "download stopped after 1,[0-9,]* bytes"),
     ],
 )
 def test_a_page_that_does_not_end_is_named(endless, monkeypatch, page, limit, problem, by_datasets):
@@ -557,7 +555,7 @@ def test_a_page_that_does_not_end_is_named(endless, monkeypatch, page, limit, pr
 
 @pytest.mark.skipif(not VIDEO_READER, reason="no package here reads video files")
 def test_a_video_that_does_not_arrive_is_named(endless):
-    with pytest.raises(MediaError, match="^video 0: .*/silent did not arrive within 0.5 s"):
+    with pytest.raises(MediaError, match="^video 0: .*/silent: download took more than 0.5 s"):
         decoded(None, [f"{endless}/silent"])
 
 
@@ -577,35 +575,8 @@ def test_a_page_that_is_not_there_is_named(server):
         decoded([f"{server}/absent.png"])
 
 
-PEAK = """
-import resource, sys
-from verl_durian.entropy.media import MediaError, collect, decode
-
-small, bomb = sys.argv[1:]
-decode(collect([small], [[small, small]]), 14)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-for row in (([bomb], None, False), ([bomb], None, True), (None, [[bomb, bomb]], False)):
-    try:
-        decode(collect(*row), 14)
-    except MediaError as error:
-        print(error)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
-"""
-
-
-def test_a_decompression_bomb_does_not_take_the_memory(tmp_path):
-    COFFEE.save(tmp_path / "coffee.png")
-    (tmp_path / "bomb.png").write_bytes(png(20000, 20000))
-    assert (tmp_path / "bomb.png").stat().st_size < 100_000
-    # A process of its own has had no other peak. Decoded, the picture would take 1.6 GB.
-    program = [sys.executable, "-c", PEAK, str(tmp_path / "coffee.png"), str(tmp_path / "bomb.png")]
-    output = subprocess.run(program, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert [line.split(":")[0] for line in output[:3]] == ["image 0", "image 0", "video 0"]
-    assert int(output[3]) < 50_000  # KiB
-
-
 @given(st.data())
-@settings(deadline=None, max_examples=60)
+@settings(derandomize=True, deadline=None, max_examples=60)
 def test_damaged_pictures_are_decoded_or_refused_as_in_training(draw):
     form = draw.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"]))
     content = bytearray(encoded(COFFEE, form))
@@ -628,6 +599,6 @@ def test_what_is_no_fault_of_the_picture_passes(monkeypatch, signal):
     def raising(*args, **kwargs):
         raise signal
 
-    monkeypatch.setattr(media_module, "fetch_image", raising)
+    monkeypatch.setattr("qwen_vl_utils.vision_process.fetch_image", raising)
     with pytest.raises(signal):
         decoded([CAT])

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Visual entropies on disk, shared by everything that scores."""
+"""Scores on disk, shared by all runs."""
 
 import json
 import logging
@@ -36,18 +36,17 @@ def default_cache_dir() -> Path:
 
 
 class EntropyCache:
-    """Entropies by content, for one vision tower: the folder is named by the tower's fingerprint.
+    """Scores of one vision tower by `Media.key`. The folder is named after the fingerprint of the tower.
 
-    Each process that scores appends to a file of its own, `<folder>/<random>.jsonl`, one line an entry:
+    Each run appends to its own file `<folder>/<random>.jsonl`, one line per entry:
 
         {"key": "<32 hexadecimal digits>", "entropy": <nats>, "patches": <number>}
 
-    So writers never wait for each other, on a network file system neither, and a killed one leaves at worst an
-    unfinished last line. Lines that are not of this form, or whose entropy is more than that number of patches can
-    have, are passed over, and their images scored again. Files may be concatenated or deleted at will.
+    So runs never wait for each other, also on a network file system, and a killed run leaves at most one incomplete
+    line. Damaged lines and entropies above the maximum for their number of patches are skipped, and their images are
+    scored again. Files may be concatenated and deleted.
 
-    The scores of a training set whose files have not changed are in `<folder>/<identity>.npy`, so that no image has to
-    be read to find its key.
+    `<folder>/<identity>.npy` has the scores of a training set, so that no image is read if its files are unchanged.
     """
 
     def __init__(self, folder: Path):
@@ -55,55 +54,55 @@ class EntropyCache:
         self._file = folder / f"{uuid.uuid4().hex}.jsonl"
 
     def entries(self) -> Iterator[Entry]:
-        """All sound entries; of two with one key the later one holds."""
+        """All valid entries. Of two entries with the same key the last one counts."""
         for file in sorted(self.folder.glob("*.jsonl")):
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
                     entry = _entry(line)
                     if entry is None:
-                        logger.warning("%s line %d is damaged and is passed over", file, number)
+                        logger.warning("%s line %d is damaged: skipped", file, number)
                     else:
                         yield entry
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Appends entries; they survive a kill of this process as soon as this returns.
+        """Appends entries. After this returns they survive a kill of this process.
 
         Raises:
-            OSError: they cannot be written; the message names the file.
+            OSError: the entries cannot be written; the message names the file.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with room_for(self._file), self._file.open("a") as file:
             file.writelines(f"{json.dumps(entry._asdict())}\n" for entry in entries)
 
     def require_writable(self) -> None:
-        """Raises ValueError if nothing can be written to the folder."""
+        """Raises ValueError if the folder is not writable."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
             raise ValueError(
-                f"the cache folder {self.folder} cannot be written ({error.strerror}): name another one with --cache "
-                "or the environment variable VERL_DURIAN_CACHE"
+                f"the cache folder {self.folder} is not writable ({error.strerror}): set another one with --cache or "
+                "the environment variable VERL_DURIAN_CACHE"
             ) from error
 
     def column(self, identity: str, rows: int) -> np.ndarray | None:
-        """The entropies of a training set that `keep_column` has kept, NaN for a row without image; None if unknown."""
+        """The entropies that `keep_column` has stored, NaN for a row without images; None if there are none."""
         file = self.folder / f"{identity}.npy"
         try:
             column = np.load(file)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, EOFError) as error:
-            logger.warning("%s is damaged (%s) and is passed over", file, error)
+            logger.warning("%s is damaged (%s): skipped", file, error)
             return None
         return column if column.dtype == np.float64 and column.shape == (rows,) else None
 
     def keep_column(self, identity: str, entropies: np.ndarray) -> None:
-        """Keeps the entropies of a training set; `identity` must change with any of its images or their order.
+        """Stores the entropies of a training set. `identity` must change with the images and their order.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the file cannot be written.
         """
         with whole_file(self.folder / f"{identity}.npy") as file:
             np.save(file, entropies)
@@ -113,8 +112,8 @@ def _entry(line: bytes) -> Entry | None:
     try:
         entry = Entry(**json.loads(line))
         bytes.fromhex(entry.key)
-        # H <= log(P - 1); the rest is rounding.
-        sound = len(entry.key) == 32 and -1e-9 <= entry.entropy <= math.log(max(entry.patches - 1, 1)) + 1e-9
+        # H <= log(P - 1), up to rounding.
+        valid = len(entry.key) == 32 and -1e-9 <= entry.entropy <= math.log(max(entry.patches - 1, 1)) + 1e-9
     except (ValueError, TypeError):
         return None
-    return entry if sound and type(entry.entropy) is float and type(entry.patches) is int else None
+    return entry if valid and type(entry.entropy) is float and type(entry.patches) is int else None

@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The images and videos of a training row: collected as they are stored, decoded as verl's training does.
+"""The images and videos of a row: collected as they are stored, decoded as verl decodes them for training.
 
-`collect` -> `Media`, which can go to another machine -> `decode`.
+`collect` -> `Media`, which can be sent to another machine -> `decode`
+
+torchvision and qwen_vl_utils are imported when they are used: a process that only collects starts faster without them.
 """
 
 import hashlib
@@ -22,79 +24,68 @@ from typing import Any, TypeVar
 import datasets  # type: ignore[import-untyped]
 import requests  # type: ignore[import-untyped]
 import torch
-import torchvision
 from PIL import Image, UnidentifiedImageError
-from qwen_vl_utils import fetch_image, fetch_video  # type: ignore[import-untyped]
-from qwen_vl_utils.vision_process import get_video_reader_backend, to_rgb  # type: ignore[import-untyped]
 
 Picture = bytes | str | Image.Image
-"""The content of an image file, the URL of one, or a decoded RGB picture."""
+"""The content of an image file, the URL of an image, or a decoded RGB image."""
 
 _SOURCES = ("bytes", "image", "image_url", "path", "video")
-"""The fields of a stored image or video that say where it is; the others are settings."""
+"""Fields of a stored image or video with its content or location; the other fields are settings."""
 _CHUNK = 1 << 20
-"""Bytes of a video file that are hashed at a time."""
+"""Bytes of a video file that are read at a time to hash it."""
 _URL_SECONDS = 30
-"""For an image at a URL, from the connection to the last byte."""
+"""Time limit for an image at a URL, from the connection to the last byte."""
 _VIDEO_URL_SECONDS = 600
-"""For a video at a URL, which is decoded while it arrives."""
+"""Time limit for a video at a URL, which is decoded during the download."""
 _URL_BYTES = 1 << 30
-"""Of an image at a URL: more than any that PIL unpacks, and less than what never ends."""
+"""Size limit for an image at a URL, above any image that PIL accepts: an endless stream must not fill the memory."""
 _LONGEST_REASON = 500
-"""Characters; some errors quote their whole input."""
+"""Characters. Some errors quote their complete input."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
 
 
 class MediaError(ValueError):
-    """An image or video that cannot be read or decoded; the message names its position in the row."""
+    """An image or video cannot be read or decoded; the message names its position in the row."""
 
 
 @dataclass(frozen=True)
 class Media:
-    """The images and videos of one row, not decoded. It can be pickled, and needs no image file.
+    """The images and videos of one row, not decoded. It can be pickled and needs no image files.
 
-    Each is a dict as qwen_vl_utils takes it: the settings, and under its own name the `Picture`, or the video: the
-    path of a file, its URL, or a tuple with the `Picture` of each frame. Its length is the number of both.
+    Each image or video is a dict in the format of qwen_vl_utils: settings, and either `image`, a `Picture`, or `video`,
+    which is a path, a URL, or a tuple with the `Picture` of each frame. `len` is the number of images and videos.
     """
 
     images: tuple[dict[str, Any], ...]
     videos: tuple[dict[str, Any], ...]
     by_datasets: bool
-    """Whether `datasets` decodes the images, as verl has it do where they are stored with a `datasets.Image` feature:
-    it turns a picture by its EXIF tag, and verl then drops the alpha channel instead of laying the picture on white."""
+    """Whether `datasets` decodes the images, as verl does for a column with a `datasets.Image` feature. `datasets`
+    applies the EXIF orientation, and verl then drops the alpha channel instead of blending the image with white."""
     key: str
-    """32 hexadecimal digits: equal keys, equal pictures."""
+    """32 hexadecimal digits. Rows with the same key have the same images and videos."""
 
     def __len__(self) -> int:
         return len(self.images) + len(self.videos)
 
-    @property
-    def size(self) -> int:
-        """Bytes of the pictures that it holds."""
-        sources = [image["image"] for image in self.images]
-        for video in self.videos:
-            sources += video["video"] if isinstance(video["video"], tuple) else [video["video"]]
-        return sum(map(_size, sources))
-
 
 def collect(images: Any, videos: Any, by_datasets: bool = False) -> Media | None:
-    """Gathers what decides the pictures of a row. Image files are read; a video file and a URL remain what they are.
+    """Collects everything that determines the images of a row. Image files are read; videos and URLs stay references.
 
     Args:
         images: The row's list of images, or None. An image is a path, a URL, a PIL image, or a dict with `bytes`, or a
             path or URL as `image`, `image_url` or `path`, and settings of qwen_vl_utils (`max_pixels`, ...).
         videos: The row's list of videos, or None. A video is the path or URL of a file, a list of frames, or a dict
-            with one of these as `video` and settings of qwen_vl_utils (`fps`, ...). A frame is given like an image;
-            its dict has no settings.
+            with one of these as `video` and settings of qwen_vl_utils (`fps`, ...). A frame has the format of an
+            image; its dict has no settings.
         by_datasets (bool): See `Media.by_datasets`.
 
     Returns:
         Media | None: None for a row with neither images nor videos.
 
     Raises:
-        MediaError: a cell that holds no list; an image or video of another form, or without a file that can be read.
+        MediaError: a cell is not a list, or an image or video has another format or an unreadable file.
     """
     read_images = _each("image", _listed("image", images), _image)
     read_videos = _each("video", _listed("video", videos), _video)
@@ -106,18 +97,18 @@ def collect(images: Any, videos: Any, by_datasets: bool = False) -> Media | None
 
 
 def decode(media: Media, patch_size: int) -> tuple[list[Image.Image], list[tuple[torch.Tensor, dict[str, Any]]]]:
-    """The pictures and videos that verl's RLHFDataset makes of a row, resized by qwen_vl_utils.
+    """Decodes the images and videos of a row like verl's RLHFDataset, resized by qwen_vl_utils.
 
     Args:
-        media (Media): What `collect` made of the row. A video file must be at its path.
-        patch_size (int): Side of a patch in pixels; the sides of pictures and videos become multiples of twice that.
+        media (Media): Result of `collect`. Video files must exist at their paths.
+        patch_size (int): Side of a patch in pixels. The sides of images and videos become multiples of twice that.
 
     Returns:
-        tuple[list[Image.Image], list[tuple[torch.Tensor, dict]]]: The RGB pictures, and of each video its frames,
+        tuple[list[Image.Image], list[tuple[torch.Tensor, dict]]]: RGB images, and for each video its frames,
             float32 from 0 to 255, shape is (frames, 3, height, width), with the metadata of qwen_vl_utils.
 
     Raises:
-        MediaError: an image or video that cannot be decoded, or a URL that cannot be fetched in time.
+        MediaError: an image or video cannot be decoded, or a URL cannot be fetched in time.
     """
     images = _each("image", media.images, partial(_decode_image, patch_size, media.by_datasets))
     videos = _each("video", media.videos, partial(_decode_video, patch_size))
@@ -133,14 +124,14 @@ def _listed(kind: str, cell: Any) -> list[Any]:
 
 
 def _each(kind: str, items: Iterable[_Item], function: Callable[[_Item], _Result]) -> list[_Result]:
-    """Applies a function to each item; whatever it raises becomes a `MediaError` with the item's position."""
+    """Applies a function to each item. Exceptions become a `MediaError` with the position of the item."""
     results = []
     for position, item in enumerate(items):
         try:
             results.append(function(item))
         except MemoryError:
             raise
-        except Exception as error:  # PIL's plugins and the readers of videos raise many types for a broken file
+        except Exception as error:  # PIL's plugins and the video readers raise many types for a damaged file
             raise MediaError(f"{kind} {position}: {_reason(error)}") from error
     return results
 
@@ -148,13 +139,13 @@ def _each(kind: str, items: Iterable[_Item], function: Callable[[_Item], _Result
 def _reason(error: Exception) -> str:
     if isinstance(error, MediaError):
         return str(error)
-    if isinstance(error, UnidentifiedImageError):  # its message has nothing but an address in memory
+    if isinstance(error, UnidentifiedImageError):  # its message is only a memory address
         return "not a picture in any format that PIL reads"
     return " ".join(f"{type(error).__name__}: {error}".split())[:_LONGEST_REASON]
 
 
 def _image(stored: Any) -> dict[str, Any]:
-    if isinstance(stored, Image.Image):  # verl drops its alpha channel before qwen_vl_utils would lay it on white
+    if isinstance(stored, Image.Image):  # verl drops the alpha channel, qwen_vl_utils would blend it with white
         return {"image": stored.convert("RGB")}
     return {**_settings(stored), "image": _picture(stored)}
 
@@ -170,20 +161,22 @@ def _video(stored: Any) -> dict[str, Any]:
 
 
 def _settings(stored: Any) -> dict[str, Any]:
-    """What stands beside a picture or video in its dict. In a column of structs, a setting that a row lacks is None."""
+    """The settings of a stored image or video. In a column of structs, a missing setting is None."""
     if not isinstance(stored, dict):
         return {}
     return {name: value for name, value in stored.items() if value is not None and name not in _SOURCES}
 
 
 def _picture(stored: Any) -> Picture:
-    """The picture of an image or of a frame, whose file is read."""
+    """The `Picture` of an image or a frame; a file is read."""
     source = stored
     if isinstance(stored, dict):
         if isinstance(stored.get("bytes"), bytes):
             return stored["bytes"]
         source = next((stored[name] for name in ("image", "image_url", "path") if stored.get(name) is not None), None)
     if isinstance(source, Image.Image):
+        from qwen_vl_utils.vision_process import to_rgb
+
         return to_rgb(source)
     if isinstance(source, str | os.PathLike):
         path = _local(source)
@@ -197,20 +190,20 @@ def _kind(stored: Any) -> str:
 
 
 def _local(source: str | os.PathLike[str]) -> Path | None:
-    """The path of a file of this machine; None for a URL."""
+    """The path of a local file; None for a URL."""
     path = os.fspath(source).removeprefix("file://")
     return None if "://" in path or path.startswith("data:image") else Path(path)
 
 
 def _regular(path: Path) -> Path:
-    """The path, unless reading it might never end."""
-    if path.exists() and not path.is_file() and not path.is_dir():  # of a folder the system's own error tells
+    """Checks that reading a path ends: it is not a pipe, a socket or a device."""
+    if path.exists() and not path.is_file() and not path.is_dir():  # a folder has its own error
         raise MediaError(f"'{path}' is not a regular file, but a pipe, a socket or a device")
     return path
 
 
 def _content(element: dict[str, Any]) -> str:
-    """An image or video of a `Media` as JSON, with hashes in place of pixels and of files."""
+    """An image or video as JSON, with hashes instead of pixels and files."""
     hashed = dict(element)
     for name in element.keys() & {"image", "video"}:
         source = element[name]
@@ -233,19 +226,20 @@ def _hash(source: Picture) -> str:
     return digest.hexdigest()
 
 
-def _size(source: Picture) -> int:
-    return 3 * source.width * source.height if isinstance(source, Image.Image) else len(source)
-
-
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
 def _decode_image(patch_size: int, by_datasets: bool, image: dict[str, Any]) -> Image.Image:
+    from qwen_vl_utils.vision_process import fetch_image
+
     return fetch_image({**image, "image": _open(image["image"], by_datasets)}, image_patch_size=patch_size)
 
 
 def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
+    import torchvision
+    from qwen_vl_utils.vision_process import fetch_video, get_video_reader_backend
+
     source = video["video"]
     if isinstance(source, tuple):
         source = _each("frame", source, _open)
@@ -261,17 +255,17 @@ def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor,
     try:
         return _in_time(fetch, source, _VIDEO_URL_SECONDS) if isinstance(source, str) and _is_web(source) else fetch()
     except AttributeError as error:
-        # After any failure qwen_vl_utils tries torchvision, whose reader is gone: the failure is the reason.
+        # After a failure qwen_vl_utils tries torchvision, whose reader was removed: report the first failure.
         if error.name == "read_video" and error.__context__ is not None:
             raise error.__context__ from None
         raise
 
 
 def _open(picture: Picture, by_datasets: bool = False) -> str | Image.Image:
-    """What qwen_vl_utils takes for a picture."""
+    """Converts a picture to the input of qwen_vl_utils."""
     if isinstance(picture, Image.Image):
         return picture
-    # `datasets` has the token for files of the Hub, and no limit to what it reads from other servers.
+    # `datasets` has the token for files of the Hub, but no limits for downloads from other servers.
     of_hub = by_datasets and isinstance(picture, str) and picture.startswith(f"{datasets.config.HF_ENDPOINT}/")
     if isinstance(picture, str) and _is_web(picture) and not of_hub:
         picture = _in_time(partial(_download, picture), picture, _URL_SECONDS)
@@ -286,9 +280,9 @@ def _is_web(source: str) -> bool:
 
 
 def _in_time(function: Callable[[], _Result], url: str, seconds: float) -> _Result:
-    """Calls a function in a thread of its own, which is left behind if it takes longer.
+    """Calls a function with a time limit, in a thread that is abandoned when the time is over.
 
-    No setting of an HTTP library bounds the time from the name of the server to the last byte.
+    HTTP libraries have no limit for the total time from the name resolution to the last byte.
     """
     future: Future[_Result] = Future()
 
@@ -304,16 +298,16 @@ def _in_time(function: Callable[[], _Result], url: str, seconds: float) -> _Resu
     except FutureTimeoutError:
         if future.done():
             raise
-        raise MediaError(f"{url} did not arrive within {seconds:g} s") from None
+        raise MediaError(f"{url}: download took more than {seconds:g} s") from None
 
 
 def _download(url: str) -> bytes:
-    """The file at a URL, which qwen_vl_utils would wait for without limit."""
+    """Downloads a file with limits on time and size, which qwen_vl_utils lacks."""
     end, content = time.monotonic() + _URL_SECONDS, bytearray()
     with requests.get(url, stream=True, timeout=_URL_SECONDS) as response:
         response.raise_for_status()
         for chunk in response.iter_content(1 << 16):
             content += chunk
             if len(content) > _URL_BYTES or time.monotonic() > end:
-                raise MediaError(f"{url} has sent {len(content):,} bytes and does not end")
+                raise MediaError(f"{url}: download stopped after {len(content):,} bytes")
     return bytes(content)

@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores rows in one process: decode -> preprocess -> encode -> eigenvalues.
 
-The tower encodes in the calling thread. What comes before and after it runs beside it, in threads: PIL and LAPACK let
-go of Python's lock.
+The tower encodes in the calling thread. The other stages run in threads beside it: PIL and LAPACK release the GIL.
 """
 
 import math
@@ -25,24 +24,22 @@ from verl_durian.entropy.visual_entropy import scatter_matrix, spectral_entropy
 
 @dataclass
 class Score:
-    """What came of the images and videos of one row."""
+    """The score of one row."""
 
     key: str
     """`Media.key`."""
     entropy: float = math.nan
-    """H in nats (Eq. 9); NaN where there is an error."""
+    """H in nats (Eq. 9), NaN if there is an error."""
     patches: int = 0
     """P, the rows of F (Eq. 5)."""
-    images: int = 0
-    """Images and videos."""
     error: str = ""
 
 
 @dataclass
 class _Row:
-    """The images and videos of one row, ready for the tower."""
+    """The preprocessed images and videos of one row."""
 
-    media: Media
+    key: str
     pixel_values: torch.Tensor
     """shape is (patches of all images and videos, values of a patch)"""
     grid_thw: torch.Tensor
@@ -52,14 +49,12 @@ class _Row:
 class Scorer:
     """Scores rows with one vision tower.
 
-    A row's number does not depend on the rows scored beside it, nor on `max_patches` or `threads`.
-
     Args:
-        settings (TowerSettings): What the tower is.
-        state (Mapping[str, np.ndarray]): The tower's tensors, as `to_arrays` makes them; used in place.
+        settings (TowerSettings): Settings of the tower.
+        state (Mapping[str, np.ndarray]): Tensors of the tower as `to_arrays` returns them; not copied on a CPU.
         device (str): `cpu` or `cuda`.
-        max_patches (int): Patches encoded in one pass. A row with more goes alone.
-        threads (int): Threads that decode, preprocess and find eigenvalues.
+        max_patches (int): Patches per forward pass. A larger image gets a pass of its own.
+        threads (int): Threads that decode, preprocess and compute eigenvalues.
     """
 
     def __init__(
@@ -72,11 +67,13 @@ class Scorer:
         self._encoding = Lock()
 
     def score(self, rows: Iterable[Media]) -> list[Score]:
-        """Scores rows, in any order. While one pass is encoded, the next is made ready and the last one's eigenvalues
-        are found. May be called in several threads: they take turns with the tower."""
-        torch.set_num_threads(1)  # as many processes as cores; and the bits of a sum depend on the number of threads
+        """Scores rows and returns the scores in any order. Several threads may call this: they share the tower.
+
+        While one pass is encoded, the next one is prepared and the eigenvalues of the previous one are computed.
+        """
+        torch.set_num_threads(1)  # there are as many workers as cores
         scores: list[Score] = []
-        entropies: list[tuple[Score, Future[float]]] = []
+        pending: list[tuple[Score, Future[float]]] = []
         passes = self._passes(rows, scores)
         with ThreadPoolExecutor(1) as assembler:
             upcoming = assembler.submit(next, passes, None)
@@ -84,19 +81,19 @@ class Scorer:
                 upcoming = assembler.submit(next, passes, None)
                 with self._encoding:
                     encoded = self._encode(one_pass, scores)
-                scores += _collect(entropies)
-                entropies = encoded
-        return scores + _collect(entropies)
+                scores += _finished(pending)
+                pending = encoded
+        return scores + _finished(pending)
 
     def _passes(self, rows: Iterable[Media], failed: list[Score]) -> Iterator[list[_Row]]:
-        """Consecutive rows together, up to `max_patches`; a row that cannot be decoded is put among the failed."""
+        """Groups consecutive rows up to `max_patches`. Rows that cannot be decoded are appended to `failed`."""
         one_pass: list[_Row] = []
         patches = 0
         for media, future in self._prepared_ahead(rows):
             try:
                 row = future.result()
             except MediaError as error:
-                failed.append(Score(media.key, images=len(media), error=str(error)))
+                failed.append(Score(media.key, error=str(error)))
                 continue
             if one_pass and patches + len(row.pixel_values) > self.max_patches:
                 yield one_pass
@@ -107,7 +104,7 @@ class Scorer:
             yield one_pass
 
     def _prepared_ahead(self, rows: Iterable[Media]) -> Iterator[tuple[Media, "Future[_Row]"]]:
-        """Prepares a few rows ahead of the one that is asked for."""
+        """Prepares one row per thread ahead of the current one."""
         ahead: deque[tuple[Media, Future[_Row]]] = deque()
         for media in rows:
             ahead.append((media, self._pool.submit(self._prepare, media)))
@@ -118,27 +115,26 @@ class Scorer:
     def _prepare(self, media: Media) -> _Row:
         images, videos = decode(media, self.tower.settings.image_processor.patch_size)
         try:
-            return _Row(media, *self.tower.preprocess(images, videos))
-        except ValueError as error:  # such as sides in a ratio that the processor refuses, once it has resized them
+            return _Row(media.key, *self.tower.preprocess(images, videos))
+        except ValueError as error:  # for example an aspect ratio that the processor refuses after resizing
             raise MediaError(str(error)) from error
 
     def _encode(self, one_pass: list[_Row], failed: list[Score]) -> list[tuple[Score, "Future[float]"]]:
-        """One pass of the tower. Returns each row's score with its entropy to come."""
+        """Encodes rows. Returns their scores, each with the future of its entropy."""
         features = chain.from_iterable(self._features(one_pass))
         encoded = []
         for row in one_pass:
-            patches = torch.cat([next(features) for _ in row.grid_thw])  # of all images and videos, in one F
+            of_row = torch.cat([next(features) for _ in row.grid_thw])  # one F of all images and videos
             try:
-                matrix = scatter_matrix(patches).cpu()
+                matrix = scatter_matrix(of_row).cpu()
             except ValueError as error:
-                failed.append(Score(row.media.key, images=len(row.media), error=str(error)))
+                failed.append(Score(row.key, error=str(error)))
             else:
-                score = Score(row.media.key, patches=len(patches), images=len(row.media))
-                encoded.append((score, self._pool.submit(_entropy, matrix)))
+                encoded.append((Score(row.key, patches=len(of_row)), self._pool.submit(_entropy, matrix)))
         return encoded
 
     def _features(self, one_pass: list[_Row]) -> Iterator[list[torch.Tensor]]:
-        """F of each image and video, encoded `max_patches` at a time or one that has more."""
+        """F of each image and video, at most `max_patches` or one image per forward pass."""
         pixel_values = torch.cat([row.pixel_values for row in one_pass])
         grids = torch.cat([row.grid_thw for row in one_pass])
         ends = grids.prod(dim=-1).cumsum(dim=0).tolist()
@@ -153,14 +149,14 @@ def _entropy(matrix: torch.Tensor) -> float:
     return spectral_entropy(matrix).item()
 
 
-def _collect(entropies: list[tuple[Score, "Future[float]"]]) -> list[Score]:
-    for score, entropy in entropies:
+def _finished(pending: list[tuple[Score, "Future[float]"]]) -> list[Score]:
+    for score, entropy in pending:
         score.entropy = entropy.result()
-    return [score for score, _ in entropies]
+    return [score for score, _ in pending]
 
 
 def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Tensors as arrays that processes of one machine share through Ray's object store. NumPy knows no bfloat16."""
+    """Converts tensors to arrays, which processes of a machine share in Ray's object store. NumPy has no bfloat16."""
     return {
         name: (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
         for name, tensor in state.items()
@@ -168,8 +164,8 @@ def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
 
 
 def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
-    """What `to_arrays` was given, on the memory of the arrays."""
+    """The inverse of `to_arrays`, without a copy."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # nobody writes
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # weights are only read
         state = {name: torch.from_numpy(array) for name, array in arrays.items()}
     return {name: value.view(torch.bfloat16) if value.dtype == torch.int16 else value for name, value in state.items()}

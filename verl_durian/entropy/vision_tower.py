@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vision tower of a checkpoint, without its language model.
 
-A Qwen2.5-VL 7B checkpoint holds 0.7 of its 8.3 billion parameters in the vision tower. Only these tensors are read,
-and of a checkpoint on the Hub only the files that hold them are downloaded.
+0.7 of the 8.3 billion parameters of Qwen2.5-VL-7B are in the vision tower. Only these are read, and only the files that
+contain them are downloaded from the Hub.
 
-Reading and building are apart, so that several processes build their towers on one copy of the weights:
-`read_tower` gives settings, which are small, and tensors, which `VisionTower` uses where they lie.
+`read_tower` returns settings, which are small, and tensors. `VisionTower` uses the tensors without a copy, so that
+several processes share them.
 """
 
 import hashlib
@@ -26,15 +26,14 @@ from qwen_vl_utils import vision_process
 from safetensors import SafetensorError, safe_open
 from transformers import AutoImageProcessor, AutoVideoProcessor
 
-from verl_durian.entropy.fixed_rows import FixedRows
 from verl_durian.entropy.vision_families import FeatureLayer, find_family
 from verl_durian.entropy.visual_entropy import ROUNDING
 
 Precision = Literal["float32", "bfloat16"]
-"""Type of the tower's weights and activations, whatever the type of the stored weights.
+"""Type of the tower's weights and activations, independent of the type of the stored weights.
 
-Rounding spreads over all directions, and most of the spectrum of a line drawing is empty. In bfloat16 a thin line
-scored 2.93 nats instead of 2.74 (the 7B tower's shape with random weights); photographs changed by less than 0.01.
+bfloat16 adds rounding noise in all directions, which matters where most of the spectrum is empty: a thin line scored
+2.93 nats instead of 2.74 (shape of the 7B tower, random weights). Photographs changed by less than 0.01.
 """
 
 _WEIGHTS = "model.safetensors"
@@ -46,25 +45,25 @@ _SETTINGS = [
     "video_preprocessor_config.json",
     _INDEX,
 ]
-_PREFIXES = ("visual.", "model.visual.")  # as published, and as the module is called in memory
+_PREFIXES = ("visual.", "model.visual.")  # in published checkpoints, and in those that transformers saves
 _PACKAGES = ("datasets", "pillow", "qwen-vl-utils", "torch", "torchvision", "transformers")  # from file to features
-_METHOD = 1  # of this package, from file to number: to be raised when it changes a number
-_OPTIONAL = ("decord", "flash-attn", "torchcodec")  # which of them are there decides who reads videos, who attends
+_METHOD = 1  # increase when a change of this package changes scores
+_OPTIONAL = ("decord", "flash-attn", "torchcodec")  # decide how videos are read and attention is computed
 
 
 @dataclass(frozen=True)
 class TowerSettings:
-    """Everything about a tower but its weights: small, and picklable.
+    """The settings of a tower: small and picklable.
 
     Attributes:
-        model_path (str): The local folder or the id on the Hub, as it was given.
+        model_path (str): Local folder or id on the Hub, as requested.
         model_type (str): The `Family`.
         config (Any): Vision configuration of transformers.
         image_processor (Any): Turns PIL images into patches, with the checkpoint's settings.
-        video_processor (Any): The same for frames of a video; None if the checkpoint has no settings for it.
-        feature_layer (FeatureLayer): Which output `VisionTower.features` returns.
+        video_processor (Any): The same for the frames of a video; None if the checkpoint has no settings for videos.
+        feature_layer (FeatureLayer): Output that `VisionTower.features` returns.
         precision (Precision): Type of weights and activations.
-        weights (str): SHA-256 of the tensors as they are stored, independent of the file layout.
+        weights (str): SHA-256 of the stored tensors, independent of the file layout.
         revision (str | None): Commit of a snapshot of the Hub; None for a local folder.
     """
 
@@ -80,21 +79,21 @@ class TowerSettings:
 
     @property
     def remote_code(self) -> list[str]:
-        """Modules of the processors that the checkpoint brought; each name has the hash of its code or commit."""
+        """Modules of processors that come with the checkpoint; their names contain a hash of the code or a commit."""
         modules = [type(processor).__module__ for processor in (self.image_processor, self.video_processor)]
         return [module for module in modules if module.startswith("transformers_modules.")]
 
     def attention(self, device_type: str) -> str:
-        """The attention implementation of transformers: FlashAttention where it runs and is installed, else SDPA."""
+        """Attention implementation of transformers: FlashAttention if supported and installed, else SDPA."""
         flash = device_type == "cuda" and self.precision == "bfloat16" and find_spec("flash_attn") is not None
         return "flash_attention_2" if flash else "sdpa"
 
     def fingerprint(self, device_type: str) -> str:
-        """Hash of everything that decides the features of a given file on a type of device (`cpu`, `cuda`).
+        """Hash of everything that determines the features of an image on a type of device (`cpu`, `cuda`).
 
-        That is the tower, its settings, the packages the file passes through, and the limits to which qwen_vl_utils
-        resizes and samples, some of which come from environment variables. Neither the folder's name nor the file
-        layout counts.
+        This includes the tower, its settings, the versions of the packages that process an image, and the limits of
+        qwen_vl_utils for resizing and sampling, some of which are environment variables. It excludes the name of the
+        checkpoint folder and the file layout.
         """
         constants = {name: value for name, value in vars(vision_process).items() if name.isupper()}
         limits = {name: value for name, value in constants.items() if isinstance(value, int | float | str | None)}
@@ -121,20 +120,19 @@ class TowerSettings:
 class VisionTower:
     """A frozen vision tower with the processors of its checkpoint.
 
-    On the CPU the tensors of `state` are the tower's parameters, without a copy, and are never written to: they may
-    lie in memory that is read-only or shared with other processes.
+    On a CPU the tensors of `state` are used as parameters without a copy. They are only read, so their memory may be
+    read-only or shared with other processes.
 
     Args:
-        settings (TowerSettings): As `read_tower` returns them.
-        state (Mapping[str, torch.Tensor]): The tower's tensors in `settings.precision`, as `read_tower` returns them.
-        device (torch.device | str): Where the tower runs.
+        settings (TowerSettings): From `read_tower`.
+        state (Mapping[str, torch.Tensor]): Tensors from `read_tower`, in `settings.precision`.
+        device (torch.device | str): Device of the tower.
 
     Attributes:
-        settings (TowerSettings): As given.
         model (Any): The tower, a module of transformers.
 
     Raises:
-        ValueError: tensors that are missing or unexpected, by name.
+        ValueError: tensors are missing or unexpected; the message names them.
         ImportError: the installed transformers lacks the tower of this family.
     """
 
@@ -157,19 +155,19 @@ class VisionTower:
     def preprocess(
         self, images: Sequence[Image.Image], videos: Sequence[tuple[torch.Tensor, dict[str, Any]]] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cuts RGB pictures, then videos, into normalised patches, resized as the checkpoint's processors do it.
+        """Converts RGB images, then videos, to normalized patches with the processors of the checkpoint.
 
         Args:
-            images (Sequence[Image.Image]): RGB pictures.
-            videos (Sequence[tuple[torch.Tensor, dict]]): Frames, shape is (T, C, H, W), and metadata, as
-                `qwen_vl_utils.fetch_video(..., return_video_metadata=True)` returns them. All frames are used.
+            images (Sequence[Image.Image]): RGB images.
+            videos (Sequence[tuple[torch.Tensor, dict]]): Frames, shape is (T, C, H, W), and metadata from
+                `qwen_vl_utils.fetch_video(..., return_video_metadata=True)`. All frames are used.
 
         Returns:
             tuple[torch.Tensor, torch.Tensor]: `pixel_values`, shape is (patches of all, values of a patch), and
-                `grid_thw`, each one's number of patches in time, height and width, shape is (images + videos, 3).
+                `grid_thw`, the number of patches in time, height and width, shape is (images + videos, 3).
 
         Raises:
-            ValueError: a video, and the checkpoint has no settings of a video processor.
+            ValueError: there are videos, but the checkpoint has no settings for videos.
         """
         parts = []
         if images:
@@ -179,10 +177,10 @@ class VisionTower:
             if self.settings.video_processor is None:
                 raise ValueError(
                     f"{self.settings.model_path} has no settings for videos: add the video_preprocessor_config.json "
-                    "of the model it stems from"
+                    "of its base model"
                 )
             frames, metadata = zip(*videos, strict=True)
-            # As verl calls it: fetch_video has chosen the frames.
+            # As in verl: fetch_video has sampled the frames.
             inputs = self.settings.video_processor(
                 videos=list(frames), video_metadata=list(metadata), do_sample_frames=False, return_tensors="pt"
             )
@@ -192,41 +190,25 @@ class VisionTower:
 
     @torch.no_grad()
     def features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
-        """Encodes the images and videos of one `preprocess` call, or of several concatenated.
+        """Encodes the images and videos of one `preprocess` call, or of several concatenated, in one forward pass.
 
-        The features of each do not depend on its neighbours, bit for bit (though on the CPU on the number of torch's
-        threads). Kernels of matrix products choose the order of summation by the number of rows, so on a GPU all go
-        together through products of a fixed number (`FixedRows`). On the CPU activations compute the last few elements
-        of a tensor otherwise than the rest; there each goes alone, which costs nothing from 250 patches on.
+        Attention stays within an image or frame, so features depend on the neighbours in the pass only by rounding: in
+        float32 on a CPU visual entropies differed by at most 7e-8 nats (width of the 7B tower, random weights).
 
         Args:
             pixel_values (torch.Tensor): shape is (patches of all, values of a patch)
             grid_thw (torch.Tensor): shape is (images + videos, 3)
 
         Returns:
-            list[torch.Tensor]: F of each image and video, float32, on the tower's device. shape is (P, d). With
-                `blocks` the rows are in the order of the tower's attention windows, if it has any.
+            list[torch.Tensor]: F of each image and video, float32, on the device of the tower. shape is (P, d). With
+                `blocks` the rows are in the order of the attention windows, if the tower has any.
         """
-        encode = self._one_by_one if self.model.device.type == "cpu" else self._together
-        return encode(pixel_values, grid_thw)
-
-    def _one_by_one(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
-        patches = grid_thw.prod(dim=-1).tolist()
-        alone = zip(pixel_values.split(patches), grid_thw.split(1), strict=True)
-        return [self._encode(of_one, grid) for of_one, grid in alone]
-
-    def _together(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
-        with FixedRows():
-            features = self._encode(pixel_values, grid_thw)
-        merged = self.model.spatial_merge_size**2 if self.settings.feature_layer == "merger" else 1
-        return list(features.split((grid_thw.prod(dim=-1) // merged).tolist()))
-
-    def _encode(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> torch.Tensor:
         device = self.model.device
         patches = pixel_values.to(device, self.model.dtype)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # else float32 means 10 bits in convolutions
+        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would round float32 to 10 bits
             features = self._family.encode(self.model, patches, grid_thw.to(device), self.settings.feature_layer)
-        return features.float()
+        patches_per_row = self.model.spatial_merge_size**2 if self.settings.feature_layer == "merger" else 1
+        return list(features.float().split((grid_thw.prod(dim=-1) // patches_per_row).tolist()))
 
 
 def read_tower(
@@ -236,23 +218,22 @@ def read_tower(
     config_path: str | None = None,
     processor: Any = None,
 ) -> tuple[TowerSettings, dict[str, torch.Tensor]]:
-    """Reads the vision tower and the processors of a checkpoint; no code of the checkpoint is executed.
+    """Reads the vision tower and the processors of a checkpoint without executing code of the checkpoint.
 
     Args:
-        model_path (str): A local folder, or the id of a model on the Hugging Face Hub. With HF_HUB_OFFLINE=1 only the
-            local copies of the Hub are used.
-        feature_layer (FeatureLayer): Which output `VisionTower.features` returns.
+        model_path (str): Local folder, or id of a model on the Hugging Face Hub. With HF_HUB_OFFLINE=1 only the local
+            cache of the Hub is used.
+        feature_layer (FeatureLayer): Output that `VisionTower.features` returns.
         precision (Precision): Type of weights and activations.
-        config_path (str | None): Local folder with the config.json, or id on the Hub, if it is not that of the model.
-        processor (Any): The processor that the training uses, if it is loaded already.
+        config_path (str | None): Local folder or id on the Hub of the config.json. Default: `model_path`.
+        processor (Any): The processor of the training. Default: that of the checkpoint.
 
     Returns:
-        tuple[TowerSettings, dict[str, torch.Tensor]]: The settings, and the tensors in `precision`, on the CPU, under
-            the names they have inside the tower.
+        tuple[TowerSettings, dict[str, torch.Tensor]]: The settings, and the tensors in `precision`, on the CPU, with
+            their names inside the tower.
 
     Raises:
-        ValueError: unknown feature layer or precision; a model_type that is in no `Family`; a checkpoint without
-            safetensors.
+        ValueError: unknown feature layer or precision, unsupported model_type, or a checkpoint without safetensors.
         ImportError: the installed transformers lacks the tower of this family.
     """
     for what, value, known in (
@@ -260,7 +241,7 @@ def read_tower(
         ("precision", precision, get_args(Precision)),
     ):
         if value not in known:
-            raise ValueError(f"unknown {what} {value!r}, known: {', '.join(known)}")
+            raise ValueError(f"unknown {what} {value!r}, allowed: {', '.join(known)}")
 
     folder, files, revision = _tower_files(model_path)
     config_folder = folder
@@ -274,7 +255,7 @@ def read_tower(
         image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
         try:
             video_processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
-        except OSError:  # no file has settings for it
+        except OSError:  # the checkpoint has no settings for videos
             video_processor = None
 
     stored = _read_tensors(files)
@@ -298,21 +279,21 @@ def load_vision_tower(
     feature_layer: FeatureLayer = "merger",
     precision: Precision = "float32",
 ) -> VisionTower:
-    """`read_tower`, then `VisionTower` on `device`; their arguments and errors."""
+    """Calls `read_tower` and `VisionTower`."""
     return VisionTower(*read_tower(model_path, feature_layer, precision), device)
 
 
 def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
-    """The checkpoint's folder, those of its safetensors files that hold vision tensors, and its commit on the Hub.
+    """The folder of a checkpoint, its safetensors files with vision tensors, and its commit on the Hub.
 
-    What is missing of a model on the Hub is downloaded.
+    Missing files of a model on the Hub are downloaded.
     """
     local = Path(model_path).expanduser().is_dir()
     try:
         folder = Path(model_path if local else snapshot_download(model_path, allow_patterns=_SETTINGS)).expanduser()
     except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
         raise ValueError(
-            f"{model_path}: there is no such folder, and no model that the hub lets us read ({type(error).__name__})"
+            f"{model_path}: no such folder, and no accessible model on the Hub ({type(error).__name__})"
         ) from error
 
     if (folder / _INDEX).exists():
@@ -326,10 +307,10 @@ def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
     absent = [name for name in names if not (folder / name).exists()]
     if absent or not names:
         raise ValueError(
-            f"{model_path} holds no {', '.join(absent) or 'vision tensors'}. The tower is read from safetensors files "
-            "only; a checkpoint of .bin files has to be converted first: load it and call save_pretrained."
+            f"{model_path} has no {', '.join(absent) or 'vision tensors'}. Only safetensors files are supported. To "
+            "convert a checkpoint of .bin files, load it and call save_pretrained"
         )
-    # A folder of the Hub's cache is called after its commit.
+    # A folder in the cache of the Hub is named after its commit.
     return folder, [folder / name for name in names], None if local else folder.name
 
 
@@ -344,12 +325,12 @@ def _json(file: Path) -> Any:
 
 
 def _read_tensors(files: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """The tower's tensors under the names they have inside the tower. No other tensor is touched."""
+    """The tensors of the tower with their names inside the tower. No other tensor is read."""
     state = {}
     for file in files:
         try:
             with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118, safe_open is no mapping
+                for name in tensors.keys():  # noqa: SIM118, safe_open is not a mapping
                     if name.startswith(_PREFIXES):
                         state[name.split("visual.", 1)[1]] = tensors.get_tensor(name)
         except SafetensorError as error:
@@ -358,7 +339,7 @@ def _read_tensors(files: Sequence[Path]) -> dict[str, torch.Tensor]:
 
 
 def _hash(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 of names, types, shapes and values, in the order of the names."""
+    """SHA-256 of names, types, shapes and values, sorted by name."""
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].contiguous()
@@ -375,5 +356,5 @@ def _version(package: str) -> str | None:
 
 
 def _plain(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as the checkpoint has them, without the version of transformers that wrote them."""
+    """Settings without the version of transformers that saved them."""
     return {key: value for key, value in settings.items() if key != "transformers_version"}

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Visual entropy H(I): how complex an image is to the vision tower that reads it.
+"""Visual entropy H(I): the complexity of an image as seen by a vision tower.
 
 H is the Shannon entropy of the normalised eigenvalue spectrum of the covariance of the image's patch features
 (Durian, arXiv 2602.21743, Eq. 5 to 9). One direction of variation gives 0; variation spread evenly over k
@@ -11,11 +11,11 @@ min(P - 1, d) directions and 0 <= H <= log(min(P - 1, d)).
 import torch
 
 ROUNDING = 1e-5
-"""Spread of the patches, relative to their size (both root mean square), up to which they count as equal.
+"""Spread of the patches relative to their norm (both root mean square) up to which patches count as equal.
 
-A picture of one colour gives equal patches only up to rounding, and a spectrum divided by its own sum turns rounding
-into the entropy of noise. Measured through 32 blocks in float32 (random weights): 7e-7 for one colour, 1e-4 for a
-thin line one grey level off its ground, 5e-2 for a black one on white.
+The patches of a uniform image are equal up to rounding, and normalizing the spectrum would turn rounding into the
+entropy of noise. Measured after 32 blocks in float32 (random weights): 7e-7 for a uniform image, 1e-4 for a thin line
+that differs from the background by one grey level, 5e-2 for a black line on white.
 """
 
 
@@ -35,15 +35,15 @@ def visual_entropy(features: torch.Tensor) -> torch.Tensor:
             shape is ()
 
     Raises:
-        ValueError: `features` is not a floating (P, d) tensor with P, d >= 1, or holds NaN or inf.
+        ValueError: `features` is not a floating (P, d) tensor with P, d >= 1, or has NaN or inf.
     """
     return spectral_entropy(scatter_matrix(features))
 
 
 def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
-    """(P - 1) C of Eq. 6, or the d x d matrix of the same non-zero eigenvalues where that is smaller.
+    """(P - 1) C of Eq. 6, or the d x d matrix with the same non-zero eigenvalues if that is smaller.
 
-    The factor P - 1 cancels in H. Patches whose spread is at most `ROUNDING` of their size are equal patches: zeros.
+    The factor P - 1 cancels in H. The matrix is zero if the relative spread of the patches is at most `ROUNDING`.
 
     Args:
         features (torch.Tensor): Patch features F of one image, any floating dtype, any device with float64.
@@ -53,7 +53,7 @@ def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
         torch.Tensor: float64, on the device of `features`. shape is (min(P, d), min(P, d))
 
     Raises:
-        ValueError: `features` is not a floating (P, d) tensor with P, d >= 1, or holds NaN or inf.
+        ValueError: `features` is not a floating (P, d) tensor with P, d >= 1, or has NaN or inf.
     """
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise ValueError(
@@ -62,8 +62,8 @@ def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
     if not torch.isfinite(features).all():
         raise ValueError("features hold NaN or inf")
 
-    # float64 throughout: squaring in float32 leaves eigenvalues of about 1e-7 lambda_max where the true ones are 0,
-    # and thousands of these add up to more than 1e-5 nats.
+    # In float64: squaring in float32 gives eigenvalues of about 1e-7 lambda_max instead of 0, and thousands of these
+    # add up to more than 1e-5 nats.
     features = features.detach().double()
     centred = features - features.mean(dim=0)
     # Frobenius norms: sqrt(P d) times the root mean squares.

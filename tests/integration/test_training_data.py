@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
+from local_ray import join_local_ray
 from omegaconf import OmegaConf
 from PIL import Image
 from skimage import data as pictures
@@ -26,13 +27,10 @@ from verl_durian.entropy import pipeline
 from verl_durian.hooks.dataset import _identity, add_visual_entropy, dataset_thresholds
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(autouse=True)
 def joined():
     """The Ray that a trainer has joined."""
-    ray.shutdown()  # what other tests left
-    ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    yield
-    ray.shutdown()
+    join_local_ray()
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def test_a_column_is_used_as_it_is(config, tmp_path):
 @pytest.mark.parametrize(
     ("values", "problem"),
     [
-        ([1.5, None], "row 1 has an image"),
+        ([1.5, None], "row 1 has an image or a video, but no visual_entropy"),
         ([1.5, math.inf], r"row 1: visual_entropy is 'inf' \(float\): it must be a finite number"),
         ([None, "1.5"], r"row 1: visual_entropy is '1.5' \(str\)"),
         ([[1.5], [2.5]], r"row 0: visual_entropy is '\[1.5\]' \(list\)"),
@@ -141,7 +139,7 @@ def test_a_filtered_set_is_neither_copied_nor_read_again(config, tmp_path, monke
     assert rows[1]["visual_entropy"] == entropy[1]
     assert pickle.loads(pickle.dumps(rows.dataframe))["visual_entropy"][:] == entropy
 
-    monkeypatch.setattr(pipeline, "score_parts", of_no_image)
+    monkeypatch.setattr(pipeline, "score_rows", of_no_image)
     again = filtered()
     add_visual_entropy(again, config)
     assert again.dataframe["visual_entropy"][:] == entropy
@@ -186,11 +184,11 @@ def test_a_custom_set_may_name_no_column_of_images(config):
 def test_one_option_limits_the_workers(config, tmp_path, monkeypatch):
     placements = []
 
-    def score_parts(parts, settings, state, cache, placement):
+    def score_rows(sources, settings, state, cache, placement):
         placements.append(placement)
         return pipeline.Scores(*[np.zeros(1)] * 3, [], 1, 0, 0.0)
 
-    monkeypatch.setattr(pipeline, "score_parts", score_parts)
+    monkeypatch.setattr(pipeline, "score_rows", score_rows)
     for workers in (None, 1, 7):
         OmegaConf.update(config, "algorithm.durian.perceptual.score_workers", workers, force_add=True)
         rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
@@ -201,10 +199,10 @@ def test_one_option_limits_the_workers(config, tmp_path, monkeypatch):
 
 def test_a_cache_folder_that_cannot_be_written_is_named_before_images_are_read(config, tmp_path, monkeypatch):
     rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
-    monkeypatch.setattr(pipeline, "score_parts", of_no_image)
+    monkeypatch.setattr(pipeline, "score_rows", of_no_image)
     for folder in (tmp_path / "grass.png" / "cache", Path("/proc/cache")):
         monkeypatch.setenv("VERL_DURIAN_CACHE", str(folder))
-        with pytest.raises(ValueError, match=f"cache folder {folder}/.* cannot be written .*VERL_DURIAN_CACHE"):
+        with pytest.raises(ValueError, match=f"cache folder {folder}/.* is not writable .*VERL_DURIAN_CACHE"):
             add_visual_entropy(rows, config)
 
 
@@ -241,10 +239,11 @@ def test_the_config_and_the_code_of_the_processor_may_be_elsewhere(config, tmp_p
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_without_a_free_device_the_remedy_is_told(config, tmp_path):
+def test_without_a_free_device_the_fix_is_named(config, tmp_path, monkeypatch):
     rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
-    config.trainer.device = "cuda"  # of which this Ray has none
-    with pytest.raises(ValueError, match="no cuda is free in Ray. Score them before with `verl-durian score`"):
+    config.trainer.device = "cuda"
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0})
+    with pytest.raises(ValueError, match="Ray has no free cuda. Score them before training with `verl-durian score`"):
         add_visual_entropy(rows, config)
 
 
@@ -270,7 +269,7 @@ def test_thresholds_of_a_set_without_images_or_without_rows_to_see_are_refused(c
     add_visual_entropy(rows, config)
     with pytest.raises(ValueError, match="thresholds=dataset: no row of the training set has an image"):
         dataset_thresholds(rows, DurianConfig())
-    with pytest.raises(ValueError, match=r"thresholds=dataset: list \(data.custom_cls\) holds no `dataframe`"):
+    with pytest.raises(ValueError, match=r"thresholds=dataset: list \(data.custom_cls\) has no `dataframe`"):
         dataset_thresholds([{"visual_entropy": 1.0}], DurianConfig())
 
 
@@ -278,7 +277,7 @@ def test_a_set_without_images(config, tmp_path, caplog):
     rows = training_set(config, tmp_path, {"data_source": ["a", "b"]})
     add_visual_entropy(rows, config)
     assert np.isnan(rows.dataframe["visual_entropy"][:]).all()
-    assert caplog.text.count("no training row has an image: there is no perceptual axis") == 1
+    assert caplog.text.count("no training row has an image: the perceptual axis is off") == 1
 
 
 def test_a_weight_of_zero_needs_nothing(config, tmp_path):

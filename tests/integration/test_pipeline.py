@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+
+import os
+import sys
+from io import BytesIO
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+import ray
+from local_ray import join_local_ray
+from PIL import Image
+from skimage import data
+
+from verl_durian.entropy import pipeline
+from verl_durian.entropy.cache import EntropyCache
+from verl_durian.entropy.data_files import Columns, DatasetRows
+from verl_durian.entropy.media import collect
+from verl_durian.entropy.pipeline import Problem, Scores, score_rows
+from verl_durian.entropy.placement import Placement, place, resources_released
+from verl_durian.entropy.scorer import Scorer, to_arrays
+from verl_durian.entropy.vision_tower import TowerSettings, read_tower
+
+
+@pytest.fixture(autouse=True)
+def joined():
+    join_local_ray()
+
+
+def jpeg(name: str, width: int = 112, height: int = 84) -> dict[str, bytes]:
+    buffer = BytesIO()
+    Image.fromarray(getattr(data, name)()).convert("RGB").resize((width, height)).save(buffer, "JPEG")
+    return {"bytes": buffer.getvalue()}
+
+
+CAT, GRASS, COFFEE = jpeg("chelsea"), jpeg("grass", 140, 56), jpeg("coffee", 70, 120)
+BROKEN = {"bytes": b"no picture"}
+
+
+def score(folder: Path, cache: Path, *sets: list, workers: int = 1) -> Scores:
+    """Scores data sets with these rows of images."""
+    sources = [
+        DatasetRows(f"set {number}", datasets.Dataset.from_dict({"images": rows}), Columns())
+        for number, rows in enumerate(sets)
+    ]
+    settings, state = read_tower(str(folder))
+    with resources_released():
+        return score_rows(sources, settings, state, EntropyCache(cache), place("cpu", workers))
+
+
+def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen25vl, tmp_path, capfd):
+    os.mkfifo(tmp_path / "pipe.png")
+    absent, pipe = {"path": "/absent.png"}, {"path": str(tmp_path / "pipe.png")}
+    first = [[CAT], None, [GRASS, COFFEE], [], [CAT], [GRASS, BROKEN]]
+    second = [[COFFEE], [BROKEN, CAT], [CAT], [COFFEE, GRASS], [absent], [GRASS, BROKEN], [pipe]]
+    scores = score(tiny_qwen25vl, tmp_path / "cache", first, second, workers=2)
+    printed = capfd.readouterr().err
+    assert "visual entropy: 100%" in printed
+    assert "object store" not in printed  # Ray prints nothing into the progress bar
+
+    settings, state = read_tower(str(tiny_qwen25vl))
+    scored = {0: [CAT], 2: [GRASS, COFFEE], 4: [CAT], 6: [COFFEE], 8: [CAT], 9: [COFFEE, GRASS]}
+    media = {row: collect(images, None) for row, images in scored.items()}
+    alone = {each.key: each for each in Scorer(settings, to_arrays(state), "cpu", 2048, 1).score(media.values())}
+    assert np.flatnonzero(np.isfinite(scores.entropies)).tolist() == list(scored)
+    for row, of_row in media.items():
+        assert scores.entropies[row] == pytest.approx(alone[of_row.key].entropy, abs=1e-6)
+        assert scores.patches[row] == alone[of_row.key].patches
+        assert scores.keys[row] == of_row.key.encode()
+    assert scores.keys[1] == b"" and scores.patches[1] == 0
+
+    reason = "not a picture in any format that PIL reads"
+    assert [(problem.file, problem.row) for problem in scores.problems] == [
+        ("set 0", 5), ("set 1", 1), ("set 1", 4), ("set 1", 5), ("set 1", 6),
+    ]  # fmt: skip
+    assert scores.problems[0] == Problem("set 0", 5, f"image 1: {reason}")
+    assert scores.problems[1].reason == f"image 0: {reason}"
+    assert "/absent.png" in scores.problems[2].reason
+    assert "pipe.png' is not a regular file" in scores.problems[4].reason
+    assert scores.images == 14
+    assert scores.encoded == 10  # the cat, the coffee, both orders of grass and coffee, two distinct broken rows
+    entries = list(EntropyCache(tmp_path / "cache").entries())
+    assert len(entries) == 4
+
+    # Again, with a damaged line in the cache and a new row: only these and the broken rows are encoded.
+    (file,) = (tmp_path / "cache").glob("*.jsonl")
+    file.write_bytes(file.read_bytes()[1:])
+    again = score(tiny_qwen25vl, tmp_path / "cache", first, second, [[GRASS]])
+    damaged = alone[entries[0].key]
+    images = next(len(of_row) for of_row in media.values() if of_row.key == damaged.key)
+    assert again.encoded == images + 1 + 4
+    assert again.entropies[:-1] == pytest.approx(scores.entropies, abs=1e-6, nan_ok=True)
+    assert np.isfinite(again.entropies[-1])
+    assert again.problems == scores.problems
+
+
+@ray.remote(num_gpus=1)
+class OfAGpu:
+    def ready(self):
+        return True
+
+
+def test_one_worker_per_free_gpu_or_core(monkeypatch):
+    assert place() == Placement("cuda", 2, 16384)
+    assert place("cpu") == Placement("cpu", 2, 2048)
+    assert place("cpu", 1, 99) == Placement("cpu", 1, 99)
+    with pytest.raises(ValueError, match="3 workers need one GPU each, and Ray has 2 free.*--workers"):
+        place(workers=3)
+    cores = os.sched_getaffinity(0)
+    try:
+        os.sched_setaffinity(0, {min(cores)})  # Ray has more CPUs than there are cores
+        assert place("cpu").workers == 1
+    finally:
+        os.sched_setaffinity(0, cores)
+    monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 1.0, "GPU": 2.0})  # another job has one
+    assert place("cpu").workers == 1
+    monkeypatch.undo()
+    with resources_released():
+        actor = OfAGpu.remote()
+        ray.get(actor.ready.remote())
+        assert place("cuda").workers == 1
+        ray.kill(actor)
+    assert ray.available_resources()["GPU"] == 2
+
+
+def test_a_worker_with_other_packages_is_an_error(tiny_qwen25vl, tmp_path, monkeypatch):
+    monkeypatch.setattr(TowerSettings, "fingerprint", lambda self, device: "of the command")
+    with pytest.raises(RuntimeError, match="a process of Ray failed.*would compute other scores than the machine of"):
+        score(tiny_qwen25vl, tmp_path, [[CAT]])
+
+
+class Dying(pipeline.Worker):
+    """A worker that every block kills, as if memory ran out."""
+
+    def __call__(self, block):
+        os._exit(1)
+        yield
+
+
+class DyingOnce(pipeline.Worker):
+    """A worker that dies at its first block, the first time."""
+
+    marker: Path
+
+    def __call__(self, block):
+        if not self.marker.exists():
+            self.marker.touch()
+            os._exit(1)
+        yield from super().__call__(block)
+
+
+def test_rows_of_a_dead_worker_are_scored_by_another(tiny_qwen25vl, tmp_path, monkeypatch):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(DyingOnce, "marker", tmp_path / "died", raising=False)
+    monkeypatch.setattr(pipeline, "Worker", DyingOnce)
+    scores = score(tiny_qwen25vl, tmp_path / "cache", [[CAT], [GRASS], [COFFEE]])
+    assert (tmp_path / "died").exists()
+    assert np.isfinite(scores.entropies).all()
+    assert len(list(EntropyCache(tmp_path / "cache").entries())) == 3
+
+
+def test_rows_that_kill_every_worker_end_the_run(tiny_qwen25vl, tmp_path, monkeypatch):
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    monkeypatch.setattr(pipeline, "Worker", Dying)
+    monkeypatch.setattr(pipeline, "_ATTEMPTS", 2)
+    with pytest.raises(RuntimeError, match="processes of Ray died.*--max-patches"):
+        score(tiny_qwen25vl, tmp_path, [[CAT]])

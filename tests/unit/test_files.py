@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+
+import resource
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from verl_durian.entropy.cache import EntropyCache, Entry
+from verl_durian.files import output_folder, source_id, whole_file
+
+BYTES = 10_000
+
+
+def test_a_file_appears_only_when_it_is_complete(tmp_path):
+    with whole_file(tmp_path / "a" / "b.txt") as file:
+        file.write(b"text")
+        assert not (tmp_path / "a" / "b.txt").exists()
+    assert (tmp_path / "a" / "b.txt").read_bytes() == b"text"
+
+
+def test_a_failed_write_keeps_the_existing_file(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"before")
+    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "a.txt") as file:
+        file.write(b"after")
+        raise ZeroDivisionError
+    assert [(each.name, each.read_bytes()) for each in tmp_path.iterdir()] == [("a.txt", b"before")]
+
+
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(ValueError, match="--output .*/file/x: cannot create the folder"):
+        with output_folder(tmp_path / "file" / "x"):
+            pass
+
+
+def test_a_changed_file_has_another_id(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("before")
+    before = source_id(str(file))
+    assert before == source_id(str(file))
+    file.write_text("after, longer")
+    assert source_id(str(file)) != before
+
+
+@pytest.fixture
+def full_disk() -> Iterator[None]:
+    """A limit on the size of files stands for the full disk: writes fail after the first `BYTES`."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def write_bytes(folder: Path) -> None:
+    with whole_file(folder / "file") as file:
+        file.write(bytes(2 * BYTES))
+
+
+def write_table(folder: Path) -> None:
+    with whole_file(folder / "file") as file:
+        pq.write_table(pa.table({"number": range(BYTES)}), file)
+
+
+def write_scores(folder: Path) -> None:
+    EntropyCache(folder).add([Entry("0" * 32, 1.0, 9)] * BYTES)
+
+
+@pytest.mark.parametrize("write", [write_bytes, write_table, write_scores])
+def test_the_file_that_does_not_fit_on_the_disk_is_named(tmp_path, full_disk, write: Callable[[Path], None]):
+    with pytest.raises(OSError, match=f"no space left to write {tmp_path}/.*free some space, then run the same"):
+        write(tmp_path)
+    assert [file.suffix for file in tmp_path.iterdir()] == ([".jsonl"] if write is write_scores else [])
