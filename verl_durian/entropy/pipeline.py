@@ -35,9 +35,9 @@ from verl_durian.entropy.reader import Reader
 from verl_durian.entropy.scorer import Score, Scorer, to_arrays
 from verl_durian.entropy.vision_tower import TowerSettings
 
-_BLOCK_BYTES = {"cpu": 1 << 18, "cuda": 8 << 20}
-"""Stored images per block of Ray Data. A worker gets a block at a time: about a second of work for a small tower on a
-CPU core, and a full forward pass on a GPU. A killed run loses the blocks that workers have."""
+_BLOCK_BYTES = {"cpu": 1 << 17, "cuda": 8 << 20}
+"""Stored images per block of Ray Data, which a worker gets at a time: on a CPU two to eight photographs, so that all
+workers finish at about the same time; on a GPU enough for a forward pass. A killed run loses the blocks of workers."""
 _BLOCKS_PER_WORKER = 2
 """A worker computes the eigenvalues of one block while its tower encodes the next."""
 _ATTEMPTS = 3
