@@ -125,7 +125,8 @@ def import_project() -> list[str]:
     """Imports the measured code, with stand-ins for packages that it imports and does not need here.
 
     It only calls `is_config` and, for images that keep their size, `fetch_image`. The stand-ins leave `sys.modules`
-    afterwards, so that transformers does not mistake them for the packages.
+    afterwards, so that transformers does not mistake them for the packages, except for qwen_vl_utils, which is imported
+    when an image is decoded.
 
     Returns:
         Names of the missing packages.
@@ -145,8 +146,8 @@ def import_project() -> list[str]:
     content: dict[str, dict[str, Any]] = {
         "datasets": {},
         "omegaconf": {"OmegaConf": OmegaConf},
-        "qwen_vl_utils": {"fetch_image": fetch_image, "fetch_video": None, "vision_process": None},
-        "qwen_vl_utils.vision_process": {"get_video_reader_backend": None, "to_rgb": None},
+        "qwen_vl_utils": {"vision_process": None},
+        "qwen_vl_utils.vision_process": {"fetch_image": fetch_image},
         "requests": {},
         "torchvision": {},
     }
@@ -160,7 +161,8 @@ def import_project() -> list[str]:
         import verl_durian.entropy.scorer  # noqa: F401
     finally:
         for name in replaced:
-            del sys.modules[name]
+            if not name.startswith("qwen_vl_utils"):
+                del sys.modules[name]
     return missing
 
 

@@ -14,9 +14,9 @@ cd "$(dirname "$0")/.."
 
 export PYTHON=${PYTHON:-python3.11}
 COMPAT=${COMPAT:-.compat}
-TESTS=(tests/unit/test_{config,estimator,metrics,training_data}.py tests/integration/test_{hook,plugin,trainers}.py)
+TESTS=(tests/unit/test_{config,estimator,metrics}.py tests/integration/test_{hook,plugin,trainers,training_data}.py)
 # For the pictures of the tests; no vLLM, which they do without.
-PACKAGES=(easy-vqa scikit-image torchvision)
+PACKAGES=(easy-vqa psutil scikit-image torchvision)
 
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
 export PIP_DISABLE_PIP_VERSION_CHECK=1
@@ -33,6 +33,8 @@ install() { # VENV KIND RELEASE
     # Where `if` calls a function, a command that fails does not end it.
     VENV=$1 CONSTRAINTS=$COMPAT/constraints.txt bash recipes/setup_cpu.sh --editable ".[dev]" "$verl" \
         "${PACKAGES[@]}" || return
+    # verl's platform "cpu", which asks for verl 0.9.1.
+    "$1/bin/python" -m pip install --quiet --no-deps --editable recipes/cpu || return
     case $2 in
         # Without what it asks for: verl below 0.9 wants numpy 1, which no new pyarrow works with.
         other) "$1/bin/python" -m pip install --quiet --no-deps "verl==$3" || return ;;

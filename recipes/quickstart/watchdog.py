@@ -12,6 +12,7 @@ they leave in /dev/shm is removed. The exit code is that of the command, 70 afte
 """
 
 import argparse
+import codecs
 import ctypes
 import os
 import re
@@ -48,15 +49,16 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 class Output:
     """Shows what a command writes to a file, and finds the first error in it that no run survives (`death`)."""
 
-    def __init__(self, file: IO[str], show: re.Pattern[str] | None) -> None:
+    def __init__(self, file: IO[bytes], show: re.Pattern[str] | None) -> None:
         self.file, self.show = file, show
+        self.decoder = codecs.getincrementaldecoder("utf-8")("replace")  # a character may arrive in two parts
         self.lines: deque[str] = deque(maxlen=5000)
         self.partial_line = self.death = ""
         self.last_output = time.monotonic()
 
     def read(self) -> None:
         """Reads and shows what is new."""
-        if text := self.file.read():
+        if text := self.decoder.decode(self.file.read()):
             self.last_output = time.monotonic()
             if self.show is None:
                 print(text, end="", flush=True)
@@ -152,7 +154,7 @@ def run(command: list[str], log: Path | None, show: re.Pattern[str] | None, grac
     if log is not None:
         log.parent.mkdir(parents=True, exist_ok=True)
     with open(log, "wb") if log else tempfile.NamedTemporaryFile() as file:
-        output = Output(open(file.name, errors="replace", newline=""), show)
+        output = Output(open(file.name, "rb"), show)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, raise_interrupt)
         try:

@@ -271,7 +271,7 @@ def test_the_evaluation_ends_with_its_report(evaluation):
         ("run_eval.sh", [], {}, "usage: bash recipes/run_eval.sh CHECKPOINT"),
         ("run_eval.sh", ["{model}"], {"BENCHMARKS": "mathvista geometry3k"}, "geometry3k is none of mathverse, mathvi"),
         ("run_eval.sh", ["{model}"], {"DATA_DIR": "nowhere"}, "make it: verl-durian prepare hallusionbench --output n"),
-        ("run_eval.sh", ["{data}"], {}, "holds neither config.json nor a checkpoint of verl"),
+        ("run_eval.sh", ["{data}"], {}, "contains neither config.json nor a checkpoint of verl"),
         (
             "run_eval.sh",
             ["{model}", "actor_rollout_ref.rollout.load_format=dummy"],

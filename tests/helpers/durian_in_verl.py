@@ -66,6 +66,7 @@ def main(out: str, model: str, folder: str) -> None:
         "older_non_finite": advantage_step.run_v0(non_finite, config).batch["advantages"].tolist(),
     }
     if os.environ.get("VERL_USE_EXTERNAL_PLUGINS") != "none":
+        sys.path.append(str(Path(__file__).parents[1] / "integration"))
         import test_hook
 
         test_hook.DURIAN = DURIAN

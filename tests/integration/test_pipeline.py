@@ -96,6 +96,17 @@ def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen
     assert again.problems == scores.problems
 
 
+def test_rows_of_a_few_bytes_are_divided_among_the_workers(tiny_qwen25vl, tmp_path, monkeypatch):
+    files = []
+    for number in range(40):
+        files.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (56, 56), (number, 0, 0)).save(files[-1])
+    blocks, results = [], pipeline._results
+    monkeypatch.setattr(pipeline, "_results", lambda *of: (blocks.append(len(each)) or each for each in results(*of)))
+    scores = score(tiny_qwen25vl, tmp_path / "cache", [[{"path": str(file)}] for file in files], workers=2)
+    assert not scores.problems and sum(blocks) == 40 and max(blocks) <= 16  # 40 rows / 2 workers / 4 blocks, read by 16
+
+
 @ray.remote(num_gpus=1)
 class OfAGpu:
     def ready(self):

@@ -113,6 +113,9 @@ def test_every_row_is_read_once_and_in_order(tmp_path, monkeypatch):
     ):
         assert source.rows == 18
         assert list(source.cells()) == [([{"bytes": bytes([row])}], None, False) for row in order]
+    parquet = open_one(tmp_path / "a.parquet", tmp_path)
+    for start in range(19):
+        assert list(parquet.cells(start)) == list(parquet.cells())[start:]
     pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "text.parquet")
     pq.write_table(pa.table({"videos": [["a.mp4"], None]}), tmp_path / "video.parquet")
     text, video = open_files([str(tmp_path / f"{name}.parquet") for name in ("text", "video")], tmp_path, Columns())
@@ -166,6 +169,12 @@ def test_a_file_of_another_format_is_named(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f"{name}: cannot be read: ."):
         open_one(tmp_path / name, tmp_path / "out")
+
+
+def test_a_damaged_line_is_named(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"images": []}\n\n{"images": [}\n')
+    with pytest.raises(ValueError, match="cannot be read: line 3, column 13"):
+        open_one(tmp_path / "train.jsonl", tmp_path / "out")
 
 
 def test_large_row_groups_are_written_in_pieces(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -96,17 +97,23 @@ class DataFile:
     """Number of rows."""
     columns: Columns
 
-    def cells(self) -> Iterator[Cells]:
-        """Reads the images and videos of each row."""
+    def cells(self, start: int = 0) -> Iterator[Cells]:
+        """Reads the images and videos of each row from row `start` on. Skips earlier row groups of a parquet file."""
         if self.name.endswith(".parquet"):
             with open_parquet(self.name) as parquet:
                 present = self.columns.present_in(parquet.schema_arrow.names)
                 features = datasets.Features.from_arrow_schema(parquet.schema_arrow)
-                for batch in parquet.iter_batches(_READ_ROWS, columns=present):
-                    yield from self.columns.cells(batch, self.columns.decoded_by_datasets(features))
+                group = 0
+                while group < parquet.num_row_groups and parquet.metadata.row_group(group).num_rows <= start:
+                    start -= parquet.metadata.row_group(group).num_rows
+                    group += 1
+                groups = range(group, parquet.num_row_groups)
+                for batch in parquet.iter_batches(_READ_ROWS, row_groups=groups, columns=present):
+                    yield from self.columns.cells(batch[start:], self.columns.decoded_by_datasets(features))
+                    start = max(0, start - batch.num_rows)
         else:
             with fsspec.open(self.name, "rt", encoding="utf-8") as text:
-                for row in _json_rows(text):
+                for row in islice(_json_rows(text), start, None):
                     yield Cells(row.get(self.columns.images), row.get(self.columns.videos))
 
     def write(self, entropies: np.ndarray, patches: np.ndarray) -> None:
@@ -207,11 +214,19 @@ def _columns_and_rows(file: str) -> tuple[set[str], int]:
 
 def _json_rows(text: IO[str]) -> Iterator[dict[str, Any]]:
     """The rows of a JSON file, either a list of rows or one row per line."""
-    rows = json.load(text) if _starts_a_list(text) else (json.loads(line) for line in text if line.strip())
-    for number, row in enumerate(rows):
+    for number, row in enumerate(json.load(text) if _starts_a_list(text) else _json_lines(text)):
         if not isinstance(row, dict):
             raise ValueError(f"row {number} is not a JSON object")
         yield row
+
+
+def _json_lines(text: IO[str]) -> Iterator[Any]:
+    for number, line in enumerate(text, start=1):
+        if line.strip():
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
 
 
 def _starts_a_list(text: IO[str]) -> bool:

@@ -8,6 +8,7 @@ rows. This process appends their scores to the cache as soon as they arrive.
 """
 
 import logging
+import math
 import os
 import pickle
 import sys
@@ -38,10 +39,14 @@ from verl_durian.entropy.vision_tower import TowerSettings
 _BLOCK_BYTES = {"cpu": 1 << 17, "cuda": 8 << 20}
 """Stored images per block of Ray Data, which a worker gets at a time: on a CPU two to eight photographs, so that all
 workers finish at about the same time; on a GPU enough for a forward pass. A killed run loses the blocks of workers."""
+_BLOCK_ROWS = {"cpu": 32, "cuda": 512}
+"""Most rows in a block: a video file or a URL is stored in a few bytes."""
+_BLOCKS = 4
+"""Least number of blocks per worker, so that all workers of a small data set have work."""
 _BLOCKS_PER_WORKER = 2
 """A worker computes the eigenvalues of one block while its tower encodes the next."""
 _ATTEMPTS = 3
-"""Passes in a row that may end with a dead process before a single score has arrived."""
+"""Passes in a row that may end with a dead process before a single result has arrived."""
 _DEATHS = (ray.exceptions.RayActorError, ray.exceptions.WorkerCrashedError, ray.exceptions.OutOfMemoryError)
 
 logger = logging.getLogger(__name__)
@@ -100,7 +105,7 @@ def score_rows(
     collected, start, attempt = _Collected(first[-1], cache), time.monotonic(), 0
     with _ray_data(_BLOCK_BYTES[placement.device]):
         while len(collected.keys) > 0:
-            known = {*collected.known, *collected.failed}
+            known, received = {*collected.known, *collected.failed}, collected.received()
             try:
                 with tqdm(total=first[-1], desc="visual entropy", unit=" rows") as progress:
                     for results in _results(sources, first, known, settings, state, placement):
@@ -108,10 +113,12 @@ def score_rows(
                         progress.update(len(results))
                 break
             except _DEATHS as error:
-                attempt = 1 if len(collected.known) > len(known) else attempt + 1
+                attempt = 1 if collected.received() > received else attempt + 1
                 if attempt == _ATTEMPTS:
                     raise
                 logger.warning("a worker died; new workers score the remaining rows: %s", _reason(error))
+    if not collected.arrived.all():
+        raise RuntimeError(f"Ray Data lost {int((~collected.arrived).sum())} of {first[-1]} rows: run it again")
     return collected.scores(sources, first, time.monotonic() - start)
 
 
@@ -126,18 +133,26 @@ class _Collected:
         self.unreadable: dict[int, str] = {}
         """Why a row has no key."""
         self.keys, self.images = np.zeros(rows, "S32"), np.zeros(rows, np.int32)
+        self.arrived = np.zeros(rows, bool)
         self.encoded = 0
+        self.writable = False
+
+    def received(self) -> int:
+        """Number of distinct keys with a score or an error."""
+        return len(self.known) + len(self.failed)
 
     def add(self, results: Sequence[Mapping[str, Any]]) -> None:
         """Adds the rows of a block of `Worker`, and stores their scores in the cache."""
         entries = [Entry(row["key"], row["entropy"], row["patches"]) for row in results if row["patches"]]
         if entries:
-            self.cache.require_writable()
+            if not self.writable:
+                self.cache.require_writable()
+                self.writable = True
             self.cache.add(entries)
             self.known.update({entry.key.encode(): (entry.entropy, entry.patches) for entry in entries})
         for row in results:
             number, key = row["row"], row["key"].encode()
-            self.keys[number], self.images[number] = key, row["images"]
+            self.keys[number], self.images[number], self.arrived[number] = key, row["images"], True
             self.encoded += row["images"] if row["encoded"] else 0
             if row["error"] and key:
                 self.failed[key] = row["error"]
@@ -172,12 +187,14 @@ def _results(
     for module in settings.remote_code:
         ray.cloudpickle.register_pickle_by_value(sys.modules[module])  # other processes cannot import it
     items = [{"source": number} for number in range(len(sources))]
+    block_rows = min(_BLOCK_ROWS[placement.device], math.ceil(first[-1] / placement.workers / _BLOCKS))
     blocks = ray.data.from_items(items, override_num_blocks=len(items)).map_batches(
         Reader,
         fn_constructor_kwargs={
             "sources_ref": ray.put((list(sources), list(first))),
             "known_ref": ray.put(known),
             "folder": os.getcwd(),
+            "row_bytes": _BLOCK_BYTES[placement.device] // block_rows,
         },
         batch_size=None,
         compute=ActorPoolStrategy(size=1),
@@ -261,8 +278,8 @@ def _ray_data(block_bytes: int) -> Iterator[None]:
     log = logging.getLogger("ray.data")
     level = log.level
     context = DataContext.get_current()
-    before = context.enable_progress_bars, context.target_max_block_size
-    context.enable_progress_bars, context.target_max_block_size = False, block_bytes
+    before = context.enable_progress_bars, context.target_max_block_size, context.max_errored_blocks
+    context.enable_progress_bars, context.target_max_block_size, context.max_errored_blocks = False, block_bytes, 0
     log.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
@@ -277,7 +294,7 @@ def _ray_data(block_bytes: int) -> Iterator[None]:
     except ray.exceptions.RayError as error:
         raise RuntimeError(f"a process of Ray failed; the scores so far are in the cache: {_reason(error)}") from error
     finally:
-        context.enable_progress_bars, context.target_max_block_size = before
+        context.enable_progress_bars, context.target_max_block_size, context.max_errored_blocks = before
         log.setLevel(level)
 
 

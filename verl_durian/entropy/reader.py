@@ -16,18 +16,19 @@ import ray
 from verl_durian.entropy.data_files import Cells
 from verl_durian.entropy.media import MediaError, collect
 
-_READ_ROWS = 64
-"""Rows whose images are read and hashed in parallel."""
 _THREADS = 8
+_READ_ROWS = 2 * _THREADS
+"""Rows whose images are read and hashed in parallel, and held in memory at the same time."""
 
 
 class Reader:
     """Reads rows and computes their keys. The images of a row are attached if they have to be scored."""
 
-    def __init__(self, sources_ref: ray.ObjectRef, known_ref: ray.ObjectRef, folder: str):
+    def __init__(self, sources_ref: ray.ObjectRef, known_ref: ray.ObjectRef, folder: str, row_bytes: int):
         os.chdir(folder)  # image paths may be relative to the folder of the command
         self.sources, self.first = ray.get(sources_ref)
         self.seen: set[bytes] = ray.get(known_ref)
+        self.row_bytes = row_bytes
         self.threads = ThreadPoolExecutor(_THREADS)
 
     def __call__(self, batch: Mapping[str, np.ndarray]) -> Iterator[pa.Table]:
@@ -53,7 +54,8 @@ class Reader:
             keys.append(key)
             images.append(len(media) if media else 0)
             errors.append(error)
-            attached.append(pickle.dumps(media) if new else None)
+            # Ray Data limits blocks by bytes alone. pickle ignores what follows an object.
+            attached.append(pickle.dumps(media).ljust(self.row_bytes) if new else None)
         return pa.table(
             {
                 "row": pa.array(range(first, first + len(cells)), pa.int64()),

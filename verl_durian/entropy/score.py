@@ -10,9 +10,11 @@ import json
 import logging
 import shutil
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -269,24 +271,17 @@ def _plot(output: Path, files: Sequence[DataFile], scores: Scores, patch_size: i
 
 def _pictures(files: Sequence[DataFile], rows: Sequence[int], patch_size: int) -> dict[int, Image.Image]:
     """The first image, or the first frame of the first video, of these rows of all files."""
-    pictures, first, left = {}, 0, set(rows)
-    for file in files:
-        wanted = {row for row in left if row < first + file.rows}
-        left -= wanted
-        for row, cells in enumerate(file.cells() if wanted else (), start=first):
-            if row in wanted:
-                try:
-                    if (media := collect(*cells)) is None:
-                        raise MediaError("the row has no image anymore")
-                    images, videos = decode(media, patch_size)
-                    frame = videos[0][0][0].permute(1, 2, 0).to(torch.uint8).numpy() if not images else None
-                    pictures[row] = Image.fromarray(frame) if frame is not None else images[0]
-                except MediaError as error:
-                    logger.warning("%s row %d is left out of the examples: %s", file.name, row - first, error)
-                wanted.remove(row)
-            if not wanted:
-                break
-        first += file.rows
+    pictures, first = {}, list(accumulate((file.rows for file in files), initial=0))
+    for row in rows:
+        number = bisect_right(first, row) - 1
+        try:
+            if (media := collect(*next(files[number].cells(row - first[number])))) is None:
+                raise MediaError("the row has no image anymore")
+            images, videos = decode(media, patch_size)
+            frame = videos[0][0][0].permute(1, 2, 0).to(torch.uint8).numpy() if not images else None
+            pictures[row] = Image.fromarray(frame) if frame is not None else images[0]
+        except MediaError as error:
+            logger.warning("%s row %d is left out of the examples: %s", files[number].name, row - first[number], error)
     return pictures
 
 

@@ -14,7 +14,7 @@ _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+(?:\
 _FRACTION = re.compile(rf"\\frac ?\{{ ?([+-]?{_DIGITS}) ?\}} ?\{{ ?({_DIGITS}) ?\}}$")
 _NUMBER = re.compile(
     rf"(?P<sign>[+-]?) *(?:"
-    rf"(?:(?P<whole>\d+) +)?(?P<over>[+-]?{_DIGITS}) ?[/:] ?(?P<under>{_DIGITS})"  # a ratio is its quotient
+    rf"(?:(?P<whole>\d+) +(?![+-]))?(?P<over>[+-]?{_DIGITS}) ?[/:] ?(?P<under>{_DIGITS})"  # a ratio is its quotient
     rf"|(?:(?P<factor>{_DIGITS}) ?(?:\\times|\\cdot|\*) ?)?"
     rf"10 ?\^ ?(?:\{{ ?(?P<power>[+-]? ?\d{{1,3}}) ?\}}|(?P<digit>\d))"
     rf"|(?P<plain>{_DIGITS})"

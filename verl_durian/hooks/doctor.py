@@ -126,6 +126,8 @@ def check_process(trainers: Collection[str] | None = None) -> list[dict]:
         unwrapped = [] if lacking else verl_symbols.not_wrapped(trainer)
         detail = "; ".join(lacking or unwrapped) or "hooks installed"
         remedy = f"verl {verl.__version__} is installed; verl-durian supports {versions}" if lacking else _LOAD_REMEDY
+        if "Unknown platform" in detail:  # verl's error for VERL_PLATFORM
+            remedy = "bash recipes/setup_cpu.sh installs the platform cpu; VERL_USE_EXTERNAL_PLUGINS must allow it"
         wanted = trainer in needed
         good = not (lacking or unwrapped)
         if good or wanted:

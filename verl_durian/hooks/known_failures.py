@@ -27,11 +27,27 @@ def find(config: DictConfig, model_type: str | None) -> list[str]:
         One line per problem, with the fix.
     """
     problems = _invalid_overlong_buffer(config)
+    if uses_v1(config):
+        problems += _unequal_updates_of_separate_async(config)
     if uses_v1(config) and trains(config):
         problems += _unknown_filter_metric(config) + _indivisible_micro_batches(config)
     if model_type in QWEN2_VL_FAMILY:
         problems += _random_image_normalization(config) + _micro_batches_of_padding(config)
     return problems
+
+
+def _unequal_updates_of_separate_async(config: DictConfig) -> list[str]:
+    """A batch that is not the prompts of its updates: verl's constructor asserts it after Ray has started."""
+    mode, batch = config.trainer.v1.trainer_mode, config.data.train_batch_size
+    if mode != "separate_async":
+        return []
+    updates, prompts = config.trainer.v1[mode].parameter_sync_step, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if batch == updates * prompts:
+        return []
+    return [
+        f"data.train_batch_size={batch}: trainer.v1.trainer_mode={mode} takes parameter_sync_step={updates} x "
+        f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts} prompts per step; set it to {updates * prompts}"
+    ]
 
 
 def read_model_type(settings: DictConfig) -> str | None:

@@ -204,7 +204,7 @@ def _not_computed_error(function: Callable[..., Any]) -> RuntimeError:
     return RuntimeError(
         f"algorithm.adv_estimator=durian, but {name} did not call the estimator, so the advantages of this step are "
         "not Durian's. Another plugin may have replaced a function of verl: run `verl-durian doctor`, or load no other "
-        "plugin (VERL_USE_EXTERNAL_PLUGINS=durian)"
+        "plugin (VERL_USE_EXTERNAL_PLUGINS=durian, on a CPU durian,cpu)"
     )
 
 

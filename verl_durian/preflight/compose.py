@@ -31,8 +31,14 @@ _POSITIVE = (
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
 )
-_INTEGERS = ("data.seed", "trainer.total_training_steps", "trainer.max_actor_ckpt_to_keep")
-"""verl's default for these and for the micro batches is null."""
+_INTEGERS = (
+    "data.seed",
+    "trainer.total_epochs",
+    "trainer.total_training_steps",
+    "trainer.max_actor_ckpt_to_keep",
+    "actor_rollout_ref.model.lora_rank",
+)
+"""verl fails on a float here, or ignores it."""
 _TAKES_A_RANGE = "algorithm.rollout_correction.rollout_is_threshold"
 """verl's default is a number, but it also accepts a text such as 0.5_5.0."""
 
@@ -104,9 +110,11 @@ def _expected_type(config: DictConfig, defaults: DictConfig, key: str) -> str | 
         return None
     if key in _POSITIVE and (type(value) is not int or value < 1):
         return "an integer >= 1"
+    if key in _INTEGERS and value is not None and type(value) is not int:
+        return "an integer"
     if value is None or isinstance(value, (bool, int, float)) or key == _TAKES_A_RANGE:
         return None  # Python accepts 0 for false and 1.0 for 1
-    return "an integer" if key in _INTEGERS else _KINDS.get(type(default))
+    return _KINDS.get(type(default))
 
 
 def check_estimator(config: DictConfig) -> list[Finding]:

@@ -13,8 +13,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_durian import reward
 from verl_durian.algo.config import DurianConfig
+from verl_durian.entropy.vision_families import FAMILIES
 from verl_durian.hooks import known_failures
 from verl_durian.hooks.checks import is_durian
+from verl_durian.hooks.dataset import is_entropy
 from verl_durian.preflight import Finding, machine, note, one_line
 from verl_durian.preflight.model import Model
 
@@ -83,11 +85,14 @@ def _check_file(file: str, where: str, config: DictConfig, model: Model | None) 
         findings.append(Finding(f"{text} only takes text; use a vision-language model"))
     if any(finding.stops for finding in findings):
         return findings, None
-    if without_media and where.startswith("data.train_files") and known_failures.trains(config):
+    if where.startswith("data.train_files") and known_failures.trains(config):
         text = f"{where}: {without_media} of the first {len(rows)} rows have no image"
-        findings += _check_text_rows(text, rows[0], config, model)
-        if without_media == len(rows) and is_durian(config.algorithm.adv_estimator):
-            findings += _check_perceptual_axis(text, config)
+        if without_media:
+            findings += _check_text_rows(text, rows[0], config, model)
+        if is_durian(config.algorithm.adv_estimator):
+            findings += _check_perceptual_axis(rows, where, config, model)
+            if without_media == len(rows):
+                findings += _note_unused_perceptual_axis(text, config)
     if model is not None:
         sound = {number: row for number, (row, finding) in enumerate(zip(rows, checked, strict=True)) if not finding}
         findings += _check_prompts(sound, where, config, model)
@@ -169,7 +174,35 @@ def _check_text_rows(text: str, first_row: dict, config: DictConfig, model: Mode
     return [note(f"{text} alone; remove them, or use larger micro batches (PPO_MICRO_BATCH_SIZE)")]
 
 
-def _check_perceptual_axis(text: str, config: DictConfig) -> list[Finding]:
+def _check_perceptual_axis(
+    rows: list[dict[str, Any]], where: str, config: DictConfig, model: Model | None
+) -> list[Finding]:
+    """Values of the visual entropy column, or whether the images can be scored without it."""
+    try:
+        options = DurianConfig.from_algorithm(config.algorithm)
+    except ValueError:  # reported with the estimator
+        return []
+    key, families = options.perceptual.key, [family.model_type for family in FAMILIES]
+    if options.weights.perceptual == 0:
+        return []
+    for number, row in enumerate(rows if key in rows[0] else ()):
+        missing = _has_media(row, config) and (row[key] is None or row[key] != row[key])
+        if missing or not is_entropy(row[key]):
+            problem = "is missing for a row with an image" if missing else "is not a finite number of nats"
+            fix = "write it with `verl-durian score` and remove rows that cannot be scored, or remove the column"
+            return [Finding(f"{where}: row {number}: {key}={row[key]!r} {problem}; {fix}")]
+    has_images = any(_has_media(row, config) for row in rows)
+    if has_images and key not in rows[0] and model is not None and model.type not in families:
+        return [
+            Finding(
+                f"{where}: no column {key}, and the vision tower of {model.type} is not supported (supported: "
+                f"{', '.join(families)}); add the column with `verl-durian score --model` and one of those"
+            )
+        ]
+    return []
+
+
+def _note_unused_perceptual_axis(text: str, config: DictConfig) -> list[Finding]:
     """Text-only rows, for which durian's perceptual axis has no meaning."""
     try:
         options = DurianConfig.from_algorithm(config.algorithm)
