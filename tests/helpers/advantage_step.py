@@ -140,6 +140,7 @@ def start_transfer_queue(config) -> None:
     import transfer_queue as tq
     from omegaconf import OmegaConf
 
+    ray.shutdown()  # of other tests in this process
     ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=200_000_000, log_to_driver=False)
     config.transfer_queue.enable = True
     config.transfer_queue.backend.SimpleStorage.num_data_storage_units = 1

@@ -112,6 +112,6 @@ def test_pins_agree_with_the_extra():
     pins = [Requirement(line) for line in lines if not line.startswith("#")]
     for python in ("3.11", "3.12"):
         names = [pin.name for pin in pins if not pin.marker or pin.marker.evaluate({"python_version": python})]
-        assert len(names) == len(set(names)) == 290
+        assert len(names) == len(set(names)) > 290
     assert {"torch==2.11.0", "vllm==0.24.0", "transformers==5.9.0", "verl==0.9.1"} <= set(lines)
     assert not any(pin.name in ("flash-attn", "verl-durian", "pip") for pin in pins)

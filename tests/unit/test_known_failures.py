@@ -63,6 +63,15 @@ def problems(changes: dict[str, object], model_type: str | None = "qwen3_vl") ->
     return known_failures.find(changed(changes), model_type)
 
 
+def test_a_step_of_separate_async_is_that_of_its_updates() -> None:
+    separate = {"trainer.v1.trainer_mode": "separate_async"}
+    updates = "trainer.v1.separate_async.parameter_sync_step"
+    assert problems({**separate, updates: 2}) == []
+    (problem,) = problems({**separate, updates: 1})
+    assert problem.startswith("data.train_batch_size=128: ") and problem.endswith("set it to 64")
+    assert problems({**separate, updates: 1, **OLDER}) == []
+
+
 def test_sound_settings_pass() -> None:
     assert problems({}, "qwen2_5_vl") == []
 

@@ -3,6 +3,7 @@
 """The checks before a run: each problem in one line with its fix, and what is only a note."""
 
 import copy
+import dataclasses
 import functools
 import json
 import re
@@ -178,6 +179,7 @@ def test_values_of_another_type(run):
         "trainer.n_gpus_per_node=0": "must be an integer >= 1",
         "trainer.total_training_steps=x": "must be an integer",
         "trainer.max_actor_ckpt_to_keep=two": "must be an integer",
+        "trainer.total_epochs=1.5": "must be an integer",
         "actor_rollout_ref.model.lora_rank=x": "must be an integer",
     }
     problems, notes = run.examined(*wrong)
@@ -372,6 +374,40 @@ PICTURES = {"pictures" if key == "images" else key: value for key, value in row(
 UNGRADED = {"prompt": row()["prompt"], "images": row()["images"]}
 LONG = row("<image>" + "red " * 100)
 OLDER = {"trainer.use_v1": False}
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("high", "visual_entropy='high' is not a finite number of nats"),
+        (float("inf"), "visual_entropy=inf is not a finite number of nats"),
+        (None, "visual_entropy=None is missing for a row with an image"),
+        (float("nan"), "visual_entropy=nan is missing for a row with an image"),
+    ],
+)
+def test_visual_entropies_that_training_rejects(run, value, message):
+    rows = [row(visual_entropy="high" if value == "high" else 1.0) for _ in range(24)]
+    number = 0 if value == "high" else 2
+    rows[2]["visual_entropy"] = value
+    run.write(*rows)
+    (problem,), _ = run.found(data.check)
+    assert problem.startswith(f"data.train_files={run.train}: row {number}: {message}; ")
+    for unused in (GRPO, {"algorithm.durian.weights.perceptual": 0}, {"trainer.val_only": True}):
+        assert run.found(data.check, unused) == ([], [])
+
+
+def test_visual_entropies_that_training_accepts(run):
+    for value in (1, 0.5):
+        run.write(*[row(visual_entropy=value)] * 24)
+        assert run.found(data.check) == ([], [])
+
+
+def test_images_of_a_model_whose_tower_is_not_supported(run):
+    config, model = run.config(), tiny_model(run.path)
+    (problem,), _ = texts(data.check(config, dataclasses.replace(model, type="llava")))
+    assert problem.startswith(f"data.train_files={run.train}: no column visual_entropy") and "qwen2_5_vl" in problem
+
+
 CRASHES = "16 of the first 16 rows have no image, and verl crashes on a micro batch of such rows"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 
