@@ -358,7 +358,7 @@ def test_the_fingerprint_follows_packages_environment_and_attention(tiny_qwen25v
         with monkeypatch.context() as patch:
             patch.setattr(vision_tower, "version", lambda name, other=package: "0" if name == other else version(name))
             assert settings["float32"].fingerprint("cpu") != before
-    for name, value in (("MODEL_SEQ_LEN", 4096), ("FORCE_QWENVL_VIDEO_READER", "decord")):
+    for name, value in (("MODEL_SEQ_LEN", 4096), ("FORCE_QWENVL_VIDEO_READER", "another")):
         with monkeypatch.context() as patch:
             patch.setattr(vision_process, name, value)
             assert settings["float32"].fingerprint("cpu") != before
