@@ -6,9 +6,9 @@
 #     bash tests/run_compat.sh                       # the releases that are claimed, and two older ones
 #     bash tests/run_compat.sh 0.9.0 ../verl         # this release, and a clone
 #
-# A release in SEEN_IN (verl_durian/hooks/verl_symbols.py) is claimed: pip must install it together with this project, and every
-# test must pass. Another release is put over that by force, and must be refused (tests/compat/refusal.py). What a clone
-# does is only told. COMPAT names the folder of environments and logs, PYTHON another Python.
+# A release in SEEN_IN (verl_durian/hooks/verl_symbols.py) is supported: pip must install it together with this project, and
+# all tests must pass. Another release replaces it by force and must be rejected (tests/compat/refusal.py). Results of a
+# clone are only reported. COMPAT names the folder of environments and logs, PYTHON another Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

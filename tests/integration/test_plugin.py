@@ -113,22 +113,20 @@ def test_trainers_that_a_later_verl_lacks_cost_only_those_trainers(tiny_qwen25vl
     assert "trainer_base" in refused and "transfer_queue" in refused
 
 
-def test_a_hook_that_fails_does_not_break_verl_and_is_reported_at_start():
+@pytest.mark.parametrize(
+    ("broken", "module", "symbol"),
+    [
+        ("hooks.dataset", "ray_trainer", "metric_utils.compute_data_metrics"),
+        ("algo.estimator", "core_algos", "core_algos.register_adv_est"),
+    ],
+)
+def test_a_hook_that_fails_does_not_break_verl_and_is_reported(broken, module, symbol):
     code = (
-        "import sys, types; sys.modules['verl_durian.hooks.dataset'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.ray_trainer; from verl_durian.hooks.verl_symbols import problems; print(*problems())"
+        f"import sys, types; sys.modules['verl_durian.{broken}'] = types.ModuleType('broken');"
+        f"import verl.trainer.ppo.{module}; from verl_durian.hooks.verl_symbols import problems; print(*problems())"
     )
     done = run(code)
-    assert done.returncode == 0 and "metric_utils.compute_data_metrics: the hook failed (ImportError" in done.stdout
-
-
-def test_an_estimator_that_cannot_be_registered_does_not_break_verl():
-    code = (
-        "import sys, types; sys.modules['verl_durian.algo.estimator'] = types.ModuleType('broken');"
-        "import verl.trainer.ppo.core_algos; from verl_durian.hooks.verl_symbols import problems; print(*problems())"
-    )
-    done = run(code)
-    assert done.returncode == 0 and "core_algos.register_adv_est: the hook failed (ImportError" in done.stdout
+    assert done.returncode == 0 and f"{symbol}: the hook failed (ImportError" in done.stdout
 
 
 def test_std_normalization_switched_off_is_refused():
