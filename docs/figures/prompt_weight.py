@@ -1,14 +1,14 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draws how strongly a prompt of each pass rate pushes the policy, under GRPO and under Durian.
+"""Draws the largest |advantage| of a prompt by its pass rate, with GRPO and with Durian.
 
     VERL_PLATFORM=cpu python docs/figures/prompt_weight.py
 
-Writes prompt_weight.svg beside this file and prints its numbers as a Markdown table. The advantages come from verl's
-``grpo`` and from ``durian`` with its default options. The batch is simulated: 512 prompts x 8 rollouts with rewards 0
-or 1, of which dynamic sampling (DAPO) keeps the prompts whose rewards are not all equal. The spread of the pass rates
-is chosen so that the batch resembles the paper's Table 4: 58 to 64 % of the prompts are kept, and 36 to 44 % of those
-are solved once or 7 times in 8.
+Writes prompt_weight.svg next to this file and prints its numbers as a Markdown table. The advantages are those of
+verl's `grpo` and of `durian` with default options. The batch is simulated: 512 prompts x 8 rollouts with rewards 0 or
+1, of which dynamic sampling (DAPO) keeps the prompts with mixed rewards. The spread of the pass rates is chosen so that
+the batch resembles the paper's Table 4: 58 to 64 % of the prompts are kept, and 36 to 44 % of these are solved once or
+7 times out of 8.
 """
 
 from pathlib import Path
