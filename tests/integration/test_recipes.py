@@ -3,7 +3,6 @@
 """The settings that the recipe scripts pass to verl, for every preset, without GPUs and without weights."""
 
 import itertools
-import json
 import os
 import re
 import shlex
@@ -14,11 +13,9 @@ from typing import Any
 
 import pytest
 from omegaconf import DictConfig
-from transformers import AutoConfig
 
 from verl_durian.hooks import known_failures
 from verl_durian.preflight.compose import compose
-from verl_durian.preflight.model import count_parameters
 
 ROOT = Path(__file__).parents[2]
 RECIPE = "recipes/run_qwen25vl_durian.sh"
@@ -27,51 +24,18 @@ CHOICES = ("BACKBONE", "ENGINE", "ATTENTION", "DATASET", "LORA_RANK")
 SCRIPTS = {"fsdp": RECIPE, "megatron": "recipes/run_qwen25vl_durian_megatron.sh"}
 OURS = ("BACKBONE", "ESTIMATOR", "ENGINE", "DATASET", "DATA_DIR", "OUTPUT", "RAY_ADDRESS", "VERL_PLATFORM", "OFFLOAD")
 
-# From the config.json of the published models: hidden size, intermediate size, layers, attention and key-value heads,
-# vocabulary size, intermediate size of the vision tower.
-SHAPES = {
-    "3B": (2048, 11008, 36, 16, 2, 151936, 3420),
-    "7B": (3584, 18944, 28, 28, 4, 152064, 3420),
-    "32B": (5120, 27648, 64, 40, 8, 152064, 3456),
-    "72B": (8192, 29568, 80, 64, 8, 152064, 3456),
-}
-
-
-def write_config(folder: Path, size: str) -> Path:
-    width, mlp, layers, heads, kv_heads, words, tower_mlp = SHAPES[size]
-    folder.mkdir(parents=True)
-    config = {
-        "architectures": ["Qwen2_5_VLForConditionalGeneration"],
-        "model_type": "qwen2_5_vl",
-        "hidden_size": width,
-        "intermediate_size": mlp,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv_heads,
-        "vocab_size": words,
-        "max_position_embeddings": 128000,
-        "tie_word_embeddings": size == "3B",
-        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]},
-        "vision_config": {
-            "depth": 32,
-            "hidden_size": 1280,
-            "intermediate_size": tower_mlp,
-            "num_heads": 16,
-            "out_hidden_size": width,
-            "patch_size": 14,
-            "window_size": 112,
-            "fullatt_block_indexes": [7, 15, 23, 31],
-        },
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
+# Layers, attention heads and key-value heads in the config.json of the published models.
+SHAPES = {"3B": (36, 16, 2), "7B": (28, 28, 4), "32B": (64, 40, 8), "72B": (80, 64, 8)}
 
 
 @pytest.fixture(scope="module")
-def models(tmp_path_factory) -> dict[str, Path]:
-    """Folders with the published configurations, by size."""
-    folder = tmp_path_factory.mktemp("models")
-    return {size: write_config(folder / f"Qwen2.5-VL-{size}-Instruct", size) for size in SHAPES}
+def models(tmp_path_factory) -> dict[str, str]:
+    """Folders with what verl and the plugin read of the published models, by size."""
+    folders = {size: tmp_path_factory.mktemp("models") / f"Qwen2.5-VL-{size}-Instruct" for size in SHAPES}
+    for folder in folders.values():
+        folder.mkdir()
+        (folder / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    return {size: str(folder) for size, folder in folders.items()}
 
 
 class Recipe:
@@ -130,7 +94,7 @@ def validate(config: DictConfig) -> None:
 @pytest.mark.parametrize("engine", ["fsdp", "megatron"])
 @pytest.mark.parametrize("backbone", ["dapo", "grpo"])
 def test_presets_are_valid_and_those_of_the_paper(recipe, models, backbone, engine):
-    config = recipe.config(script=SCRIPTS[engine], MODEL_PATH=str(models["7B"]), BACKBONE=backbone)
+    config = recipe.config(script=SCRIPTS[engine], MODEL_PATH=models["7B"], BACKBONE=backbone)
     validate(config)
 
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
@@ -160,12 +124,12 @@ def test_presets_are_valid_and_those_of_the_paper(recipe, models, backbone, engi
 @pytest.mark.parametrize("engine", ["fsdp", "megatron"])
 @pytest.mark.parametrize(("size", "lora"), [("3B", 0), ("7B", 0), ("7B", 64), ("32B", 0), ("72B", 0), ("72B", 64)])
 def test_every_size_is_divided_evenly(recipe, models, size, lora, engine):
-    config = recipe.config(script=SCRIPTS[engine], MODEL_PATH=str(models[size]), LORA_RANK=str(lora), BACKBONE="grpo")
+    config = recipe.config(script=SCRIPTS[engine], MODEL_PATH=models[size], LORA_RANK=str(lora), BACKBONE="grpo")
     validate(config)
     actor, rollout = config.actor_rollout_ref.actor, config.actor_rollout_ref.rollout
     assert known_failures.is_lora(config) == (lora > 0)
     assert actor.optim.lr == (1e-5 if lora else 1e-6)
-    _, _, layers, heads, kv_heads, _, _ = SHAPES[size]
+    layers, heads, kv_heads = SHAPES[size]
     assert heads % rollout.tensor_model_parallel_size == 0
     if engine == "megatron":
         reference = config.actor_rollout_ref.ref.megatron
@@ -174,12 +138,6 @@ def test_every_size_is_divided_evenly(recipe, models, size, lora, engine):
         assert reference.tensor_model_parallel_size == actor.megatron.tensor_model_parallel_size
     (nodes,) = re.findall(rf"^\| {size} \| {engine} \| (\d+) \|", README, flags=re.MULTILINE)
     assert config.trainer.nnodes == int(nodes)
-
-
-@pytest.mark.parametrize(("size", "billions"), [("3B", 3.755), ("72B", 73.411)])
-def test_parameters_are_counted(models, size, billions):
-    """As published; the 3B shares the weights of its first and its last layer."""
-    assert count_parameters(AutoConfig.from_pretrained(models[size])) / 1e9 == pytest.approx(billions, abs=1e-3)
 
 
 def test_variables_and_arguments_override_defaults(recipe):
@@ -275,7 +233,7 @@ def test_unknown_choices_are_rejected(recipe, script, variables, message):
 
 
 def test_settings_for_a_cpu(recipe, models):
-    small = {"MODEL_PATH": str(models["7B"]), "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu", "ATTENTION": "sdpa"}
+    small = {"MODEL_PATH": models["7B"], "NGPUS_PER_NODE": "1", "VERL_PLATFORM": "cpu", "ATTENTION": "sdpa"}
     config = recipe.config(**small)
     validate(config)
     assert config.trainer.device == "cpu" and config.ray_kwargs.ray_init.num_gpus == 1

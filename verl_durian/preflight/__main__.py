@@ -63,6 +63,7 @@ def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
     if not any(finding.stops for finding in of_verl):
         yield from compose.check_estimator(config)
         yield from compose.check_with_verl(config)
+    yield from compose.check_separate_async(config)
     yield from machine.check_packages(config)
     read = None
     try:

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from verl_durian.hooks.known_failures import package_folder, trains
+from verl_durian.hooks.known_failures import package_folder, trains, uses_v1
 from verl_durian.preflight import Finding, note, one_line
 
 _TYPES = {bool: "true or false", int: "an integer", float: "a number"}
@@ -110,6 +110,19 @@ def check_estimator(config: DictConfig) -> Iterator[Finding]:
             f"data.train_batch_size={prompts}: with algorithm.durian.reasoning.num_groups="
             f"{options.reasoning.num_groups} most groups have at most one prompt, which then gets its GRPO advantage; "
             "use more prompts or fewer groups"
+        )
+
+
+def check_separate_async(config: DictConfig) -> Iterator[Finding]:
+    """A batch that is not the prompts of its updates, which the trainer refuses after Ray has started."""
+    mode, batch = config.trainer.v1.trainer_mode, config.data.train_batch_size
+    if not uses_v1(config) or mode != "separate_async":
+        return
+    updates, prompts = config.trainer.v1[mode].parameter_sync_step, config.actor_rollout_ref.actor.ppo_mini_batch_size
+    if batch != updates * prompts:
+        yield Finding(
+            f"data.train_batch_size={batch}: trainer.v1.trainer_mode={mode} takes parameter_sync_step={updates} x "
+            f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts} prompts per step; set it to {updates * prompts}"
         )
 
 

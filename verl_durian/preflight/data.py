@@ -9,6 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 from omegaconf import DictConfig, OmegaConf
 
@@ -41,48 +42,58 @@ def check(config: DictConfig, model: Model | None) -> Iterator[Finding]:
     if config.data.custom_cls.path is not None:
         yield note(f"data.custom_cls.path={config.data.custom_cls.path}: the data of a custom class is not checked")
         return
-    total: int | None = 0
+    trains = known_failures.trains(config)
     for key in ("train_files", "val_files"):
-        files = config.data[key]
-        for file in map(str, files if OmegaConf.is_list(files) else [files]):
+        for file in _names(config, key):
             where, path = f"data.{key}={file}", Path(file).expanduser()
-            count = None
             if "://" in file or file.startswith("hdfs:") or has_magic(file):
                 yield note(f"{where}: not checked, because it is not the path of a local file")
-            elif not path.is_file():
+                continue
+            if not path.is_file():
                 remedy = "correct the path (TRAIN_FILES, VAL_FILES), or create the file with `verl-durian prepare`"
                 if path.parent.name in _PREPARED_SETS:
                     remedy = f"create it: verl-durian prepare {path.parent.name} --output {path.parent}"
                 yield machine.local_problem(config, f"{where}: no such file; {remedy}")
+                continue
+            try:
+                rows = _read_first_rows(path)
+            except Exception as error:  # datasets and pyarrow raise many types for a damaged file
+                yield Finding(f"{where}: cannot be read ({one_line(error)}); write it again")
             else:
-                try:
-                    count, rows = _read_first_rows(path)
-                except Exception as error:  # datasets and pyarrow raise many types for a damaged file
-                    yield Finding(f"{where}: cannot be read ({one_line(error)}); write it again")
-                else:
-                    trains = key == "train_files" and known_failures.trains(config)
-                    yield from _check_rows(rows, where, config, model, trains)
-            if key == "train_files":
-                total = None if total is None or count is None else total + count
-    if total and known_failures.trains(config):
-        total = min(total, config.data.train_max_samples) if config.data.train_max_samples > 0 else total
-        if total < config.data.train_batch_size:
-            text = f"data.train_batch_size={config.data.train_batch_size}: the training set has {total} rows, and verl"
-            yield Finding(f"{text} drops incomplete batches; lower it (TRAIN_BATCH_SIZE)")
+                yield from _check_rows(rows, where, config, model, trains and key == "train_files")
+    if trains:
+        yield from _check_batch_size(config)
 
 
-def _read_first_rows(path: Path) -> tuple[int | None, list[Row]]:
-    """The number of rows, None if the format does not store it, and the first rows. Makes no copy, unlike verl."""
+def _names(config: DictConfig, key: str) -> list[str]:
+    files = config.data[key]
+    return [str(file) for file in (files if OmegaConf.is_list(files) else [files])]
+
+
+def _check_batch_size(config: DictConfig) -> Iterator[Finding]:
+    """A training set without a complete batch."""
+    batch, limit = config.data.train_batch_size, config.data.train_max_samples
+    try:
+        total = sum(pq.read_metadata(Path(file).expanduser()).num_rows for file in _names(config, "train_files"))
+    except (OSError, pa.ArrowException):  # JSON has no number of rows; other files were reported
+        return
+    total = min(total, limit) if limit > 0 else total
+    if 0 < total < batch:
+        text = f"data.train_batch_size={batch}: the training set has {total} rows, and verl drops incomplete batches"
+        yield Finding(f"{text}; lower it (TRAIN_BATCH_SIZE)")
+
+
+def _read_first_rows(path: Path) -> list[Row]:
+    """The first rows of a file. Makes no copy, unlike verl."""
     import datasets  # type: ignore[import-untyped]
 
     if path.suffix not in _FORMATS:
         raise ValueError(f"verl reads {', '.join(_FORMATS)}")
-    count = pq.read_metadata(path).num_rows if path.suffix == ".parquet" else None
-    if count == 0 or path.stat().st_size == 0:  # `datasets` fails on files without rows
-        return count, []
+    if path.stat().st_size == 0 or (path.suffix == ".parquet" and pq.read_metadata(path).num_rows == 0):
+        return []  # `datasets` fails on files without rows
     datasets.disable_progress_bars()
     rows = datasets.load_dataset(_FORMATS[path.suffix], data_files=str(path), split="train", streaming=True)
-    return count, list(islice(rows, _ROWS))
+    return list(islice(rows, _ROWS))
 
 
 def _check_rows(
@@ -112,7 +123,7 @@ def _check_rows(
         findings += row_findings
     yield from sorted(findings, key=lambda finding: not finding.stops)[:1]
     yield from _check_lengths(lengths, where, config)
-    if trains and model is not None and not any(finding.stops for finding in findings):
+    if trains and not any(finding.stops for finding in findings):
         yield from _check_text_rows(rows, where, config, model)
         yield from _check_visual_entropy(rows, where, config, model)
 
@@ -227,22 +238,22 @@ def _check_lengths(lengths: list[int], where: str, config: DictConfig) -> Iterat
         yield note(text)
 
 
-def _check_text_rows(rows: list[Row], where: str, config: DictConfig, model: Model) -> Iterator[Finding]:
+def _check_text_rows(rows: list[Row], where: str, config: DictConfig, model: Model | None) -> Iterator[Finding]:
     """Rows without images, on a micro batch of which verl crashes with some models."""
     without_media = sum(not _has_media(row, config) for row in rows)
-    crashes = model.type in known_failures.QWEN2_VL_FAMILY and known_failures.crashes_without_images(config)
-    if not (without_media and crashes):
+    if not without_media or model is None or model.type not in known_failures.QWEN2_VL_FAMILY:
+        return
+    if not known_failures.crashes_without_images(config):
         return
     text = f"{where}: {without_media} of the first {len(rows)} rows have no image, and verl crashes on a micro batch of"
-    files = config.data.train_files
-    only_text = config.data.image_key not in rows[0] and config.data.video_key not in rows[0]
-    if only_text and not (OmegaConf.is_list(files) and len(files) > 1):
+    only_text = not any(config.data[f"{kind}_key"] in rows[0] for kind in _MEDIA)
+    if only_text and len(_names(config, "train_files")) == 1:
         yield Finding(f"{text} such rows; add rows with images, train a text model, or patch verl (patches/README.md)")
     else:
         yield note(f"{text} such rows alone; remove them, or use larger micro batches (PPO_MICRO_BATCH_SIZE)")
 
 
-def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig, model: Model) -> Iterator[Finding]:
+def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig, model: Model | None) -> Iterator[Finding]:
     """Values of the visual entropy column, or whether the images can be scored without it."""
     if not is_durian(config.algorithm.adv_estimator):
         return
@@ -254,7 +265,7 @@ def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig, model
     if options.weights.perceptual == 0:
         return
     if key not in rows[0]:
-        if any(_has_media(row, config) for row in rows) and model.type not in families:
+        if any(_has_media(row, config) for row in rows) and model is not None and model.type not in families:
             yield Finding(
                 f"{where}: no column {key}, and the vision tower of {model.type} is not supported (supported: "
                 f"{', '.join(families)}); add the column with `verl-durian score --model` and one of those"

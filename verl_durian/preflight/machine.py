@@ -101,10 +101,8 @@ def check_gpus(config: DictConfig, model: Model | None) -> Iterator[Finding]:
         return
     gpus = visible_gpus()
     if len(gpus) < wanted:
-        remedy = f"set NGPUS_PER_NODE={len(gpus)}, or check CUDA_VISIBLE_DEVICES and nvidia-smi"
-        if trainer.nnodes > 1:
-            remedy = "set NNODES=1, or start a Ray cluster that this machine joins, see recipes/README.md"
-        elif not gpus:
+        remedy = f"set NNODES=1 and NGPUS_PER_NODE={len(gpus)}, check CUDA_VISIBLE_DEVICES, or start a Ray cluster"
+        if not gpus:
             remedy = "run it on a machine with GPUs; without one, bash recipes/run_quickstart.sh trains a small model"
         yield Finding(f"{asked}: PyTorch sees {len(gpus)} GPUs here; {remedy}")
     if gpus and model is not None and trains(config):
