@@ -23,7 +23,7 @@ from verl_durian.hooks import known_failures
 from verl_durian.preflight import Finding, data, machine
 from verl_durian.preflight.__main__ import examine, main
 from verl_durian.preflight.compose import check_estimator, check_separate_async, check_values, check_with_verl, compose
-from verl_durian.preflight.model import Model, check_context, check_weights, read
+from verl_durian.preflight.model import Model, check_weights, read
 
 Changes = dict[str, object]
 
@@ -178,7 +178,6 @@ def test_values_of_another_type():
 
 
 TP = "actor_rollout_ref.rollout.tensor_model_parallel_size"
-MAX_LENGTH = "actor_rollout_ref.rollout.max_model_len"
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
 FLASH = {ATTENTION: "flash_attention_2"}
 GPUS = {"trainer.device": "cuda", "trainer.n_gpus_per_node": 8}
@@ -219,8 +218,6 @@ SAVED = {"trainer.save_freq": 1, "trainer.default_local_dir": "/proc/x"}
         (check_with_verl, {}, None, ""),
         (check_with_verl, {"actor_rollout_ref.actor.ppo_mini_batch_size": 32}, PROBLEM, "ppo_mini_batch_size (32)"),
         (check_with_verl, {"actor_rollout_ref.actor.loss_agg_mode": "mean"}, PROBLEM, "Invalid loss_agg_mode: mean"),
-        (check_context, {MAX_LENGTH: 10**6}, PROBLEM, f"{MAX_LENGTH}=1000000: the model has a context of "),
-        (check_context, {"data.max_response_length": 10**6}, NOTE, "data.max_response_length=1000000: responses are t"),
         (machine.check_gpus, GPUS, PROBLEM, "trainer.n_gpus_per_node=8: PyTorch sees 0 GPUs here; run it on a machin"),
         (machine.check_gpus, {**GPUS, "trainer.nnodes": 2}, PROBLEM, "trainer.nnodes=2, trainer.n_gpus_per_node=8: "),
         (machine.check_gpus, {**GPUS, "ray_kwargs.ray_init.address": "ray://a:1"}, NOTE, "the Ray cluster at ray://a"),
@@ -484,7 +481,7 @@ def test_nodes_that_share_a_machine(run, monkeypatch):
     run.expect(machine.check_gpus, half)
 
 
-LARGE = Model("qwen2_5_vl", 73_411_000_000, 128000, None, None)
+LARGE = Model("qwen2_5_vl", 73_411_000_000, None, None)
 ACTOR = "actor_rollout_ref.actor"
 POLICY = {f"{ACTOR}.strategy": "fsdp2", f"{ACTOR}.fsdp_config.offload_policy": True}
 

@@ -72,7 +72,6 @@ def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
         yield machine.local_problem(config, str(error))
     else:
         yield from model.check_weights(config)
-        yield from model.check_context(config, read)
     yield from map(Finding, known_failures.find(config, read.type if read else None))
     yield from data.check(config, read)
     yield from machine.check_gpus(config, read)

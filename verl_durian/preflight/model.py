@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from verl_durian.preflight import Finding, note, one_line
+from verl_durian.preflight import Finding, one_line
 
 _WHERE = "actor_rollout_ref.model.path"
 
@@ -23,8 +23,6 @@ class Model:
     """`model_type` of its config.json."""
     parameters: int | None
     """Number of parameters; None if transformers has no class for the model."""
-    context: int | None
-    """Maximum length of prompt and response, in tokens."""
     tokenizer: Any
     processor: Any
     """verl's multimodal processor; None for a model that only takes text."""
@@ -64,17 +62,11 @@ def read(settings: DictConfig) -> Model | None:
             remedy = "name the folder of a complete checkpoint (MODEL_PATH)"
         raise ValueError(f"{_WHERE}={path}: verl cannot read it ({one_line(error)}); {remedy}") from error
     config = verls.hf_config
-    text = config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None) or getattr(text, "max_position_embeddings", None)
-    return Model(config.model_type, count_parameters(config), context, verls.tokenizer, verls.processor)
+    return Model(config.model_type, _count_parameters(config), verls.tokenizer, verls.processor)
 
 
-def count_parameters(config: Any) -> int | None:
-    """Counts the parameters of the model that a transformers config describes, without allocating memory.
-
-    Returns:
-        The number; None if transformers has no class for the model.
-    """
+def _count_parameters(config: Any) -> int | None:
+    """Counts the parameters of a transformers config without allocating memory; None if there is no class for it."""
     import torch
     import transformers
 
@@ -92,20 +84,3 @@ def check_weights(config: DictConfig) -> Iterator[Finding]:
     if folder.is_dir() and not any([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
         text = f"{_WHERE}={config.actor_rollout_ref.model.path}: the folder has no weights (*.safetensors, *.bin)"
         yield Finding(f"{text}; copy them there", stops=config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2"))
-
-
-def check_context(config: DictConfig, model: Model | None) -> Iterator[Finding]:
-    """Checks that prompts and responses fit into the model's context: vLLM and SGLang reject a larger
-    `max_model_len`, and otherwise truncate responses."""
-    rollout, context = config.actor_rollout_ref.rollout, model.context if model else None
-    prompt, response, limit = config.data.max_prompt_length, config.data.max_response_length, rollout.max_model_len
-    if context is None or (limit or prompt + response) <= context:
-        return
-    if limit:
-        text = f"actor_rollout_ref.rollout.max_model_len={limit}: the model has a context of {context} tokens; lower it"
-        yield Finding(text, stops=rollout.name in ("vllm", "sglang"))
-        return
-    yield note(
-        f"data.max_prompt_length={prompt}, data.max_response_length={response}: responses are truncated, as the model "
-        f"has a context of {context} tokens; lower their sum (MAX_PROMPT_LENGTH, MAX_RESPONSE_LENGTH)"
-    )
