@@ -43,14 +43,14 @@ def answers(data) -> list[dict]:
         gold = row["reward_model"]["ground_truth"]
         response = f"<think>so</think>\\boxed{{{gold if even(row) else 'no idea'}}}"
         score = compute_score(row["data_source"], response, gold, row["extra_info"])
-        lines.append({"input": "...", "output": response, "gts": gold, "step": 0, **score, "uid": "x"})
+        lines.append({"input": "\u2028", "output": response, "gts": gold, "step": 0, **score, "uid": "x"})
     random.Random(0).shuffle(lines)
     return lines
 
 
 def write(output: Path, lines: list[dict]) -> None:
     (output / DUMP).parent.mkdir(parents=True)
-    (output / DUMP).write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (output / DUMP).write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
 
 
 def run(*arguments: object) -> str:
@@ -150,7 +150,10 @@ def test_a_subset_has_neither_average_nor_strict_score(tmp_path, data, answers):
     [
         (lambda lines: lines[:1] + lines, "line 2: {data_source} {id} has a second answer: evaluate with"),
         (lambda lines: [{**lines[0], "id": "x"}], "line 1: {data_source} x is not in the data files: pass the files"),
-        (lambda lines: [{"acc": 1, "format": 1}], "line 1: 'data_source' is missing: the dump must be one of recipes"),
+        (
+            lambda lines: [{"acc": 1, "format": 1}],
+            "['data_source', 'id'] are in the columns\": the dump must be one of recipes/",
+        ),
         (lambda lines: [], "no question was answered: see the errors in verl's output"),
         (None, "{dump}"),
     ],

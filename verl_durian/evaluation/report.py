@@ -28,10 +28,12 @@ _DRAWN = {
 def write_report(model: str, verdicts: pd.DataFrame, output: Path) -> None:
     """Writes the report of a model to a folder, as JSON, Markdown and PNG; replaces an existing report."""
     report = make_report(model, verdicts)
-    with whole_file(output / JSON) as file:
-        file.write(f"{json.dumps(report, indent=2, ensure_ascii=False)}\n".encode())
-    with whole_file(output / MARKDOWN) as file:
-        file.write(as_markdown(report).encode())
+    for name, text in (
+        (JSON, json.dumps(report, indent=2, ensure_ascii=False) + "\n"),
+        (MARKDOWN, as_markdown(report)),
+    ):
+        with whole_file(output / name) as file:
+            file.write(text.encode())
     with whole_file(output / PICTURE) as file:
         draw_bars(report).savefig(file)
 
@@ -91,28 +93,17 @@ def as_markdown(report: Mapping[str, Any]) -> str:
     """The report as text: a table with the paper's rows, then the details of each benchmark."""
     benchmarks = report["benchmarks"]
     ours = [benchmarks.get(name, {}).get("accuracy") for name in BENCHMARKS]
-    titles = [benchmark.title for benchmark in BENCHMARKS.values()]
+    paper = [[f"paper: {row}", *map(str, numbers.values())] for row, numbers in report["paper"].items()]
+    details = [
+        [BENCHMARKS[name].title, each["accuracy"], each["questions"], len(each["unanswered"]), each["formatted"]]
+        for name, each in benchmarks.items()
+    ]
+    header = ["", *(benchmark.title for benchmark in BENCHMARKS.values()), "average"]
     blocks = [
         [f"# {report['model']}"],
         ["Accuracy in percent, greedy decoding."],
-        _table(
-            ["", *titles, "average"],
-            ["**this model**", *ours, report["average"]],
-            *([f"paper: {row}", *map(str, numbers.values())] for row, numbers in report["paper"].items()),
-        ),
-        _table(
-            ["", "accuracy", "questions", "unanswered", "in the format"],
-            *(
-                [
-                    BENCHMARKS[name].title,
-                    each["accuracy"],
-                    each["questions"],
-                    len(each["unanswered"]),
-                    each["formatted"],
-                ]
-                for name, each in benchmarks.items()
-            ),
-        ),
+        _table(header, ["**this model**", *ours, report["average"]], *paper),
+        _table(["", "accuracy", "questions", "unanswered", "in the format"], *details),
     ]
     if problems := benchmarks.get("wemath", {}).get("problems"):
         columns = {"plain": benchmarks["wemath"]["accuracy"], **problems}

@@ -69,19 +69,14 @@ def read_verdicts(dump: Path, questions: pd.DataFrame) -> pd.DataFrame:
     Raises:
         ValueError: The dump does not belong to these questions.
     """
-    lines = []
-    with dump.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                answer = json.loads(line)
-                lines.append([answer[key] for key in ("data_source", "id", "acc", "format")])
-            except (ValueError, KeyError) as error:
-                raise ValueError(
-                    f"{dump} line {number}: {error} is missing: the dump must be one of recipes/run_eval.sh"
-                ) from error
-    if not lines:
-        raise ValueError(f"{dump}: no question was answered: see the errors in verl's output")
-    answers = pd.DataFrame(lines, columns=["benchmark", "id", "acc", "format"]).set_index(["benchmark", "id"])
+    try:
+        with dump.open(encoding="utf-8") as lines:
+            answers = pd.DataFrame(map(json.loads, lines))
+        if answers.empty:
+            raise ValueError(f"{dump}: no question was answered: see the errors in verl's output")
+        answers = answers.set_index(["data_source", "id"])[["acc", "format"]]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{dump}: {error}: the dump must be one of recipes/run_eval.sh") from error
     refused = {
         "is not in the data files: pass the files that were evaluated": ~answers.index.isin(questions.index),
         "has a second answer: evaluate with actor_rollout_ref.rollout.val_kwargs.n=1": answers.index.duplicated(),
