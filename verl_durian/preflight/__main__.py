@@ -29,7 +29,7 @@ def main(arguments: Sequence[str]) -> int:
     try:
         config = compose.compose(overrides)
         findings = list(examine(config, overrides))
-    except (ModuleNotFoundError, HydraException, OmegaConfBaseException) as error:
+    except (ModuleNotFoundError, ValueError, HydraException, OmegaConfBaseException) as error:
         override = getattr(error, "override", None)  # Hydra's message about its syntax does not name it
         print(f"preflight: {f'{override}: ' if override else ''}{one_line(error)}", file=sys.stderr)
         return REFUSED
