@@ -7,7 +7,6 @@ python -m verl_durian.evaluation report OUTPUT --model NAME FILES...           #
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -26,10 +25,7 @@ Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="Files wri
 @app.command()
 def check(files: Files) -> None:
     """Validates the data files before any question is answered."""
-    try:
-        counts = Counter(question.benchmark for question in read_questions(files))
-    except ValueError as error:
-        raise _exit(error) from error
+    counts = read_questions(files).groupby("benchmark", sort=False).size()
     print(", ".join(f"{name}: {count:,} questions" for name, count in counts.items()))
 
 
@@ -40,17 +36,12 @@ def report(
     model: Annotated[str, typer.Option(help="Name of the evaluated model: the title of the report.")],
 ) -> None:
     """Writes report.json, report.md and report.png from verl's answers, and prints the table."""
-    try:
-        write_report(model, read_verdicts(output / DUMP, read_questions(files)), output)
-    except (ValueError, OSError) as error:
-        raise _exit(error) from error
+    write_report(model, read_verdicts(output / DUMP, read_questions(files)), output)
     print((output / MARKDOWN).read_text())
 
 
-def _exit(error: Exception) -> typer.Exit:
-    print(f"verl_durian.evaluation: {error}", file=sys.stderr)
-    return typer.Exit(code=2)
-
-
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        sys.exit(f"verl_durian.evaluation: {error}")

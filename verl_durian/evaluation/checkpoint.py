@@ -37,14 +37,14 @@ def hugging_face_folder(checkpoint: str) -> str:
     if (folder / "config.json").exists():
         return str(folder)
     actor = folder / "actor" if (folder / "actor").is_dir() else folder
+    if (actor / "fsdp_config.json").exists():
+        return str(_merge_shards(actor))
     megatron = actor / "model" / "huggingface"
     if (megatron / "adapter").exists():
         raise ValueError(
             f"{checkpoint}: contains a LoRA adapter saved by Megatron: merge {megatron / 'adapter'} into the base "
             "model with peft's merge_and_unload, and pass the result"
         )
-    if (actor / "fsdp_config.json").exists():
-        return str(_merge_shards(actor))
     if any(megatron.glob("*.safetensors")):
         return str(megatron)
     if (actor / "model").is_dir() or (actor / "dist_ckpt").is_dir():
@@ -64,8 +64,7 @@ def _merge_shards(actor: Path) -> Path:
     """Merges FSDP shards with verl's merger, which writes bfloat16 and keeps a LoRA adapter separate."""
     ranks = json.loads((actor / "fsdp_config.json").read_text())["world_size"]
     shards = [actor / f"model_world_size_{ranks}_rank_{rank}.pt" for rank in range(ranks)]
-    missing = [shard.name for shard in shards if not shard.exists()]
-    if missing:
+    if missing := [shard.name for shard in shards if not shard.exists()]:
         raise ValueError(
             f"{actor}: {len(missing)} of {ranks} shards are missing, such as {missing[0]}: copy the shards of all "
             "nodes to this folder"
@@ -83,35 +82,35 @@ def _merge_shards(actor: Path) -> Path:
     if done.returncode != 0:
         raise ValueError(f"{actor}: verl.model_merger failed, see its output above")
     if (part / "lora_adapter").exists():
-        _merge_adapter(part, part / "lora_adapter")
-        shutil.rmtree(part / "lora_adapter")
+        _merge_adapter(part)
     (part / MERGED_FROM).write_text(json.dumps(source))
     shutil.rmtree(merged, ignore_errors=True)
     part.rename(merged)
     return merged
 
 
-def _merge_adapter(folder: Path, adapter: Path) -> None:
-    """Replaces the weights W of a model by W + alpha / r * B A, in their own dtype."""
+def _merge_adapter(folder: Path) -> None:
+    """Replaces the weights W of a model by W + alpha / r * B A, in their own dtype, and removes the adapter."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
+    adapter = folder / "lora_adapter"
     config = LoraConfig.from_pretrained(str(adapter))
     if not config.lora_alpha:  # verl's merger writes 0 if it does not know alpha, which would leave W unchanged
         raise ValueError(f"{adapter}: alpha is unknown: copy the missing lora_train_meta.json next to the shards")
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True)
     adapted = get_peft_model(model, config)
-    unknown = adapted.load_adapter(adapter, "default").unexpected_keys
-    if unknown:
+    if unknown := adapted.load_adapter(adapter, "default").unexpected_keys:
         raise ValueError(f"{adapter}: the model has no layer for {unknown[0]}")
     merged = adapted.merge_and_unload(safe_merge=True)
     for file in folder.glob("*.safetensors*"):
         file.unlink()
     merged.save_pretrained(folder)
+    shutil.rmtree(adapter)
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
+    if len(sys.argv) != 2:
         sys.exit("usage: python -m verl_durian.evaluation.checkpoint CHECKPOINT")
     try:
         print(hugging_face_folder(sys.argv[1]))

@@ -6,7 +6,7 @@
 
 takes the Hydra overrides of `verl.trainer.main_ppo`, composes verl's config from them, and reports every problem with
 its fix, one line each, before Ray starts. A setting that is certain to crash or corrupt the run stops it; everything
-else is a note. Writes nothing.
+else is a note. Every check is a function that yields findings. Writes nothing.
 """
 
 from dataclasses import dataclass
