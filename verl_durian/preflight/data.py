@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_durian import reward
 from verl_durian.algo.config import DurianConfig
-from verl_durian.entropy.vision_families import FAMILIES
+from verl_durian.entropy.vision_tower import FAMILIES
 from verl_durian.hooks import known_failures
 from verl_durian.hooks.checks import is_durian
 from verl_durian.hooks.dataset import is_entropy
@@ -182,7 +182,7 @@ def _check_perceptual_axis(
         options = DurianConfig.from_algorithm(config.algorithm)
     except ValueError:  # reported with the estimator
         return []
-    key, families = options.perceptual.key, [family.model_type for family in FAMILIES]
+    key = options.perceptual.key
     if options.weights.perceptual == 0:
         return []
     for number, row in enumerate(rows if key in rows[0] else ()):
@@ -192,11 +192,11 @@ def _check_perceptual_axis(
             fix = "write it with `verl-durian score` and remove rows that cannot be scored, or remove the column"
             return [Finding(f"{where}: row {number}: {key}={row[key]!r} {problem}; {fix}")]
     has_images = any(_has_media(row, config) for row in rows)
-    if has_images and key not in rows[0] and model is not None and model.type not in families:
+    if has_images and key not in rows[0] and model is not None and model.type not in FAMILIES:
         return [
             Finding(
                 f"{where}: no column {key}, and the vision tower of {model.type} is not supported (supported: "
-                f"{', '.join(families)}); add the column with `verl-durian score --model` and one of those"
+                f"{', '.join(FAMILIES)}); add the column with `verl-durian score --model` and one of those"
             )
         ]
     return []
