@@ -62,23 +62,22 @@ def score(
     """Add the visual entropy of each row to verl's data files."""
     from verl_durian.entropy.cache import default_cache_dir
     from verl_durian.entropy.data_files import Columns
-    from verl_durian.entropy.score import Request, score_files
+    from verl_durian.entropy.score import score_files
 
-    request = Request(
-        model=model,
-        data=[*data, *(more_data or [])],
-        output=output,
-        cache_dir=cache or default_cache_dir(),
-        columns=Columns(image_key, video_key),
-        feature_layer=feature_layer,
-        precision=precision,
-        address=address,
-        device=device,
-        workers=workers,
-        max_patches=max_patches,
-    )
     try:
-        problems = score_files(request)
+        problems = score_files(
+            model=model,
+            data=[*data, *(more_data or [])],
+            output=output,
+            cache_dir=cache or default_cache_dir(),
+            columns=Columns(image_key, video_key),
+            feature_layer=feature_layer,
+            precision=precision,
+            address=address,
+            device=device,
+            workers=workers,
+            max_patches=max_patches,
+        )
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         print(f"verl-durian score: {error}", file=sys.stderr)
         raise typer.Exit(code=2) from error

@@ -179,7 +179,7 @@ def test_a_killed_worker_is_replaced(undisturbed, folder, tiny_qwen25vl):
             assert process.poll() is None
             for child in psutil.Process(process.pid).children(recursive=True):
                 with suppress(psutil.Error):  # it may be gone
-                    if "MapWorker(MapBatches(Worker))" in "".join(child.cmdline()):
+                    if "ray::Worker" in "".join(child.cmdline()):
                         workers.append(child)
         os.kill(workers[0].pid, signal.SIGKILL)
         output, _ = process.communicate()

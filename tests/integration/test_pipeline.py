@@ -101,10 +101,10 @@ def test_rows_of_a_few_bytes_are_divided_among_the_workers(tiny_qwen25vl, tmp_pa
     for number in range(40):
         files.append(tmp_path / f"{number}.png")
         Image.new("RGB", (56, 56), (number, 0, 0)).save(files[-1])
-    blocks, results = [], pipeline._results
-    monkeypatch.setattr(pipeline, "_results", lambda *of: (blocks.append(len(each)) or each for each in results(*of)))
+    blocks, make = [], pipeline._blocks
+    monkeypatch.setattr(pipeline, "_blocks", lambda *of: (blocks.append(len(each)) or each for each in make(*of)))
     scores = score(tiny_qwen25vl, tmp_path / "cache", [[{"path": str(file)}] for file in files], workers=2)
-    assert not scores.problems and sum(blocks) == 40 and max(blocks) <= 16  # 40 rows / 2 workers / 4 blocks, read by 16
+    assert not scores.problems and blocks == [5] * 8  # 40 rows / 2 workers / 4 blocks
 
 
 @ray.remote(num_gpus=1)
@@ -143,38 +143,31 @@ def test_a_worker_with_other_packages_is_an_error(tiny_qwen25vl, tmp_path, monke
 
 
 class Dying(pipeline.Worker):
-    """A worker that every block kills, as if memory ran out."""
-
-    def __call__(self, block):
-        os._exit(1)
-        yield
-
-
-class DyingOnce(pipeline.Worker):
-    """A worker that dies at its first block, the first time."""
+    """A worker that ends with the first blocks, as if memory ran out."""
 
     marker: Path
+    deaths: int
 
-    def __call__(self, block):
-        if not self.marker.exists():
-            self.marker.touch()
+    def score(self, block, *others):
+        died = len(list(self.marker.glob("*")))
+        if died < self.deaths:
+            (self.marker / str(died)).touch()
             os._exit(1)
-        yield from super().__call__(block)
+        return super().score(block, *others)
 
 
-def test_rows_of_a_dead_worker_are_scored_by_another(tiny_qwen25vl, tmp_path, monkeypatch):
+def test_rows_of_a_dead_worker_are_scored_again_but_not_forever(tiny_qwen25vl, tmp_path, monkeypatch):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(DyingOnce, "marker", tmp_path / "died", raising=False)
-    monkeypatch.setattr(pipeline, "Worker", DyingOnce)
+    monkeypatch.setattr(pipeline, "Worker", Dying)
+    monkeypatch.setattr(Dying, "marker", tmp_path / "died", raising=False)
+    monkeypatch.setattr(Dying, "deaths", 1, raising=False)
+    (tmp_path / "died").mkdir()
     scores = score(tiny_qwen25vl, tmp_path / "cache", [[CAT], [GRASS], [COFFEE]])
-    assert (tmp_path / "died").exists()
+    assert len(list((tmp_path / "died").iterdir())) == 1
     assert np.isfinite(scores.entropies).all()
     assert len(list(EntropyCache(tmp_path / "cache").entries())) == 3
 
-
-def test_rows_that_kill_every_worker_end_the_run(tiny_qwen25vl, tmp_path, monkeypatch):
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(pipeline, "Worker", Dying)
-    monkeypatch.setattr(pipeline, "_ATTEMPTS", 2)
+    monkeypatch.setattr(Dying, "deaths", 99)
     with pytest.raises(RuntimeError, match="processes of Ray died.*--max-patches"):
         score(tiny_qwen25vl, tmp_path, [[CAT]])
+    assert len(list((tmp_path / "died").iterdir())) == 1 + 3

@@ -16,36 +16,14 @@ TWO = Entry("2" * 32, 0.0, 1)
 
 
 def test_entries_come_back_as_they_were(tmp_path):
+    assert list(EntropyCache(tmp_path / "new" / "folder").entries()) == []
     entry = Entry("a" * 32, math.nextafter(2.0, 3.0), 9)
     EntropyCache(tmp_path / "new" / "folder").add([ONE, TWO, entry])
     assert list(EntropyCache(tmp_path / "new" / "folder").entries()) == [ONE, TWO, entry]
 
 
-def test_an_empty_cache(tmp_path):
-    assert list(EntropyCache(tmp_path / "none").entries()) == []
-
-
 @pytest.mark.parametrize(
-    "line",
-    [
-        b'{"key": "3333',
-        b"",
-        b"\xff\xfe\x00",
-        b"[]",
-        b"12",
-        b'{"key": "33333333333333333333333333333333", "entropy": 1.0}',
-        b'{"key": "33333333333333333333333333333333", "entropy": 1.0, "patches": 16, "more": 1}',
-        b'{"key": "33333333333333333333333333333333", "entropy": NaN, "patches": 16}',
-        b'{"key": "33333333333333333333333333333333", "entropy": -1.0, "patches": 16}',
-        b'{"key": "33333333333333333333333333333333", "entropy": 3.5, "patches": 16}',  # more than log 15
-        b'{"key": "33333333333333333333333333333333", "entropy": "1.0", "patches": 16}',
-        b'{"key": "33333333333333333333333333333333", "entropy": 1.0, "patches": 16.0}',
-        b'{"key": "33333333333333333333333333333333", "entropy": true, "patches": 16}',
-        b'{"key": "33333333333333333333333333333333", "entropy": 1.0, "patches": 0}',
-        b'{"key": "3333", "entropy": 1.0, "patches": 16}',
-        b'{"key": "zzzzzzzzzzzzzzzzzzzzzzzzzzzzzzzz", "entropy": 1.0, "patches": 16}',
-        b'{"key": 33, "entropy": 1.0, "patches": 16}',
-    ],
+    "line", [b'{"key": "3333', b"", b"\xff\xfe\x00", b"[]", b"12", b'{"key": "3333", "entropy": 1.0}', b'{"a": 1}']
 )
 def test_a_damaged_line_is_named_and_does_not_spoil_the_rest(tmp_path, caplog, line):
     cache = EntropyCache(tmp_path)
@@ -90,7 +68,8 @@ def test_the_scores_of_a_training_set_are_kept_by_its_identity(tmp_path, caplog)
 def test_a_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
     for folder in (tmp_path / "file" / "cache", Path("/proc/cache")):
-        with pytest.raises(ValueError, match=f"cache folder {folder} is not writable .*: set another one"):
-            EntropyCache(folder).require_writable()
+        for use in (EntropyCache(folder).require_writable, lambda folder=folder: EntropyCache(folder).add([ONE])):
+            with pytest.raises(ValueError, match=f"cache folder {folder} is not writable .*: set another one"):
+                use()
     EntropyCache(tmp_path / "new").require_writable()
     assert list((tmp_path / "new").iterdir()) == []

@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
 
-from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -70,26 +69,15 @@ def test_every_row_is_in_a_bar_of_its_group(tmp_path, drawn, entropies):
     assert is_inside(axes, drawn[0])
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGBA", "CMYK", "I;16"])
-def test_each_example_has_its_entropy(tmp_path, drawn, mode):
-    picture = CAT.convert("L").convert(mode) if mode == "I;16" else CAT.convert(mode)
-    groups = {"low": [(picture, 1.0), (Image.new("RGB", (1, 1)), 0.0)], "medium": [], "high": 4 * [(PAGE, 6.5)]}
+def test_each_example_has_its_entropy(tmp_path, drawn):
+    groups = {
+        "low": [(CAT.convert("L"), 1.0), (Image.new("RGB", (1, 1)), 0.0)],
+        "medium": [],
+        "high": 4 * [(PAGE, 6.5)],
+    }
     plot_examples(groups, tmp_path / "examples.png")
     assert size(tmp_path / "examples.png") == (960, 864)
     shown = [(axes.get_title(), len(axes.images)) for axes in drawn[0].axes if axes.get_title()]
     assert shown == [("low: H = 1.000", 1), ("low: H = 0.000", 1), *4 * [("high: H = 6.500", 1)]]
     assert all(is_inside(axes, drawn[0]) for axes in drawn[0].axes)
     assert plt.get_fignums() == []
-
-
-def test_a_plot_that_fails_keeps_the_existing_file(tmp_path):
-    file = tmp_path / "examples.png"
-    plot_examples({"low": [(CAT, 1.0)]}, file)
-    before = file.read_bytes()
-    buffer = BytesIO()
-    CAT.save(buffer, "PNG")
-    truncated = Image.open(BytesIO(buffer.getvalue()[:5000]))
-    with pytest.raises(OSError, match="truncated"):
-        plot_examples({"low": [(truncated, 1.0)]}, file)
-    assert file.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [file]

@@ -17,7 +17,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from verl_durian.entropy.media import Media, collect
 from verl_durian.entropy.scorer import Score, Scorer, from_arrays, to_arrays
-from verl_durian.entropy.vision_tower import TowerSettings, VisionTower, load_vision_tower, read_tower
+from verl_durian.entropy.vision_tower import TowerSettings, VisionTower, read_tower
 from verl_durian.entropy.visual_entropy import visual_entropy
 
 
@@ -69,7 +69,7 @@ def restored_threads() -> Iterator[None]:
 def test_all_images_of_a_row_are_one_matrix(tiny_qwen25vl):
     rows = [[CAT], [GRASS, COFFEE], [COFFEE, CAT, GRASS]]
     expected = {}
-    tower = load_vision_tower(str(tiny_qwen25vl))
+    tower = VisionTower(*read_tower(str(tiny_qwen25vl)))
     for row in rows:
         features = torch.cat(tower.features(*tower.preprocess([fetch_image({"image": image}) for image in row])))
         expected[media(*row).key] = Score(media(*row).key, visual_entropy(features).item(), len(features))
@@ -100,7 +100,7 @@ def test_entropies_do_not_depend_on_passes_threads_and_order(tiny_qwen25vl, laye
             assert_same(by_key(scores), {score.key: expected[score.key] for score in scores})
 
 
-def test_a_pass_has_at_most_max_patches_or_one_row(tiny_qwen25vl, monkeypatch):
+def test_a_pass_has_at_most_max_patches_or_one_image(tiny_qwen25vl, monkeypatch):
     passes, features = [], VisionTower.features
 
     def recorded(self, pixel_values, grid_thw):
@@ -109,8 +109,9 @@ def test_a_pass_has_at_most_max_patches_or_one_row(tiny_qwen25vl, monkeypatch):
 
     monkeypatch.setattr(VisionTower, "features", recorded)
     rows = [media(picture("astronaut", *size)) for size in [(56, 56), (56, 57), (140, 140), (56, 58), (56, 59)]]
+    rows.append(media(*[picture("astronaut", 56, size) for size in (60, 61, 62)]))
     scorer(tiny_qwen25vl, max_patches=40).score(rows)
-    assert passes == [[16, 16], [100], [16, 16]]
+    assert passes == [[16, 16], [100], [16, 16], [16], [16], [16]]
     assert scorer(tiny_qwen25vl).score([]) == []
 
 

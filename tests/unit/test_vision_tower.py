@@ -1,9 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
 import json
-import pickle
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -14,7 +12,6 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-import transformers
 from PIL import Image
 from qwen_vl_utils import fetch_video, vision_process
 from safetensors.torch import load_file, save_file
@@ -25,8 +22,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 
 from verl_durian.entropy import vision_tower
-from verl_durian.entropy.vision_families import FAMILIES
-from verl_durian.entropy.vision_tower import Precision, TowerSettings, VisionTower, load_vision_tower, read_tower
+from verl_durian.entropy.vision_tower import FAMILIES, Precision, TowerSettings, VisionTower, read_tower
 from verl_durian.entropy.visual_entropy import visual_entropy
 
 PICTURES = [
@@ -37,12 +33,14 @@ PICTURES = [
 ]
 ORDERS = [[3, 2, 1, 0], [2, 0, 3, 1], [1, 3]]
 
-MAKERS = {
+MAKERS = {  # one per family
     "qwen2_vl": make_tiny_qwen2vl,
     "qwen2_5_vl": make_tiny_qwen25vl,
     "qwen3_vl": make_tiny_qwen3vl,
     "qwen3_vl_moe": partial(make_tiny_qwen3vl, experts=True),
 }
+
+assert MAKERS.keys() == FAMILIES.keys()
 
 every_layer = pytest.mark.parametrize("layer", ["merger", "blocks"])
 every_precision = pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -91,6 +89,10 @@ def edit(file: Path, *keys: str, value: Any) -> None:
     file.write_text(json.dumps(content))
 
 
+def load(folder: Path | str, **options: str) -> VisionTower:
+    return VisionTower(*read_tower(str(folder), **options))
+
+
 def language_files(sharded: Path) -> list[str]:
     """Files that hold no vision tensor."""
     weight_map = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
@@ -98,7 +100,7 @@ def language_files(sharded: Path) -> list[str]:
 
 
 def merger_features(folder: Path) -> list[torch.Tensor]:
-    tower = load_vision_tower(str(folder))
+    tower = load(folder)
     return tower.features(*tower.preprocess(PICTURES))
 
 
@@ -154,7 +156,7 @@ def test_features_are_those_of_the_full_model(folder, layer, precision):
         images=PICTURES,
         videos=[video],
     )
-    tower = load_vision_tower(str(folder), feature_layer=layer, precision=precision)
+    tower = load(folder, feature_layer=layer, precision=precision)
     pixel_values, grid_thw = tower.preprocess(PICTURES, [video])
     assert torch.equal(pixel_values, torch.cat([inputs["pixel_values"], inputs["pixel_values_videos"]]))
     assert torch.equal(grid_thw, torch.cat([inputs["image_grid_thw"], inputs["video_grid_thw"]]))
@@ -170,7 +172,7 @@ def test_features_are_those_of_the_full_model(folder, layer, precision):
 
 @every_layer
 def test_entropies_do_not_depend_on_the_neighbours(folder, layer):
-    tower = load_vision_tower(str(folder), feature_layer=layer)
+    tower = load(folder, feature_layer=layer)
     alone = [tower.features(*tower.preprocess([picture]))[0] for picture in PICTURES]
     for order in ORDERS:
         together = tower.features(*tower.preprocess([PICTURES[i] for i in order]))
@@ -205,7 +207,7 @@ def test_a_video_without_settings_is_refused(checkpoint):
     del processors["video_processor"]
     (checkpoint / "processor_config.json").write_text(json.dumps(processors))
 
-    tower = load_vision_tower(str(checkpoint))
+    tower = load(checkpoint)
     assert len(tower.features(*tower.preprocess(PICTURES))) == len(PICTURES)
     with pytest.raises(ValueError, match=r"checkpoint has no settings for videos: add .*video_preprocessor_config"):
         tower.preprocess(PICTURES, [video])
@@ -226,47 +228,11 @@ def test_shards_and_both_names_give_the_same_tower(tiny_qwen25vl, sharded, check
     assert len({fingerprint(folder) for folder in (tiny_qwen25vl, sharded, checkpoint)}) == 1
 
 
-def test_files_of_the_language_model_are_not_needed(tiny_qwen25vl, sharded, tmp_path):
-    folder = Path(shutil.copytree(sharded, tmp_path / "checkpoint"))
-    removed = language_files(folder)
-    assert removed
-    for file in removed:
-        (folder / file).unlink()
-    assert_same(merger_features(folder), merger_features(tiny_qwen25vl))
-
-
-def test_only_vision_tensors_are_read(folder, monkeypatch):
-    read = []
-
-    class Spy:
-        def __init__(self, *args, **kwargs):
-            self.file = safe_open(*args, **kwargs)
-
-        def __enter__(self):
-            self.tensors = self.file.__enter__()
-            return self
-
-        def __exit__(self, *error):
-            return self.file.__exit__(*error)
-
-        def keys(self):
-            return self.tensors.keys()
-
-        def get_tensor(self, name):
-            read.append(name)
-            return self.tensors.get_tensor(name)
-
-    safe_open = vision_tower.safe_open
-    monkeypatch.setattr(vision_tower, "safe_open", Spy)
-    load_vision_tower(str(folder))
-    assert read and all(name.removeprefix("model.").startswith("visual.") for name in read)
-
-
 @every_precision
 @pytest.mark.parametrize("stored", ["float32", "bfloat16"])
 def test_the_tower_runs_in_the_precision_asked_for(checkpoint, precision, stored):
     rewrite(checkpoint, lambda tensors: {name: tensor.to(getattr(torch, stored)) for name, tensor in tensors.items()})
-    tower = load_vision_tower(str(checkpoint), precision=precision)
+    tower = load(checkpoint, precision=precision)
     assert {parameter.dtype for parameter in tower.model.parameters()} == {getattr(torch, precision)}
     assert tower.features(*tower.preprocess(PICTURES))[0].dtype == torch.float32
 
@@ -291,34 +257,8 @@ def test_the_tower_uses_read_only_memory_in_place(folder, precision, tmp_path):
     assert_same(tower.features(*inputs), VisionTower(settings, state).features(*inputs))
 
 
-def test_settings_travel_to_another_process(folder):
-    settings, state = read_tower(str(folder))
-    pickled = pickle.dumps(settings)
-    assert len(pickled) < 10_000
-    sent = pickle.loads(pickled)
-    assert sent.fingerprint("cpu") == settings.fingerprint("cpu")
-    tower = VisionTower(sent, state)
-    assert_same(tower.features(*tower.preprocess(PICTURES)), merger_features(folder))
-
-
-def test_a_picture_of_one_colour_has_equal_patches(tiny_qwen25vl):
-    tower = load_vision_tower(str(tiny_qwen25vl))
-    (features,) = tower.features(*tower.preprocess([Image.new("RGB", (140, 140), (120, 160, 90))]))
-    torch.testing.assert_close(features, features[:1].expand_as(features))
-
-
 def fingerprint(folder: Path, device_type: str = "cpu", **options: str) -> str:
     return read_tower(str(folder), **options)[0].fingerprint(device_type)
-
-
-def test_the_fingerprint_follows_layer_precision_and_device(tiny_qwen25vl):
-    fingerprints = [
-        fingerprint(tiny_qwen25vl),
-        fingerprint(tiny_qwen25vl, feature_layer="blocks"),
-        fingerprint(tiny_qwen25vl, precision="bfloat16"),
-        fingerprint(tiny_qwen25vl, "cuda"),
-    ]
-    assert len(set(fingerprints)) == len(fingerprints)
 
 
 @pytest.mark.parametrize(
@@ -351,8 +291,10 @@ def test_the_fingerprint_follows_the_weights_of_the_tower_alone(checkpoint):
     assert fingerprint(checkpoint) != before
 
 
-def test_the_fingerprint_follows_packages_environment_and_attention(tiny_qwen25vl, monkeypatch, tmp_path):
+def test_the_fingerprint_follows_options_packages_environment_and_attention(tiny_qwen25vl, monkeypatch, tmp_path):
     settings = {precision: read_tower(str(tiny_qwen25vl), precision=precision)[0] for precision in get_args(Precision)}
+    variants = [each.fingerprint(device) for each in settings.values() for device in ("cpu", "cuda")]
+    assert len({*variants, fingerprint(tiny_qwen25vl, feature_layer="blocks")}) == 5
     before, version = settings["float32"].fingerprint("cpu"), vision_tower.version
     for package in ("torch", "torchvision", "transformers", "pillow", "qwen-vl-utils"):
         with monkeypatch.context() as patch:
@@ -371,49 +313,33 @@ def test_the_fingerprint_follows_packages_environment_and_attention(tiny_qwen25v
     assert installed[0] != without[0] and installed[1:] == without[1:]
 
 
-def test_missing_and_unexpected_tensors_are_named(checkpoint):
-    def without_bias(tensors):
-        return {name: tensor for name, tensor in tensors.items() if name != "visual.blocks.1.attn.qkv.bias"}
-
-    complete = (checkpoint / "model.safetensors").read_bytes()
+def test_a_checkpoint_that_cannot_be_used_is_named(checkpoint):
+    weights = checkpoint / "model.safetensors"
+    complete = weights.read_bytes()
     rewrite(checkpoint, lambda tensors: tensors | {"visual.blocks.7.bias": torch.ones(3)})
     with pytest.raises(ValueError, match=r"unexpected tensors .*: blocks\.7\.bias"):
-        load_vision_tower(str(checkpoint))
-    (checkpoint / "model.safetensors").write_bytes(complete)
-    rewrite(checkpoint, without_bias)
+        load(checkpoint)
+    weights.write_bytes(complete)
+    lost = "visual.blocks.1.attn.qkv.bias"
+    rewrite(checkpoint, lambda tensors: {name: tensor for name, tensor in tensors.items() if name != lost})
     with pytest.raises(ValueError, match=r"missing tensors .*: blocks\.1\.attn\.qkv\.bias"):
-        load_vision_tower(str(checkpoint))
-
-
-def test_a_checkpoint_without_safetensors_is_refused(checkpoint):
-    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+        load(checkpoint)
+    weights.write_bytes(complete[: len(complete) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load(checkpoint)
+    weights.rename(checkpoint / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"no model\.safetensors.*\.bin"):
-        load_vision_tower(str(checkpoint))
-
-
-def test_unknown_models_layers_and_precisions_are_refused(tiny_qwen25vl, checkpoint):
+        load(checkpoint)
+    weights.write_bytes(complete)
     edit(checkpoint / "config.json", "model_type", value="llava")
     with pytest.raises(ValueError, match="'llava' is not supported, only: qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_vl_"):
-        load_vision_tower(str(checkpoint))
-    with pytest.raises(ValueError, match="'pixels', allowed: merger, blocks"):
-        load_vision_tower(str(tiny_qwen25vl), feature_layer="pixels")
-    with pytest.raises(ValueError, match="'float16', allowed: float32, bfloat16"):
-        load_vision_tower(str(tiny_qwen25vl), precision="float16")
-
-
-def test_every_family_is_tested():
-    assert {family.model_type for family in FAMILIES} == MAKERS.keys()
-
-
-def test_a_transformers_without_a_family_serves_the_others(tiny_qwen25vl, tmp_path, monkeypatch):
-    lacking = tmp_path / "qwen3_vl"
-    lacking.mkdir()
-    for name, content in {"config.json": {"model_type": "qwen3_vl"}, "model.safetensors": {}}.items():
-        (lacking / name).write_text(json.dumps(content))
-    monkeypatch.setitem(sys.modules, "transformers.models.qwen3_vl.modeling_qwen3_vl", None)  # an import of it fails
-    load_vision_tower(str(tiny_qwen25vl))
-    with pytest.raises(ImportError, match=f"transformers {transformers.__version__} lacks .*Qwen3VLVisionModel, the"):
-        load_vision_tower(str(lacking))
+        load(checkpoint)
+    for broken in ("", "[1]"):
+        (checkpoint / "config.json").write_text(broken)
+        with pytest.raises(ValueError, match="config.json is damaged .*: copy or download it again"):
+            load(checkpoint)
+    with pytest.raises(ValueError, match="no such folder, and no accessible model on the Hub"):
+        load("absent/model/folder")
 
 
 @pytest.fixture
@@ -444,7 +370,7 @@ def test_only_settings_and_vision_files_are_downloaded(hub_cache, monkeypatch):
         return str(hub_cache)
 
     monkeypatch.setattr(vision_tower, "snapshot_download", download)
-    load_vision_tower("someone/tiny")
+    load("someone/tiny")
     weights = {name for name in asked if name.endswith(".safetensors")}
     assert weights and weights.isdisjoint(language_files(hub_cache))
     assert not any("*" in name for name in asked)

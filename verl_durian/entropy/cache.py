@@ -4,7 +4,6 @@
 
 import json
 import logging
-import math
 import os
 import tempfile
 import uuid
@@ -23,7 +22,7 @@ class Entry(NamedTuple):
     """The score of one row's images and videos."""
 
     key: str
-    """`Media.key`: 32 hexadecimal digits."""
+    """`Media.key`."""
     entropy: float
     """Visual entropy H in nats (Eq. 9)."""
     patches: int
@@ -43,8 +42,7 @@ class EntropyCache:
         {"key": "<32 hexadecimal digits>", "entropy": <nats>, "patches": <number>}
 
     So runs never wait for each other, also on a network file system, and a killed run leaves at most one incomplete
-    line. Damaged lines and entropies above the maximum for their number of patches are skipped, and their images are
-    scored again. Files may be concatenated and deleted.
+    line. Damaged lines are skipped, and their images are scored again. Files may be concatenated and deleted.
 
     `<folder>/<identity>.npy` has the scores of a training set, so that no image is read if its files are unchanged.
     """
@@ -58,24 +56,25 @@ class EntropyCache:
         for file in sorted(self.folder.glob("*.jsonl")):
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
-                    entry = _entry(line)
-                    if entry is None:
+                    try:
+                        yield Entry(**json.loads(line))
+                    except (ValueError, TypeError):
                         logger.warning("%s line %d is damaged: skipped", file, number)
-                    else:
-                        yield entry
 
     def add(self, entries: Iterable[Entry]) -> None:
         """Appends entries. After this returns they survive a kill of this process.
 
         Raises:
+            ValueError: the folder is not writable.
             OSError: the entries cannot be written; the message names the file.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._file.exists():
+            self.require_writable()
         with room_for(self._file), self._file.open("a") as file:
             file.writelines(f"{json.dumps(entry._asdict())}\n" for entry in entries)
 
     def require_writable(self) -> None:
-        """Raises ValueError if the folder is not writable."""
+        """Creates the folder. Raises ValueError if it is not writable."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -96,7 +95,7 @@ class EntropyCache:
         except (OSError, ValueError, EOFError) as error:
             logger.warning("%s is damaged (%s): skipped", file, error)
             return None
-        return column if column.dtype == np.float64 and column.shape == (rows,) else None
+        return column if column.shape == (rows,) else None
 
     def keep_column(self, identity: str, entropies: np.ndarray) -> None:
         """Stores the entropies of a training set. `identity` must change with the images and their order.
@@ -106,14 +105,3 @@ class EntropyCache:
         """
         with whole_file(self.folder / f"{identity}.npy") as file:
             np.save(file, entropies)
-
-
-def _entry(line: bytes) -> Entry | None:
-    try:
-        entry = Entry(**json.loads(line))
-        bytes.fromhex(entry.key)
-        # H <= log(P - 1), up to rounding.
-        valid = len(entry.key) == 32 and -1e-9 <= entry.entropy <= math.log(max(entry.patches - 1, 1)) + 1e-9
-    except (ValueError, TypeError):
-        return None
-    return entry if valid and type(entry.entropy) is float and type(entry.patches) is int else None

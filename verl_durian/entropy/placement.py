@@ -21,26 +21,23 @@ _MAX_THREADS = 8
 
 @dataclass(frozen=True)
 class Placement:
-    """Where the towers run.
-
-    Attributes:
-        device (str): `cpu` or `cuda`.
-        workers (int): Number of processes, each with a tower.
-        max_patches (int): Patches per forward pass.
-    """
+    """Where the towers run."""
 
     device: str
+    """`cpu` or `cuda`."""
     workers: int
+    """Number of processes, each with a tower."""
     max_patches: int
+    """Patches per forward pass."""
 
 
 def place(device: str | None = None, workers: int | None = None, max_patches: int | None = None) -> Placement:
     """Chooses where to score in the Ray cluster that this process has joined.
 
     Args:
-        device (str | None): Default: `cuda` if the cluster has GPUs, else `cpu`.
-        workers (int | None): Default: the number of free GPUs, or of free CPUs but at most the cores of this machine.
-        max_patches (int | None): Default: `MAX_PATCHES` of the device.
+        device: Default: `cuda` if the cluster has GPUs, else `cpu`.
+        workers: Default: the number of free GPUs, or of free CPUs but at most the cores of this machine.
+        max_patches: Default: `MAX_PATCHES` of the device.
 
     Raises:
         ValueError: fewer GPUs or CPUs are free than requested, or none.
@@ -48,11 +45,10 @@ def place(device: str | None = None, workers: int | None = None, max_patches: in
     device = device or ("cuda" if ray.cluster_resources().get("GPU") else "cpu")
     resource = "GPU" if device == "cuda" else "CPU"
     free = int(ray.available_resources().get(resource, 0))
-    if device == "cpu":
-        cpus = {node["NodeID"]: node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"]}
+    if device == "cpu":  # Ray may have been started with more CPUs than there are cores here
         here = ray.get_runtime_context().get_node_id()
-        cpus[here] = min(cpus[here], _cores())  # Ray may have been started with more CPUs than there are cores
-        free = min(free, int(sum(cpus.values())))
+        others = (node for node in ray.nodes() if node["Alive"] and node["NodeID"] != here)
+        free = min(free, _cores() + int(sum(node["Resources"].get("CPU", 0) for node in others)))
     if free < (workers or 1):
         raise ValueError(
             f"{workers or 1} workers need one {resource} each, and Ray has {max(free, 0)} free: wait for other jobs to "
@@ -77,13 +73,14 @@ def resources_released() -> Iterator[None]:
     logger.warning("durian: a minute after scoring fewer CPUs or GPUs are free than before: another job took them")
 
 
-def threads_of_gpu_worker() -> int:
-    """Cores of this machine per GPU, less one for the tower."""
+def threads_of_worker(device: str) -> int:
+    """On a CPU 1; on a GPU the cores of this machine per GPU, less one for the tower."""
+    if device == "cpu":
+        return 1
     here = ray.get_runtime_context().get_node_id()
     (gpus,) = (node["Resources"]["GPU"] for node in ray.nodes() if node["NodeID"] == here)
     return max(1, min(_MAX_THREADS, int(_cores() / gpus) - 1))
 
 
 def _cores() -> int:
-    """Cores that this process may use."""
     return len(os.sched_getaffinity(0))

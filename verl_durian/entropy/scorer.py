@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from threading import Lock
 
 import numpy as np
@@ -35,26 +34,19 @@ class Score:
     error: str = ""
 
 
-@dataclass
-class _Row:
-    """The preprocessed images and videos of one row."""
-
-    key: str
-    pixel_values: torch.Tensor
-    """shape is (patches of all images and videos, values of a patch)"""
-    grid_thw: torch.Tensor
-    """shape is (images and videos, 3)"""
+_Row = tuple[str, torch.Tensor, torch.Tensor]
+"""`Media.key` of a row, and its images and videos as `VisionTower.preprocess` returns them."""
 
 
 class Scorer:
     """Scores rows with one vision tower.
 
     Args:
-        settings (TowerSettings): Settings of the tower.
-        state (Mapping[str, np.ndarray]): Tensors of the tower as `to_arrays` returns them; not copied on a CPU.
-        device (str): `cpu` or `cuda`.
-        max_patches (int): Patches per forward pass. A larger image gets a pass of its own.
-        threads (int): Threads that decode, preprocess and compute eigenvalues.
+        settings: Settings of the tower.
+        state: Tensors of the tower as `to_arrays` returns them; not copied on a CPU.
+        device: `cpu` or `cuda`.
+        max_patches: Patches per forward pass. A larger image gets a pass of its own.
+        threads: Threads that decode, preprocess and compute eigenvalues.
     """
 
     def __init__(
@@ -67,22 +59,19 @@ class Scorer:
         self._encoding = Lock()
 
     def score(self, rows: Iterable[Media]) -> list[Score]:
-        """Scores rows and returns the scores in any order. Several threads may call this: they share the tower.
+        """Scores rows and returns the scores in any order.
 
-        While one pass is encoded, the next one is prepared and the eigenvalues of the previous one are computed.
+        Several threads may call this: they share the tower, which encodes rows of one call while those of another are
+        prepared.
         """
         torch.set_num_threads(1)  # there are as many workers as cores
         scores: list[Score] = []
         pending: list[tuple[Score, Future[float]]] = []
-        passes = self._passes(rows, scores)
-        with ThreadPoolExecutor(1) as assembler:
-            upcoming = assembler.submit(next, passes, None)
-            while (one_pass := upcoming.result()) is not None:
-                upcoming = assembler.submit(next, passes, None)
-                with self._encoding:
-                    encoded = self._encode(one_pass, scores)
-                scores += _finished(pending)
-                pending = encoded
+        for one_pass in self._passes(rows, scores):
+            with self._encoding:
+                encoded = self._encode(one_pass, scores)
+            scores += _finished(pending)
+            pending = encoded
         return scores + _finished(pending)
 
     def _passes(self, rows: Iterable[Media], failed: list[Score]) -> Iterator[list[_Row]]:
@@ -95,11 +84,11 @@ class Scorer:
             except MediaError as error:
                 failed.append(Score(media.key, error=str(error)))
                 continue
-            if one_pass and patches + len(row.pixel_values) > self.max_patches:
+            if one_pass and patches + len(row[1]) > self.max_patches:
                 yield one_pass
                 one_pass, patches = [], 0
             one_pass.append(row)
-            patches += len(row.pixel_values)
+            patches += len(row[1])
         if one_pass:
             yield one_pass
 
@@ -115,34 +104,31 @@ class Scorer:
     def _prepare(self, media: Media) -> _Row:
         images, videos = decode(media, self.tower.settings.image_processor.patch_size)
         try:
-            return _Row(media.key, *self.tower.preprocess(images, videos))
+            return media.key, *self.tower.preprocess(images, videos)
         except ValueError as error:  # for example an aspect ratio that the processor refuses after resizing
             raise MediaError(str(error)) from error
 
     def _encode(self, one_pass: list[_Row], failed: list[Score]) -> list[tuple[Score, "Future[float]"]]:
         """Encodes rows. Returns their scores, each with the future of its entropy."""
-        features = chain.from_iterable(self._features(one_pass))
+        keys, pixel_values, grids = zip(*one_pass, strict=True)
+        features = iter(self._features(torch.cat(pixel_values), torch.cat(grids)))
         encoded = []
-        for row in one_pass:
-            of_row = torch.cat([next(features) for _ in row.grid_thw])  # one F of all images and videos
+        for key, grid_thw in zip(keys, grids, strict=True):
+            of_row = torch.cat([next(features) for _ in grid_thw])  # one F of all images and videos
             try:
                 matrix = scatter_matrix(of_row).cpu()
             except ValueError as error:
-                failed.append(Score(row.key, error=str(error)))
+                failed.append(Score(key, error=str(error)))
             else:
-                encoded.append((Score(row.key, patches=len(of_row)), self._pool.submit(_entropy, matrix)))
+                encoded.append((Score(key, patches=len(of_row)), self._pool.submit(_entropy, matrix)))
         return encoded
 
-    def _features(self, one_pass: list[_Row]) -> Iterator[list[torch.Tensor]]:
-        """F of each image and video, at most `max_patches` or one image per forward pass."""
-        pixel_values = torch.cat([row.pixel_values for row in one_pass])
-        grids = torch.cat([row.grid_thw for row in one_pass])
-        ends = grids.prod(dim=-1).cumsum(dim=0).tolist()
-        start = first = 0
-        for number, end in enumerate(ends, start=1):
-            if number == len(ends) or ends[number] - start > self.max_patches:
-                yield self.tower.features(pixel_values[start:end], grids[first:number])
-                start, first = end, number
+    def _features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
+        """F of each image and video, in one forward pass, or in one per image if that has too many patches."""
+        if len(pixel_values) <= self.max_patches:
+            return self.tower.features(pixel_values, grid_thw)
+        images = zip(pixel_values.split(grid_thw.prod(dim=-1).tolist()), grid_thw.split(1), strict=True)
+        return [features for image in images for features in self.tower.features(*image)]
 
 
 def _entropy(matrix: torch.Tensor) -> float:

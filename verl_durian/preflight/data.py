@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_durian import reward
 from verl_durian.algo.config import DurianConfig
-from verl_durian.entropy.vision_families import FAMILIES
+from verl_durian.entropy.vision_tower import FAMILIES
 from verl_durian.hooks import known_failures
 from verl_durian.hooks.checks import is_durian
 from verl_durian.hooks.dataset import is_entropy
@@ -261,14 +261,14 @@ def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig, model
         options = DurianConfig.from_algorithm(config.algorithm)
     except ValueError:  # reported with the estimator
         return
-    key, families = options.perceptual.key, [family.model_type for family in FAMILIES]
+    key = options.perceptual.key
     if options.weights.perceptual == 0:
         return
     if key not in rows[0]:
-        if any(_has_media(row, config) for row in rows) and model is not None and model.type not in families:
+        if any(_has_media(row, config) for row in rows) and model is not None and model.type not in FAMILIES:
             yield Finding(
                 f"{where}: no column {key}, and the vision tower of {model.type} is not supported (supported: "
-                f"{', '.join(families)}); add the column with `verl-durian score --model` and one of those"
+                f"{', '.join(FAMILIES)}); add the column with `verl-durian score --model` and one of those"
             )
         return
     for number, row in enumerate(rows):
