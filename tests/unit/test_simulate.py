@@ -103,13 +103,13 @@ def batch_of(rewards: dict[str, list[float]], **columns) -> pd.DataFrame:
 
 
 def test_hand_computed_weights():
-    # a: 1/4, b and c: 2/4, d: never solved, e: a single rollout. One group, so the std of 16 rewards, 5 of them 1.
+    # a: 1/4, b and c: 2/4, d: never solved, e: a single rollout. One group, so the std of 17 rewards, 6 of them 1.
     batch = batch_of({"a": [1, 0, 0, 0], "b": [1, 1, 0, 0], "c": [1, 0, 1, 0], "d": [0, 0, 0, 0], "e": [1]})
     config = options((0, 1, 0))
     table = weights_by_pass_rate([(batch, config)], ["durian", "grpo"]).set_index(["normalizer", "pass_rate"])
     assert list(table.index) == [(name, rate) for name in ("durian", "grpo") for rate in (0, 0.25, 0.5)]
     assert table["prompts"].tolist() == pytest.approx([0.25, 0.25, 0.5] * 2)
-    std = math.sqrt(5 * 11 / 16 / 15)
+    std = math.sqrt(6 * 11 / 17 / 16)
     assert table["largest"].tolist() == pytest.approx([0, 0.75 / std, 0.5 / std, 0, 1.5, math.sqrt(0.75)], abs=1e-5)
     # Sums of squares: a 0.75, b and c 1, d 0 under a shared std; 3 for each of a, b and c under GRPO.
     mean = (0.75 + 1 + 1) / 4
@@ -125,7 +125,7 @@ def test_weights_of_durian_are_those_of_the_estimator_in_verl():
         torch.ones(len(rows), 1),
         rows["uid"].to_numpy(),
         config={"durian": {"reasoning": {"num_groups": 4}}},
-        non_tensor_batch={"visual_entropy": rows["visual_entropy"].to_numpy()},
+        non_tensor_batch={"visual_entropy": rows["visual_entropy"].to_numpy(copy=True)},
         batch={"old_log_probs": torch.from_numpy(rows["confidence"].to_numpy(copy=True)).unsqueeze(-1)},
     )
     largest = pd.Series(of_verl.squeeze(-1).abs()).groupby(rows["uid"]).max()
@@ -162,6 +162,12 @@ def test_records_are_read_with_the_options_of_the_run(tmp_path):
         assert config.perceptual.thresholds == [-0.5, 0.5]
     ((_, config), _) = recorded_batches(tmp_path, {"reasoning": {"num_groups": 5}})
     assert (config.weights.original, config.reasoning.num_groups) == (0.5, 5)
+
+
+def test_each_update_of_a_step_is_a_batch(tmp_path):
+    rows = pd.concat([batch_of({"a": [1, 0]}), batch_of({"a": [1, 1], "b": [0, 1]})])
+    record(tmp_path / "step_1.parquet", rows.assign(update=[0, 0, 1, 1, 1, 1]))
+    assert [len(of_update) for of_update, _ in recorded_batches(tmp_path, {})] == [2, 4]
 
 
 def test_without_images_and_confidence_durian_is_grpo(tmp_path, caplog):

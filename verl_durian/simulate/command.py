@@ -93,7 +93,7 @@ def train(
         bool, Option(help="Scale the advantages of a batch to the root mean square of GRPO's.")
     ] = True,
     weights: Weights = None,
-    num_groups: NumGroups = None,
+    num_groups: Annotated[int, Option(min=1, help="algorithm.durian.reasoning.num_groups.")] = 4,
     seed: Seed = 0,
     output: Output = None,
 ) -> None:
@@ -115,7 +115,7 @@ def train(
 
 def _names(normalizers: str) -> list[str]:
     """Returns the names in the option --normalizers."""
-    names = normalizers.split(",")
+    names = list(dict.fromkeys(normalizers.split(",")))
     if unknown := set(names) - set(_ALL.split(",")):
         raise ValueError(f"--normalizers {unknown.pop()}: must be one or several of {_ALL}")
     return names

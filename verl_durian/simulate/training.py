@@ -162,12 +162,8 @@ def print_summary(curves: Mapping[str, torch.Tensor]) -> None:
         ("Pass rate, mean over the steps", {name: curve.mean(dim=1, keepdim=True) for name, curve in curves.items()}),
     ):
         table = curve_table(reduced)
-        text = [
-            f"{row.pass_rate:.4f}"
-            if row.normalizer == first
-            else f"{row.difference:+.4f} ± {row.difference_interval:.4f}"
-            for row in table.itertuples()
-        ]
+        differences = [f"{row.difference:+.3f} ±{row.difference_interval:.3f}" for row in table.itertuples()]
+        text = table["pass_rate"].map("{:.3f}".format).where(table["normalizer"] == first, differences)
         title = f"{title}: {NAMES[first]}, and differences to it (95 % intervals)"
         print_table(title, table.assign(text=text), "normalizer", "prompts")
 
@@ -184,9 +180,8 @@ def plot_curves(table: pd.DataFrame) -> Figure:
                 axes.plot(step, mean, label=NAMES[name], markevery=max(1, len(curve) // 6), **STYLES[name])
                 axes.fill_between(step, mean - interval, mean + interval, color=STYLES[name]["color"], alpha=0.25)
         line[0].set_ylabel(label)
-    for axes, prompts in zip(panels[0], PROMPTS, strict=True):
-        axes.set_title(prompts)
-    for axes in panels[1]:
-        axes.set_xlabel("step")
+    for (above, below), prompts in zip(panels.T, PROMPTS, strict=True):
+        above.set_title(prompts)
+        below.set_xlabel("step")
     figure.legend(*axes.get_legend_handles_labels(), loc="outside upper center", ncols=len(NAMES), frameon=False)
     return figure

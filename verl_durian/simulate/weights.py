@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import torch
 from matplotlib.figure import Figure
 
@@ -25,6 +24,8 @@ from verl_durian.simulate.prompts import difficulty_signal, draw_pass_rates
 
 Batch = tuple[pd.DataFrame, DurianConfig]
 _COLUMNS = ["uid", "reward", "accuracy", "visual_entropy", "confidence"]
+_UPDATE = "update"
+"""Column of the records: some trainers update the policy several times in a step, each time with a batch of its own."""
 _RECORDS_VERSION = 1
 _LABELS = {"largest": "Largest |advantage| of a rollout", "relative": "Weight relative to the average prompt"}
 
@@ -73,37 +74,35 @@ def recorded_batches(folder: Path, options: Mapping[str, Any]) -> Iterator[Batch
         try:
             with open_parquet(str(file)) as parquet:
                 run = json.loads(parquet.schema_arrow.metadata[b"verl_durian"])
-                rows = parquet.read(columns=_COLUMNS).to_pandas().reindex(columns=_COLUMNS)
-        except (pa.ArrowException, KeyError, TypeError) as error:
+                rows = parquet.read(columns=[*_COLUMNS, _UPDATE]).to_pandas().reindex(columns=[*_COLUMNS, _UPDATE])
+        except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is no complete file of algorithm.durian.record: copy it again") from error
-        if run.get("version") != _RECORDS_VERSION:
-            raise ValueError(
-                f"{file}: records of version {run.get('version')}, not {_RECORDS_VERSION}: update verl-durian"
-            )
+        if (version := run.get("version")) != _RECORDS_VERSION:
+            raise ValueError(f"{file}: records of version {version}, not {_RECORDS_VERSION}: update verl-durian")
         rows = rows.astype(dict.fromkeys(_COLUMNS[1:], np.float64))
         rows["accuracy"] = rows["accuracy"].fillna(rows["reward"])
         if not rows["accuracy"].between(0, 1).all():
-            raise ValueError(
-                f"{file}: rewards outside [0, 1] are no pass rate: return `acc` in the reward function too"
-            )
+            raise ValueError(f"{file}: rewards outside [0, 1] are no pass rate: return `acc` in the reward function")
         perceptual, thresholds = {"quantiles": run["quantiles"]}, run["thresholds"].get("perceptual")
         if rows["visual_entropy"].isna().all():
             warn_once("entropy", f"{file} has no visual entropy: the perceptual term is the GRPO advantage")
         elif thresholds is not None:
-            perceptual["thresholds"] = thresholds  # which are not always quantiles of the batch
+            perceptual["thresholds"] = thresholds  # not always quantiles of the batch
         of_run = {
             "weights": run["weights"],
             "perceptual": perceptual,
             "reasoning": {"num_groups": run["num_groups"]},
             "epsilon": run["epsilon"],
         }
-        yield rows, DurianConfig.from_algorithm({"durian": {**of_run, **options}})
+        config = DurianConfig.from_algorithm({"durian": {**of_run, **options}})
+        for _, of_update in rows.groupby(_UPDATE, dropna=False):
+            yield of_update[_COLUMNS], config
 
 
 def weights_by_pass_rate(
     batches: Iterable[Batch], normalizers: Sequence[str], filter_groups: bool = False
 ) -> pd.DataFrame:
-    """Computes the weight of a prompt under each normalizer. Prompts with a single rollout are excluded.
+    """Computes the weight of a prompt under each normalizer. Prompts with a single rollout are left out of the result.
 
     Args:
         batches: The rollouts of each step, and the options of the estimator.
@@ -121,15 +120,17 @@ def weights_by_pass_rate(
     """
     parts = []
     for rows, options in batches:
-        rewards = rows.groupby("uid")["reward"]
-        rows = rows[rewards.transform("nunique" if filter_groups else "size") > 1]
+        if filter_groups:
+            rows = rows[rows.groupby("uid")["reward"].transform("nunique") > 1]
         rollouts = rows["uid"].value_counts().max()
         for name in normalizers:
             advantage = _advantages(name, rows, options).numpy()
-            of_rows = rows.assign(largest=np.abs(advantage), squares=np.square(advantage))
-            part = of_rows.groupby("uid").agg({"accuracy": "mean", "largest": "max", "squares": "sum"})
-            parts.append(part.assign(normalizer=name, pass_rate=(part["accuracy"] * rollouts).round() / rollouts))
-    prompts = pd.concat(parts)
+            of_rows = rows.assign(normalizer=name, largest=np.abs(advantage), squares=np.square(advantage))
+            part = of_rows.groupby(["normalizer", "uid"], as_index=False).agg(
+                {"reward": "size", "accuracy": "mean", "largest": "max", "squares": "sum"}
+            )
+            parts.append(part.assign(pass_rate=(part["accuracy"] * rollouts).round() / rollouts))
+    prompts = pd.concat(parts).query("reward > 1")
     if not prompts["squares"].any():
         raise ValueError("the rewards of each prompt are equal: all advantages are 0, whatever divides them")
     by_normalizer = prompts.groupby("normalizer")["squares"]
