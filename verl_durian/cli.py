@@ -14,7 +14,10 @@ except ModuleNotFoundError as error:
 
     sys.exit(f"verl-durian: {error.name} is not installed. In bash:\n  {install_command(unmet())}")
 
+from verl_durian.simulate.command import app as simulate
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Durian for verl.")
+app.add_typer(simulate, name="simulate")
 
 
 @app.callback()
