@@ -134,11 +134,10 @@ def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
 
 def _brackets_match(answer: _List, gold: _List) -> bool:
     """Whether lists in these brackets can be the same: an interval's ends matter, a list's brackets do not."""
-    if gold.brackets == answer.brackets:
-        return True
     if not gold.brackets or not answer.brackets:
         return gold.brackets + answer.brackets not in ("[)", "(]")
-    return len(gold.elements) > 2 and gold.is_ordered() == answer.is_ordered()
+    longer = len(gold.elements) > 2 and gold.is_ordered() == answer.is_ordered()
+    return gold.brackets == answer.brackets or longer
 
 
 def _same_elements(answer: _Element, gold: _Element, decimals: int | None) -> bool:

@@ -87,10 +87,9 @@ def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[s
     """
     summaries, others = {}, set()
     for file in output.glob("[!.]*"):
-        metadata = pq.read_metadata(file).metadata or {} if file.suffix == ".parquet" else {}
-        if _SUMMARY_KEY in metadata:
-            summaries[file.stem] = json.loads(metadata[_SUMMARY_KEY])
-        else:
+        try:
+            summaries[file.stem] = json.loads(pq.read_metadata(file).metadata[_SUMMARY_KEY])
+        except (OSError, KeyError, TypeError, ValueError):
             others.add(file.name)
     if foreign := others - {CARD, DROPPED} if summaries else others:
         names = ", ".join(sorted(foreign))
@@ -140,10 +139,9 @@ def _write_split(
 
 def _end_with_command() -> None:
     """Ends a worker when the command is killed."""
-    command = multiprocessing.parent_process()
 
-    def wait() -> None:
+    def wait(command: Any) -> None:
         command.join()
         os._exit(1)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=wait, args=[multiprocessing.parent_process()], daemon=True).start()
