@@ -37,12 +37,13 @@ _KNOWN = {
     "": "unit 1",
 }
 _UNITS = {
-    form: (*dimension.partition("^")[::2], Fraction(factor))
+    form: (dimension, Fraction(factor))
     for dimension, group in _KNOWN.items()
     for *names, factor in (entry.split() for entry in group.split("|"))
     for name in names
-    for form in ((name,) if len(name) == 1 else (f"{name}s", name))
+    for form in ((name,) if len(name) == 1 else (name, f"{name}s"))
 }
+
 _SPELLINGS = [
     (re.compile(pattern, re.IGNORECASE), replacement)
     for pattern, replacement in (
@@ -110,10 +111,10 @@ def _read_unit(text: str) -> Unit | None:
     while (part := _FACTOR.match(text, end)) and (known := _known_unit(part[1])):
         sign = -1 if "/" in text[end : part.start(1)] else sign
         end = part.end()
-        base, base_power, base_factor = known
+        base, _, base_power = known[0].partition("^")
         power = sign * int(part[2] or part[3] or 1)
         dimension[base] += power * int(base_power or 1)
-        factor *= base_factor**power
+        factor *= known[1] ** power
     if text and not text[end:].strip():
         return Unit({base: power for base, power in dimension.items() if base and power}, factor)
     if _NOUN.fullmatch(text) and not _NO_NOUN.search(text):
@@ -121,7 +122,7 @@ def _read_unit(text: str) -> Unit | None:
     return None
 
 
-def _known_unit(name: str) -> tuple[str, str, Fraction] | None:
+def _known_unit(name: str) -> tuple[str, Fraction] | None:
     return _UNITS.get(name) or _UNITS.get(name.lower() if len(name) > 1 else "")
 
 

@@ -118,22 +118,25 @@ def _write_split(
     workers = min(workers or len(os.sched_getaffinity(0)), len(starts))
     # A forked worker would hold the lock of the output folder after this process was killed.
     pool = ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn"), _end_with_command)
+    batches = pool.map(convert_batch, starts) if workers > 1 else map(convert_batch, starts)
     counts, dropped = Counter[str](images=0, resized=0), list[dict[str, Any]]()
-    with pool, whole_file(file) as stream, pq.ParquetWriter(stream, SCHEMA) as writer:
-        batches = pool.map(convert_batch, starts) if workers > 1 else map(convert_batch, starts)
-        try:
+    try:
+        with whole_file(file) as stream, pq.ParquetWriter(stream, SCHEMA) as writer:
             for batch in tqdm(batches, split, len(starts)):
                 writer.write_table(batch.table)
                 counts.update(batch.counts)
                 dropped += batch.dropped
-        except BrokenProcessPool as error:
-            raise ValueError(
-                f"{name}, split {split}: a worker was killed, probably out of memory: give fewer --workers"
-            ) from error
-        if not counts["rows"]:
-            raise ValueError(f"{name}, split {split}: none of the {len(rows)} rows is usable; the first: {dropped[:1]}")
-        summary = {"settings": settings, "digest": source.digest(split), "counts": counts, "dropped": dropped}
-        writer.add_key_value_metadata({_SUMMARY_KEY: json.dumps(summary)})
+            if not counts["rows"]:
+                reason = f"none of the {len(rows)} rows is usable; the first: {dropped[:1]}"
+                raise ValueError(f"{name}, split {split}: {reason}")
+            summary = {"settings": settings, "digest": source.digest(split), "counts": counts, "dropped": dropped}
+            writer.add_key_value_metadata({_SUMMARY_KEY: json.dumps(summary)})
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"{name}, split {split}: a worker was killed, probably out of memory: give fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
     return summary
 
 
