@@ -119,8 +119,8 @@ _BRACED_UNIT = re.compile(
 
 def _mathvision(row: Row) -> Problem:
     # The `\f` of `\frac` was read as a form feed, which is whitespace.
-    question, answer = _text(row, "question"), _text({"answer": (row["answer"] or "").replace("\f", r"\f")}, "answer")
-    answer = _BRACED_UNIT.sub("", answer)  # 69{degrees}
+    row = {**row, "answer": (row["answer"] or "").replace("\f", r"\f")}
+    question, answer = _text(row, "question"), _BRACED_UNIT.sub("", _text(row, "answer"))  # 69{degrees}
     options = [option.strip() for option in row["options"] or []]
     if not options:
         return Problem(question, answer)
@@ -214,8 +214,8 @@ WEMATH = DatasetSpec(
     pixels=EVALUATION,
     problem=_wemath,
     metadata=lambda row: {
-        "problem": f"{row['key'].partition('_')[0]}-{row['ID']}",
-        "key": row["key"],
+        "problem": f"{row['key'].strip().partition('_')[0]}-{row['ID']}",
+        "key": row["key"].strip(),
         "knowledge_concept": row["knowledge concept"],
         "question_number": row["question number"],
     },

@@ -95,7 +95,7 @@ def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[s
         names = ", ".join(sorted(foreign))
         raise ValueError(f"--output {output}: contains files of something else ({names}): give a new folder")
     for summary in summaries.values():
-        old = summary["settings"]
+        old = {**dict.fromkeys(settings), **summary["settings"]}
         if changes := [f"{key} was {old[key]}, is now {new}" for key, new in settings.items() if old[key] != new]:
             raise ValueError(
                 f"--output {output}: has results of other settings ({'; '.join(changes)}): give a new folder"
