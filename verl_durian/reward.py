@@ -101,10 +101,10 @@ def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int
         return gold, texts, None
     try:
         places = float(decimals)
-    except (TypeError, ValueError):
-        places = -1.0
-    if places < 0 or not places.is_integer():
-        raise ValueError(f"extra_info.decimals: {decimals!r} must be an integer, 0 or more, or null")
+        if places < 0 or not places.is_integer():
+            raise ValueError(f"{decimals!r} must be an integer, 0 or more, or null")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"extra_info.decimals: {error}") from error
     return gold, texts, int(places)
 
 
