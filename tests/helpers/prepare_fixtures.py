@@ -2,14 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small copies of the hub repositories of the seven datasets, with their layout and schemas.
 
-    python tests/helpers/prepare_fixtures.py FOLDER
-
-writes FOLDER/<name> for each dataset. Images and questions come from easy-vqa, scikit-image and a few drawings. Each
+`FIXTURES[name](folder)` writes one. Images and questions come from easy-vqa, scikit-image and a few drawings. Each
 copy has the unusual rows of the real dataset: questions without `<image>` or with `<image1>`, images that are gray,
 transparent, tiny, huge, broken or missing, rows without choices or answer, answers in percent.
 """
 
-import argparse
 import io
 import zipfile
 from pathlib import Path
@@ -364,11 +361,3 @@ def hallusionbench(folder: Path) -> None:
 FIXTURES = {
     make.__name__: make for make in (geometry3k, virl39k, mathverse, mathvision, mathvista, wemath, hallusionbench)
 }
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write small copies of the datasets' hub repositories.")
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    for name, make in FIXTURES.items():
-        make(folder / name)
-        print(folder / name)

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from verl_durian.grading.math_process import compare
 from verl_durian.grading.normalize import normalize, same_text
-from verl_durian.grading.numbers import Number, same_numbers
+from verl_durian.grading.numbers import same_numbers
 from verl_durian.grading.units import read_quantity, unit_factors
 
 _EQUALS = re.compile(r"(?<![<>!=:])=+|\\approx(?![a-zA-Z])|\b(?:is|are|equals?)\b|(?<=[a-z]{3}): ")
@@ -66,18 +66,13 @@ class _List(NamedTuple):
 
 
 def _read_list(text: str) -> _List:
-    inner, brackets, separator = text, "", _OUTER_SEPARATOR
     bare = text.replace(r"\{", "{").replace(r"\}", "}")
     depths = _bracket_depths(bare)
     # The last bracket closes the first; `[` and `)` also match, as in an interval.
     if len(bare) > 2 and bare[0] in "([{" and depths[-1] == 0 and 0 not in depths[:-1]:
-        inner, brackets, separator = bare[1:-1], bare[0] + bare[-1], _SEPARATOR
-    elif read_quantity(text).number:  # 1,000
-        return _List(text, "", [_read_element(text)])
-    parts = []
-    for part in _split_outside_brackets(inner, separator):
-        plus, minus = part.replace(r"\pm", "+").replace(r"\mp", "-"), part.replace(r"\pm", "-").replace(r"\mp", "+")
-        parts += [plus, minus] if r"\pm" in part else [part]
+        brackets, parts = bare[0] + bare[-1], _split_outside_brackets(bare[1:-1], _SEPARATOR)
+    else:
+        brackets, parts = "", [text] if read_quantity(text).number else _split_outside_brackets(text, _OUTER_SEPARATOR)
     if len(parts) < 2:
         return _List(text, "", [_read_element(text)])
     elements = [_read_element(part) for part in parts]
@@ -93,11 +88,15 @@ def _bracket_depths(text: str) -> list[int]:
 
 
 def _split_outside_brackets(text: str, separator: re.Pattern[str]) -> list[str]:
+    r"""The parts of a list; a part with `\pm` becomes two."""
     depths = _bracket_depths(text)
     cuts = [match.span() for match in separator.finditer(text) if depths[match.start()] == 0]
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
-    parts = (text[start:end].strip() for start, end in zip(starts, ends, strict=True))
-    return [part for part in parts if part]
+    parts = []
+    for part in filter(None, (text[start:end].strip() for start, end in zip(starts, ends, strict=True))):
+        signs = [("+", "-"), ("-", "+")] if r"\pm" in part else [(r"\pm", r"\mp")]
+        parts += [part.replace(r"\pm", plus).replace(r"\mp", minus) for plus, minus in signs]
+    return parts
 
 
 def _read_element(text: str) -> _Element:
@@ -116,7 +115,7 @@ def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
         return False
     if len(answer.elements) != len(gold.elements):
         # `1 < x < 2` is `(1, 2)`.
-        return not all(_is_plain(element.value) for element in every) and compare(gold.text, answer.text).equal
+        return not all(_is_plain(element.value) for element in every) and compare(gold.text, answer.text)
     if len(every) > 2 and not _brackets_match(answer, gold):
         return False
     # Roots match in any order, but `2, 1` does not match `x = 1, y = 2`.
@@ -135,11 +134,10 @@ def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
 
 def _brackets_match(answer: _List, gold: _List) -> bool:
     """Whether lists in these brackets can be the same: an interval's ends matter, a list's brackets do not."""
-    if gold.brackets == answer.brackets:
-        return True
     if not gold.brackets or not answer.brackets:
         return gold.brackets + answer.brackets not in ("[)", "(]")
-    return len(gold.elements) > 2 and gold.is_ordered() == answer.is_ordered()
+    longer = len(gold.elements) > 2 and gold.is_ordered() == answer.is_ordered()
+    return gold.brackets == answer.brackets or longer
 
 
 def _same_elements(answer: _Element, gold: _Element, decimals: int | None) -> bool:
@@ -163,10 +161,8 @@ def _is_words(text: str) -> bool:
     letters = re.findall("[A-Za-z]+", _COMMAND.sub(" ", text))
     if any(len(run) > 2 and run not in _FUNCTIONS for run in letters):
         return True
-    return (
-        len("".join(letters) + "'" * text.count("'")) > 1
-        and re.fullmatch(r"[A-Za-z' ]+", _FIGURE.sub(" ", text)) is not None
-    )
+    points = re.fullmatch("[A-Za-z' ]+", _FIGURE.sub(" ", text))
+    return points is not None and len("".join(letters)) + text.count("'") > 1
 
 
 def same_plain_values(answer_text: str, gold_text: str, decimals: int | None = None) -> bool | None:
@@ -185,11 +181,4 @@ def _same_values(answer_text: str, gold_text: str, decimals: int | None = None) 
     if verdict is not None:
         return verdict
     answer, gold = read_quantity(answer_text), read_quantity(gold_text)
-    factor = unit_factors(gold.unit, answer.unit)[0]
-    scaled = answer.text if factor == 1 else rf"({answer.text})\cdot\frac{{{factor.numerator}}}{{{factor.denominator}}}"
-    comparison = compare(gold.text, scaled)
-    if gold.number and comparison.answer is not None:
-        return same_numbers(gold.number, Number(comparison.answer))
-    if answer.number and comparison.gold is not None:
-        return same_numbers(Number(comparison.gold), answer.number.times(factor))
-    return comparison.equal
+    return compare(gold.text, answer.text, unit_factors(gold.unit, answer.unit)[0])

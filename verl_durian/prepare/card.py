@@ -3,20 +3,19 @@
 """The data card of a prepared dataset: README.md in its folder."""
 
 import shlex
-from collections import defaultdict
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from verl_durian.prepare.base import DatasetSpec
+from verl_durian.prepare.base import ANSWER_TYPES, DatasetSpec
 from verl_durian.prepare.rows import THINKING_PROMPT
 from verl_durian.prepare.sources import Source
-from verl_durian.prepare.splits import Summary
 
-_IDS_SHOWN = 10
 _CARD = """\
-# {spec.title} for verl
+# {spec.name} for verl
 
-[{spec.title}](https://huggingface.co/datasets/{spec.hub_id}) in verl's row format, made by
+[{spec.hub_id}](https://huggingface.co/datasets/{spec.hub_id}) in verl's row format, made by
 
     {command}
 
@@ -37,47 +36,38 @@ in the split of the source.
 
 ## Treatment
 
-{treatment}
-- The prompt has exactly as many `<image>` as the row has images; images that the question does not place
-  come before it.
-- This prompt precedes each question:
+{spec.treatment}
 
-      {prompt}
+The prompt has exactly as many `<image>` as the row has images; images that the question does not place come before it.
+This prompt precedes each question:
+
+    {prompt}
 
 ## Dropped
 
+`dropped.jsonl` lists each dropped row; it is absent if there is none.
+
+| split | reason | rows |
+|---|---|---|
 {dropped}
 """
 
 
-def data_card(spec: DatasetSpec, source: Source, output: Path, summaries: Mapping[str, Summary]) -> str:
-    """Returns the text of the card, with the command that makes the folder `output` and the counts of each split."""
-    splits = []
+def data_card(spec: DatasetSpec, source: Source, output: Path, summaries: Mapping[str, Mapping[str, Any]]) -> str:
+    """Returns the text of the card, with the command that makes the folder `output`, and the summary of each split."""
+    splits, reasons = [], Counter[tuple[str, str]]()
     for split, summary in summaries.items():
-        answers = ", ".join(f"{number} {kind}" for kind, number in summary.answer_types.items())
-        numbers = "{source_rows} | {dropped} | {rows} | {images} | {resized}"
-        splits.append(f"| {split} | {numbers.format(dropped=len(summary.dropped), **summary.counts)} | {answers} |")
+        counts, dropped = Counter(summary["counts"]), len(summary["dropped"])
+        answers = ", ".join(f"{counts[kind]} {kind}" for kind in ANSWER_TYPES if counts[kind])
+        numbers = "{rows} | {images} | {resized}".format(**counts)
+        splits.append(f"| {split} | {counts['rows'] + dropped} | {dropped} | {numbers} | {answers} |")
+        reasons.update((split, row["reason"]) for row in summary["dropped"])
     return _CARD.format(
         spec=spec,
         command=shlex.join(["verl-durian", "prepare", spec.name, "--source", source.name, "--output", str(output)]),
         source=source,
         revision=f" at revision `{source.revision}`" if source.revision else "",
         splits="\n".join(splits),
-        treatment="\n".join(f"- {sentence}" for sentence in spec.treatment),
         prompt=THINKING_PROMPT,
-        dropped=_dropped_rows(summaries),
+        dropped="\n".join(f"| {split} | {reason} | {rows} |" for (split, reason), rows in reasons.items()),
     )
-
-
-def _dropped_rows(summaries: Mapping[str, Summary]) -> str:
-    ids = defaultdict(list)
-    for split, summary in summaries.items():
-        for row in summary.dropped:
-            ids[split, row["reason"]].append(row["id"])
-    if not ids:
-        return "No row."
-    lines = ["| split | reason | rows | ids |", "|---|---|---|---|"]
-    for (split, reason), dropped in ids.items():
-        shown = ", ".join(dropped[:_IDS_SHOWN]) + (", ..." if len(dropped) > _IDS_SHOWN else "")
-        lines.append(f"| {split} | {reason} | {len(dropped)} | {shown} |")
-    return "\n".join([*lines, "", "`dropped.jsonl` lists each of them."])

@@ -1,11 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Resizes images into the pixel range of the paper with PIL, as the paper's framework does.
+"""Images of a row: resized into the pixel range of the paper, and placed in the question.
 
-verl has no option for it: qwen_vl_utils only rounds the sides of an image to multiples of 28.
+The resizing is that of the paper's framework. verl has no option for it: qwen_vl_utils only rounds the sides of an
+image to multiples of 28.
 """
 
 import math
+import re
 import warnings
 from io import BytesIO
 
@@ -15,6 +17,8 @@ from verl_durian.prepare.base import Dropped, PixelRange
 
 MAX_RATIO = 200
 """Largest ratio of the sides that qwen_vl_utils accepts; an image above it would stop a training."""
+IMAGE = "<image>"
+_MARK = re.compile(r"<(image|video|audio)(\d*)>")
 
 
 def fit(content: bytes, pixels: PixelRange) -> bytes:
@@ -69,3 +73,29 @@ def to_rgb(image: Image.Image) -> Image.Image:
     white = Image.new("RGB", image.size, (255, 255, 255))
     white.paste(image, mask=image.getchannel("A"))
     return white
+
+
+def place_images(question: str, images: int) -> tuple[str, list[int]]:
+    """Gives a question as many `<image>` as it has images, and no other mark at which verl splits a prompt.
+
+    The first mark stands for the first image, `<image2>` for the second. Images without a mark are placed at the front,
+    or after the last mark if they follow the first image that has one. A mark without an image becomes `< image >`.
+    Returns the question and the index of each image in it.
+    """
+    order: list[int] = []
+
+    def placed_mark(mark: re.Match[str]) -> str:
+        kind, digits = mark.groups()
+        free = [number for number in range(images) if number not in order]
+        wanted = int(digits) - 1 if digits else min(free, default=None)
+        if kind == "image" and wanted in free:
+            order.append(wanted)
+            return IMAGE
+        return mark[0] if digits else f"< {kind} >"
+
+    placed = _MARK.sub(placed_mark, question)
+    unmarked = [number for number in range(images) if number not in order]
+    before = [number for number in unmarked if number < min(order, default=images)]
+    after = unmarked[len(before) :]
+    end = placed.rfind(IMAGE) + len(IMAGE) if order else 0
+    return IMAGE * len(before) + placed[:end] + IMAGE * len(after) + placed[end:], before + order + after

@@ -1,21 +1,34 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command `verl-durian prepare`: one parquet file per split, a data card, and a list of the dropped rows."""
+"""The command `verl-durian prepare`: one parquet file per split, a data card, and a list of the dropped rows.
+
+The metadata of each parquet file contain how it was made: `settings` (what the result depends on besides the source
+files), `digest` (of the source files), `counts` (of `rows.Batch`) and `dropped` (index, id, reason and detail of rows).
+"""
 
 import json
-import shutil
+import multiprocessing
+import os
+import threading
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
 from verl_durian import __version__
-from verl_durian.files import output_folder, part_of, whole_file
-from verl_durian.prepare.base import DatasetSpec, dataset_spec
+from verl_durian.files import output_folder, whole_file
+from verl_durian.prepare.adapters import DATASETS
 from verl_durian.prepare.card import data_card
-from verl_durian.prepare.rows import THINKING_PROMPT
-from verl_durian.prepare.sources import open_source
-from verl_durian.prepare.splits import WORK_PREFIX, Summary, read_summary, write_split
+from verl_durian.prepare.rows import BATCH_ROWS, SCHEMA, THINKING_PROMPT, convert
+from verl_durian.prepare.sources import Source, open_source
 
 CARD, DROPPED = "README.md", "dropped.jsonl"
+_SUMMARY_KEY = b"verl_durian.prepare"
 
 
 def prepare_dataset(name: str, source: str | None, output: Path, workers: int | None = None) -> None:
@@ -33,10 +46,10 @@ def prepare_dataset(name: str, source: str | None, output: Path, workers: int | 
         ValueError: the request cannot be carried out. No file is left half written.
         OSError: a file cannot be read or written.
     """
-    spec = dataset_spec(name)
+    spec = DATASETS[name]
     opened = open_source(spec, source or spec.hub_id)
     settings = {
-        "name": spec.name,
+        "name": name,
         "source": opened.name,
         "revision": opened.revision,
         "thinking_prompt": THINKING_PROMPT,
@@ -45,16 +58,13 @@ def prepare_dataset(name: str, source: str | None, output: Path, workers: int | 
         "verl_durian": __version__,
     }
     with output_folder(output):
-        finished = _finished_splits(output, spec, settings)
-        for work in output.glob(f"{WORK_PREFIX}*"):
-            shutil.rmtree(work)
+        finished = _finished_splits(output, settings)
         summaries = {}
         for split in opened.splits:
-            if split in finished and finished[split].digest == opened.digest(split):
-                summaries[split] = finished[split]
-            else:
-                summaries[split] = write_split(output / f"{split}.parquet", spec, opened, settings, workers)
-        dropped = [{"split": split, **row} for split, summary in summaries.items() for row in summary.dropped]
+            summaries[split] = finished.get(split, {})
+            if summaries[split].get("digest") != opened.digest(split):
+                summaries[split] = _write_split(output / f"{split}.parquet", name, opened, settings, workers)
+        dropped = [{"split": split, **row} for split, summary in summaries.items() for row in summary["dropped"]]
         if dropped:
             with whole_file(output / DROPPED) as stream:
                 stream.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in dropped)
@@ -63,35 +73,78 @@ def prepare_dataset(name: str, source: str | None, output: Path, workers: int | 
         with whole_file(output / CARD) as stream:
             stream.write(data_card(spec, opened, output, summaries).encode())
     for split, summary in summaries.items():
-        numbers = "{rows} rows, {images} images, {resized} of them resized".format(**summary.counts)
-        print(f"{split}: {numbers}; {len(summary.dropped)} rows dropped")
+        numbers = "{rows} rows, {images} images, {resized} of them resized".format(**summary["counts"])
+        print(f"{split}: {numbers}; {len(summary['dropped'])} rows dropped")
     files = [*(f"{split}.parquet" for split in summaries), CARD, *([DROPPED] if dropped else [])]
     print(f"in {output}: {', '.join(files)}")
 
 
-def _finished_splits(output: Path, spec: DatasetSpec, settings: dict[str, Any]) -> dict[str, Summary]:
+def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns the summaries of the splits in the output folder.
 
     Raises:
-        ValueError: the folder contains anything but results of the same call.
+        ValueError: the folder contains anything but results of the same call. Hidden files do not count.
     """
-    files = sorted(output.glob("*.parquet"))
-    try:
-        summaries = {file.stem: read_summary(file) for file in files}
-    except ValueError as error:
-        raise ValueError(f"--output {output}: {error}: give a new folder") from error
-    results = {output / CARD, output / DROPPED, *(output / f"{split}.parquet" for split in spec.splits)}
-    known = {*files, *map(part_of, results), *output.glob(f"{WORK_PREFIX}*"), *(results if summaries else ())}
-    if others := sorted(file.name for file in output.iterdir() if file not in known):
-        raise ValueError(
-            f"--output {output}: contains files of something else ({', '.join(others)}): give a new folder"
-        )
+    summaries, others = {}, set()
+    for file in output.glob("[!.]*"):
+        try:
+            summaries[file.stem] = json.loads(pq.read_metadata(file).metadata[_SUMMARY_KEY])
+        except (OSError, KeyError, TypeError, ValueError):
+            others.add(file.name)
+    if foreign := others - {CARD, DROPPED} if summaries else others:
+        names = ", ".join(sorted(foreign))
+        raise ValueError(f"--output {output}: contains files of something else ({names}): give a new folder")
     for summary in summaries.values():
-        old = summary.settings
-        if changes := [
-            f"{key} was {old.get(key)}, is now {new}" for key, new in settings.items() if old.get(key) != new
-        ]:
+        old = {**dict.fromkeys(settings), **summary["settings"]}
+        if changes := [f"{key} was {old[key]}, is now {new}" for key, new in settings.items() if old[key] != new]:
             raise ValueError(
                 f"--output {output}: has results of other settings ({'; '.join(changes)}): give a new folder"
             )
     return summaries
+
+
+def _write_split(
+    file: Path, name: str, source: Source, settings: dict[str, Any], workers: int | None
+) -> dict[str, Any]:
+    """Converts a split, writes its file atomically, and returns the content of its metadata.
+
+    Raises:
+        ValueError: a row cannot be converted, no row is usable, or a worker was killed.
+        OSError: no space is left on the disk.
+    """
+    split, rows = file.stem, source.splits[file.stem]
+    starts = range(0, len(rows), BATCH_ROWS)
+    convert_batch = partial(convert, rows, name, split, source.archive)
+    workers = min(workers or len(os.sched_getaffinity(0)), len(starts))
+    # A forked worker would hold the lock of the output folder after this process was killed.
+    pool = ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn"), _end_with_command)
+    batches = pool.map(convert_batch, starts) if workers > 1 else map(convert_batch, starts)
+    counts, dropped = Counter[str](images=0, resized=0), list[dict[str, Any]]()
+    try:
+        with whole_file(file) as stream, pq.ParquetWriter(stream, SCHEMA) as writer:
+            for batch in tqdm(batches, split, len(starts)):
+                writer.write_table(batch.table)
+                counts.update(batch.counts)
+                dropped += batch.dropped
+            if not counts["rows"]:
+                reason = f"none of the {len(rows)} rows is usable; the first: {dropped[:1]}"
+                raise ValueError(f"{name}, split {split}: {reason}")
+            summary = {"settings": settings, "digest": source.digest(split), "counts": counts, "dropped": dropped}
+            writer.add_key_value_metadata({_SUMMARY_KEY: json.dumps(summary)})
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"{name}, split {split}: a worker was killed, probably out of memory: give fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return summary
+
+
+def _end_with_command() -> None:
+    """Ends a worker when the command is killed."""
+
+    def wait(command: Any) -> None:
+        command.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, args=[multiprocessing.parent_process()], daemon=True).start()
