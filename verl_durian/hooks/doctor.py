@@ -121,10 +121,9 @@ def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
     def add(subject: str, problem: str, detail: str, remedy: str, otherwise: Literal["note", "problem"]) -> None:
         findings.append(Finding(subject, problem or detail, remedy, otherwise if problem else "ok"))
 
-    loaded = "verl_durian.hooks.plugin" in sys.modules
-    add(
-        "plugin loaded", "" if loaded else _why_not_loaded(), "by the entry point verl.plugins", _LOAD_REMEDY, "problem"
-    )
+    loaded, errors = "verl_durian.hooks.plugin" in sys.modules, _errors_of_plugins()
+    unloaded = "" if loaded else errors.get("durian", "verl did not load it")
+    add("plugin loaded", unloaded, "by the entry point verl.plugins", _LOAD_REMEDY, "problem")
     estimator = getattr(core_algos, "ADV_ESTIMATOR_REGISTRY", {}).get("durian")
     missing = "" if estimator else "no estimator named durian"
     add("estimator registered", missing, getattr(estimator, "__module__", ""), _LOAD_REMEDY, "problem")
@@ -137,24 +136,21 @@ def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
         if problem and trainer not in needed:
             problem = f"cannot be used: {problem}"
         add(f"hook in {trainer}", problem, "installed", remedy, "problem" if trainer in needed else "note")
-    for plugin in importlib.metadata.entry_points(group="verl.plugins"):
-        try:
-            plugin.load()
-        except Exception as error:  # verl ignores it
-            remedy = f"reinstall {plugin.dist.name}" if plugin.dist else ""
-            findings.append(Finding(f"verl's plugin {plugin.name}", f"does not load: {error}", remedy, "note"))
+    for name in errors.keys() - {"durian"}:
+        findings.append(Finding(f"verl's plugin {name}", errors[name], "reinstall its package", "note"))
     return findings
 
 
-def _why_not_loaded() -> str:
-    entry_points = [each for each in importlib.metadata.entry_points(group="verl.plugins") if each.name == "durian"]
-    if not entry_points:
-        return "no entry point verl.plugins: durian is installed"
-    try:
-        entry_points[0].load()
-    except Exception as error:  # verl ignored it
-        return f"{type(error).__name__}: {error}"
-    return "verl did not load it"
+def _errors_of_plugins() -> dict[str, str]:
+    """Why verl's plugins do not load. verl ignores their exceptions."""
+    errors = {"durian": "no entry point verl.plugins: durian is installed"}
+    for plugin in importlib.metadata.entry_points(group="verl.plugins"):
+        errors.pop(plugin.name, None)
+        try:
+            plugin.load()
+        except Exception as error:
+            errors[plugin.name] = f"does not load: {type(error).__name__}: {error}"
+    return errors
 
 
 def _check_worker() -> list[Finding]:

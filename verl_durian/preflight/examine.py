@@ -5,7 +5,7 @@
 from omegaconf import DictConfig
 
 from verl_durian.hooks import known_failures
-from verl_durian.preflight import Finding, compose, data, machine, model
+from verl_durian.preflight import Finding, compose, data, machine, model, note
 
 
 def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
@@ -41,6 +41,7 @@ def examine(overrides: list[str]) -> tuple[DictConfig, list[Finding]]:
     else:
         findings += model.check_weights(config) + model.check_context(config, read)
     findings += [Finding(text) for text in known_failures.find(config, read.type if read else None)]
+    findings += [note(text) for text in known_failures.find_risks(config, read.type if read else None)]
     findings += data.check(config, read)
     findings += machine.check_gpus(config, read if trains else None)
     if trains:

@@ -25,12 +25,9 @@ def check_verl(config: DictConfig) -> list[Finding]:
 
     durian = is_durian(config.algorithm.adv_estimator)
     return [
-        Finding(
-            f"{found['subject']}: {found['detail']}; {found['remedy']}",
-            stops=durian or found["subject"] == "import verl",
-        )
+        Finding(f"{found.subject}: {found.detail}; {found.remedy}", stops=durian or found.subject == "import verl")
         for found in check_process(verl_symbols.trainers_of(config))
-        if not found["good"]
+        if found.level == "problem"
     ]
 
 
