@@ -138,14 +138,12 @@ def compute_durian_outcome_advantage(
     if len(rows) > 0:
         log_probs = entropy = None
         if options.weights.reasoning > 0:
-            token_log_probs = _field(batch, "batch", "old_log_probs")
-            _check_shape("old_log_probs", token_log_probs, shape)
+            token_log_probs = _field(batch, "batch", "old_log_probs", shape)
             log_probs = _sequence_log_probs(token_log_probs, response_mask, tokens)[rows]
             if options.reasoning.confidence == "mean":
                 log_probs = log_probs / lengths[rows]
         if options.weights.perceptual > 0:
-            column = _field(non_tensor_batch, "non_tensor_batch", options.perceptual.key)
-            _check_shape(options.perceptual.key, column, shape[:1])
+            column = _field(non_tensor_batch, "non_tensor_batch", options.perceptual.key, shape[:1])
             entropy = torch.from_numpy(_entropy_of_rows(column, index)).to(scores.device)[rows]
         advantages = durian_advantages(scores[rows].double(), uids, entropy, log_probs, options)
         row_advantage[rows] = advantages.advantage.to(tokens.dtype)
@@ -287,12 +285,13 @@ def _check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
         raise ValueError(f"durian: {name} has the shape {found}, expected {expected}")
 
 
-def _field(fields: Mapping[str, Any] | None, name: str, key: str) -> Any:
+def _field(fields: Mapping[str, Any] | None, name: str, key: str, shape: tuple[int, ...]) -> Any:
     if fields is None or key not in fields:
         raise ValueError(
             f"durian needs {name}[{key!r}], which the trainer did not pass to the estimator: run "
             "`verl-durian doctor` to check the hooks of the plugin"
         )
+    _check_shape(key, fields[key], shape)
     return fields[key]
 
 

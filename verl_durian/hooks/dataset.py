@@ -83,11 +83,10 @@ def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
             f"{option}: {type(dataset).__name__} (data.custom_cls) has no `dataframe` to compute quantiles from: set "
             "the thresholds to a list of numbers in nats"
         )
-    values = _column(rows, options.perceptual.key)
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
+    values = torch.from_numpy(_column(rows, options.perceptual.key))
+    if not values.isfinite().any():
         raise ValueError(f"{option}: no row of the training set has an image")
-    return perceptual_thresholds(torch.from_numpy(values), options.perceptual.quantiles).tolist()
+    return perceptual_thresholds(values, options.perceptual.quantiles).tolist()
 
 
 def is_entropy(value: Any) -> bool:
