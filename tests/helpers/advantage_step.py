@@ -203,7 +203,8 @@ def run_v0(rows: list[dict], config, meta_info: dict | None = None) -> tuple[tor
         norm_adv_by_std_in_grpo=True,
         config=config.algorithm,
     )
-    assert not any("durian" in key for key in batch.to_tensordict().keys())  # which verl sends to the workers
+    if config.algorithm.adv_estimator == "durian":
+        assert not any("durian" in key for key in batch.to_tensordict().keys())  # which verl sends to the workers
     metrics = ray_trainer.compute_data_metrics(batch=batch, use_critic=bool(config.critic.enable))
     return batch.batch["advantages"], batch.batch["response_mask"], metrics
 

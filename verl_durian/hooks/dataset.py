@@ -239,7 +239,7 @@ def _identity(rows: datasets.Dataset, media_columns: list[str]) -> str | None:
     chunks = (chunk for name in media_columns for chunk in rows.data.column(name).chunks)
     if not files or not all(_has_bytes(chunk) for chunk in chunks):
         return None
-    states = [os.stat(file["filename"]) for file in files]
+    states = [os.stat(file) for file in files]
     changes = [(state.st_size, state.st_mtime_ns) for state in states]
     index = None if rows._indices is None else rows._indices.column(0).to_numpy().tobytes()
     content = pickle.dumps((files, changes, rows.data, index, len(rows), repr(rows.features)))
