@@ -32,16 +32,19 @@ print("accepted")
 ADVANTAGES = """
 import sys
 import advantage_step, numpy as np
+from verl.trainer.ppo.ray_trainer import compute_advantage
 config, found = advantage_step.compose(), {}
 for estimator in ("grpo", "rloo"):
-    config.algorithm.adv_estimator = estimator
-    found[estimator] = advantage_step.run_v0(advantage_step.make_rows(), config).batch["advantages"].numpy()
+    data = advantage_step.data_proto(advantage_step.make_rows())
+    data.batch["token_level_rewards"] = data.batch["rm_scores"]
+    data = compute_advantage(data, estimator, gamma=1.0, lam=1.0, num_repeat=4, config=config.algorithm)
+    found[estimator] = data.batch["advantages"].numpy()
 np.savez(sys.argv[1], plugin="verl_durian.hooks.plugin" in sys.modules, **found)
 """
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess:
-    everything = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "unit"), **environment}
+    everything = {**os.environ, "PYTHONPATH": str(ROOT / "tests" / "helpers"), **environment}
     return subprocess.run(
         [sys.executable, *command], capture_output=True, text=True, cwd=ROOT, env=everything, timeout=300
     )

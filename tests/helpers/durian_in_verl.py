@@ -13,80 +13,64 @@ import os
 import sys
 from pathlib import Path
 
-DURIAN = ("algorithm.adv_estimator=durian", "++algorithm.durian.reasoning.num_groups=3")
-
 
 def main(out: str, model: str, folder: str) -> None:
     if os.environ.get("VERL_USE_EXTERNAL_PLUGINS") == "none":
         os.environ.pop("VERL_PLATFORM", None)  # without the plugin verl knows no platform "cpu"
-    import advantage_step
     import transfer_queue as tq
+    from advantage_step import DURIAN, ENTROPIES, ROLLOUT, compose, load_training_set, make_rows, run_v0, run_v1
+    from local_ray import join_local_ray
     from verl.experimental.fully_async_policy import fully_async_rollouter
     from verl.trainer.ppo import core_algos, ray_trainer
     from verl.trainer.ppo.v1 import trainer_base
     from verl.utils import config as verl_config
 
-    config = advantage_step.compose(*DURIAN)
-    advantage_step.start_transfer_queue(config)
+    join_local_ray()
+    config = compose(*DURIAN)
     estimator, calls = core_algos.ADV_ESTIMATOR_REGISTRY["durian"], []
     core_algos.ADV_ESTIMATOR_REGISTRY["durian"] = lambda **kwargs: calls.append("estimate") or estimator(**kwargs)
     # It is V1's own call that is counted: the queue's functions are looked up in that module.
     kv_batch_get = tq.kv_batch_get
     trainer_base.tq.kv_batch_get = lambda **kwargs: calls.append("fetch") or kv_batch_get(**kwargs)
 
-    rows, several = advantage_step.make_rows(), advantage_step.make_rows(outputs=3)
-    non_finite = advantage_step.make_rows()
+    rows, several, non_finite = make_rows(), make_rows(outputs=3), make_rows()
     non_finite[0]["old_log_probs"][-1], non_finite[7]["old_log_probs"][0] = float("nan"), float("-inf")
-    advantages, _, metrics = advantage_step.run_v1(rows, config)
-    trainer_base.tq.kv_batch_get = kv_batch_get
+    advantages, _, metrics = run_v1(rows, config)
+    functions = (
+        ray_trainer.compute_advantage,
+        ray_trainer.compute_data_metrics,
+        ray_trainer.RayPPOTrainer._create_dataloader,
+        ray_trainer.RayPPOTrainer._get_gen_batch,
+        trainer_base.PPOTrainer._init_dataloader,
+        trainer_base.PPOTrainer._compute_advantage,
+        trainer_base.compute_advantage_for_multi_trajectories,
+        fully_async_rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
+    )
     found = {
         "verl": ray_trainer.__file__,
         "estimator": estimator.__module__,
-        "hooked": sorted(
-            function.__name__
-            for function in (
-                ray_trainer.compute_advantage,
-                ray_trainer.compute_data_metrics,
-                ray_trainer.RayPPOTrainer._create_dataloader,
-                ray_trainer.RayPPOTrainer._get_gen_batch,
-                trainer_base.PPOTrainer._init_dataloader,
-                trainer_base.PPOTrainer._compute_advantage,
-                trainer_base.compute_advantage_for_multi_trajectories,
-                fully_async_rollouter.FullyAsyncAgentLoopManager.generate_sequences_single,
-            )
-            if "verl_durian" in function.__code__.co_filename
-        ),
+        "hooked": sorted(each.__name__ for each in functions if "verl_durian" in each.__code__.co_filename),
         "calls": calls[:-1],  # the last is of run_v1 itself
         "metrics": sorted(name for name in metrics if name.startswith("durian/")),
         "v1": advantages.tolist(),
-        "v1_padded": advantage_step.run_v1(rows, config, multiple=5)[0].tolist(),
-        "v1_several_outputs": advantage_step.run_v1(several, config)[0].tolist(),
-        "v1_non_finite": advantage_step.run_v1(non_finite, config)[0].tolist(),
-        "older": advantage_step.run_v0(rows, config).batch["advantages"].tolist(),
-        "older_non_finite": advantage_step.run_v0(non_finite, config).batch["advantages"].tolist(),
+        "v1_padded": run_v1(rows, config, multiple=5)[0].tolist(),
+        "v1_several_outputs": run_v1(several, config)[0].tolist(),
+        "v1_non_finite": run_v1(non_finite, config)[0].tolist(),
+        "older": run_v0(rows, config)[0].tolist(),
+        "older_non_finite": run_v0(non_finite, config)[0].tolist(),
     }
     if os.environ.get("VERL_USE_EXTERNAL_PLUGINS") != "none":
-        sys.path.append(str(Path(__file__).parents[1] / "integration"))
-        import test_hook
-
-        test_hook.DURIAN = DURIAN
-        asked = "++algorithm.durian.perceptual.thresholds=dataset"
-        starting = advantage_step.compose(
-            *DURIAN,
-            asked,
-            f"actor_rollout_ref.model.path={model}",
-            "actor_rollout_ref.rollout.name=vllm",
-            "actor_rollout_ref.rollout.load_format=auto",
-            "actor_rollout_ref.actor.use_dynamic_bsz=True",
-        )
+        of_dataset = "++algorithm.durian.perceptual.thresholds=dataset"
+        dynamic = "actor_rollout_ref.actor.use_dynamic_bsz=True"
+        starting = compose(*DURIAN, *ROLLOUT, of_dataset, f"actor_rollout_ref.model.path={model}", dynamic)
         verl_config.validate_config(starting, use_reference_policy=False, use_critic=False)
         found["validated"] = starting.algorithm.durian.perceptual.thresholds
-        trained = test_hook.with_training_set("v1", Path(model), Path(folder), test_hook.ENTROPIES, asked)
+        trained = load_training_set("v1", Path(model), Path(folder), ENTROPIES, of_dataset)
         found["thresholds"] = list(trained.algorithm.durian.perceptual.thresholds)
-        found["v1_thresholds"] = advantage_step.run_v1(rows, trained)[0].tolist()
+        found["v1_thresholds"] = run_v1(rows, trained)[0].tolist()
         without = "++algorithm.durian.weights.perceptual=0"
-        trained = test_hook.with_training_set("v1", Path(model), Path(folder), test_hook.ENTROPIES, asked, without)
-        found["v1_without_perceptual"] = advantage_step.run_v1(rows, trained)[0].tolist()
+        trained = load_training_set("v1", Path(model), Path(folder), ENTROPIES, of_dataset, without)
+        found["v1_without_perceptual"] = run_v1(rows, trained)[0].tolist()
     Path(out).write_text(json.dumps(found))
 
 

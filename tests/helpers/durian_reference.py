@@ -36,30 +36,26 @@ def durian(
     eps=1e-6,
 ):
     """A_{s,i} of each row (Eq. 20), a list of floats; rows with an empty mask get 0."""
-    rows = [row for row in range(len(uids)) if mask[row].sum() > 0]
     prompts = {}
-    for row in rows:
-        prompts.setdefault(uids[row], []).append(row)
-    score = {row: math.fsum(float(x) for x in rewards[row]) for row in rows}
+    for row, uid in enumerate(uids):
+        if mask[row].sum() > 0:
+            prompts.setdefault(uid, []).append(row)
+    score = {row: math.fsum(map(float, rewards[row])) for rows in prompts.values() for row in rows}
+    own_std = {uid: std([score[row] for row in rows]) for uid, rows in prompts.items()}
 
-    def own_mean(uid):
-        return math.fsum(score[row] for row in prompts[uid]) / len(prompts[uid])
+    def shared_std(difficulty, group):
+        """The std of all rewards in the group of each prompt; a prompt without a finite difficulty has its own."""
+        groups = {uid: group(value) for uid, value in difficulty.items() if math.isfinite(value)}
+        pools = {}
+        for uid, number in groups.items():
+            pools.setdefault(number, []).extend(score[row] for row in prompts[uid])
+        return {uid: std(pools[groups[uid]]) if uid in groups else own_std[uid] for uid in prompts}
 
-    level = {}  # L(Q_s), Eq. 14 and 15
-    for uid, members in prompts.items():
-        each = []
-        for row in members:
-            tokens = [float(x) for x, m in zip(log_probs[row], mask[row], strict=True) if m]
-            tokens = [x if math.isfinite(x) else math.nan for x in tokens]
-            each.append(math.fsum(tokens) / (len(tokens) if confidence == "mean" else 1))
-        level[uid] = math.fsum(each) / len(each)
-
-    visual = {uid: float(entropy[members[0]]) for uid, members in prompts.items()}
-    seen = [visual[uid] for uid in prompts if not math.isnan(visual[uid])]
+    visual = {uid: float(entropy[rows[0]]) for uid, rows in prompts.items()}
+    seen = [value for value in visual.values() if not math.isnan(value)]
+    cuts = thresholds
     if thresholds == "batch":
         cuts = [quantile(seen, Fraction(str(q))) for q in quantiles] if seen else []
-    else:
-        cuts = thresholds
 
     def perceptual_group(h):
         if not cuts or h <= cuts[0]:
@@ -68,39 +64,26 @@ def durian(
             return len(cuts)
         return next(k for k, cut in enumerate(cuts) if h <= cut)
 
+    level = {}  # L(Q_s), Eq. 14 and 15
+    for uid, rows in prompts.items():
+        each = []
+        for row in rows:
+            tokens = [float(x) for x, m in zip(log_probs[row], mask[row], strict=True) if m]
+            tokens = [x if math.isfinite(x) else math.nan for x in tokens]
+            each.append(math.fsum(tokens) / (len(tokens) if confidence == "mean" else 1))
+        level[uid] = math.fsum(each) / len(each)
     levels = [value for value in level.values() if math.isfinite(value)]
     marks = [quantile(levels, Fraction(k, num_groups)) for k in range(1, num_groups)] if levels else []
 
-    def reasoning_group(value):
-        return sum(value >= mark for mark in marks)
-
-    def pool(same):
-        return std([score[row] for uid in prompts if same(uid) for row in prompts[uid]])
-
+    perceptual = shared_std(visual, perceptual_group)
+    reasoning = shared_std(level, lambda value: sum(value >= mark for mark in marks))
     result = [0.0] * len(uids)
-    for uid, members in prompts.items():
-        rewards_of_prompt = [score[row] for row in members]
-        for row in members:
-            centred = 0.0 if min(rewards_of_prompt) == max(rewards_of_prompt) else score[row] - own_mean(uid)
-            own = centred / (std(rewards_of_prompt) + eps)
-            original = score[row] / (1 + eps) if len(members) == 1 else own
-            if math.isnan(visual[uid]):
-                perceptual = own
-            else:
-                here = perceptual_group(visual[uid])
-
-                def alike(other, here=here):
-                    return not math.isnan(visual[other]) and perceptual_group(visual[other]) == here
-
-                perceptual = centred / (pool(alike) + eps)
-            if not math.isfinite(level[uid]):
-                reasoning = own
-            else:
-                there = reasoning_group(level[uid])
-
-                def as_sure(other, there=there):
-                    return math.isfinite(level[other]) and reasoning_group(level[other]) == there
-
-                reasoning = centred / (pool(as_sure) + eps)
-            result[row] = weights[0] * original + weights[1] * perceptual + weights[2] * reasoning
+    for uid, rows in prompts.items():
+        of_prompt = [score[row] for row in rows]
+        mean = math.fsum(of_prompt) / len(rows)
+        for row in rows:
+            centred = 0.0 if min(of_prompt) == max(of_prompt) else score[row] - mean
+            original = score[row] / (1 + eps) if len(rows) == 1 else centred / (own_std[uid] + eps)
+            terms = (original, centred / (perceptual[uid] + eps), centred / (reasoning[uid] + eps))
+            result[row] = sum(weight * term for weight, term in zip(weights, terms, strict=True))
     return result

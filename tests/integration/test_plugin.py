@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The plugin in real processes: what ``import verl`` loads, what happens when verl changed, what doctor says."""
+"""The plugin in real processes: what ``import verl`` loads, what happens if verl changed, what doctor reports."""
 
 import json
 import os
@@ -10,18 +10,21 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 
+import advantage_step
 import pytest
 
+from verl_durian.hooks import checks, verl_symbols
 
-def run(code: str, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, **environment}, timeout=300
-    )
+HELPERS = str(Path(advantage_step.__file__).parent)
+
+
+def run(code: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-c", code, *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
 
 
 def test_import_verl_loads_nothing_of_weight():
-    code = "import sys; a = set(sys.modules); import verl; print(*(m for m in sys.modules if 'durian' in m))"
-    loaded = set(run(code).stdout.split())
+    loaded = set(run("import sys, verl; print(*(m for m in sys.modules if 'durian' in m))").stdout.split())
     assert "verl_durian.hooks.plugin" in loaded
     heavy = {"estimator", "trainers", "entropy", "metrics", "preflight", "doctor"}
     assert not {name.split(".")[-1] for name in loaded} & heavy
@@ -43,14 +46,13 @@ os.environ.pop("VERL_PLATFORM", None)
 import verl, verl.trainer.ppo.ray_trainer as ray_trainer
 del ray_trainer.RayPPOTrainer._get_gen_batch
 import verl_durian.hooks.plugin
-sys.path.insert(0, {tests!r})
+helpers, model, estimator, use_v1 = sys.argv[1:]
+sys.path.insert(0, helpers)
 import advantage_step
 from verl.utils import config as verl_config
 config = advantage_step.compose(
-    "algorithm.adv_estimator={estimator}", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4",
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=4", "trainer.n_gpus_per_node=1",
-    "actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.load_format=auto",
-    "actor_rollout_ref.model.path={model}", "trainer.use_v1={use_v1}",
+    *advantage_step.ROLLOUT, f"actor_rollout_ref.model.path={model}", "actor_rollout_ref.actor.use_dynamic_bsz=True",
+    f"algorithm.adv_estimator={estimator}", f"trainer.use_v1={use_v1}",
 )
 verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
 print("accepted")
@@ -59,9 +61,7 @@ print("accepted")
 
 @pytest.mark.parametrize(("estimator", "use_v1"), [("durian", False), ("durian", True), ("grpo", False)])
 def test_a_missing_symbol_stops_only_durian_and_only_the_trainers_that_need_it(estimator, use_v1, tiny_qwen25vl):
-    tests = str(Path(__file__).parents[1] / "helpers")
-    code = LACKING.format(tests=tests, estimator=estimator, use_v1=use_v1, model=tiny_qwen25vl)
-    done = run(code, VERL_USE_EXTERNAL_PLUGINS="none")
+    done = run(LACKING, HELPERS, tiny_qwen25vl, estimator, use_v1, VERL_USE_EXTERNAL_PLUGINS="none")
     if use_v1 or estimator == "grpo":
         assert done.returncode == 0 and "accepted" in done.stdout, done.stderr
     else:
@@ -80,18 +80,14 @@ class Gone:
 sys.meta_path.insert(0, Gone())
 sys.path.insert(0, sys.argv[1])
 import verl, advantage_step
-from verl_durian.hooks import checks
-from verl_durian.hooks import verl_symbols
+from verl_durian.hooks import checks, verl_symbols
 from verl_durian.hooks.doctor import check_process
 found = check_process((verl_symbols.EVERY, verl_symbols.OLDER))
-assert all(each["good"] for each in found), found
-print(json.dumps({each["subject"]: each["detail"] for each in found if each["note"]}))
-print([each["subject"] for each in check_process() if not each["good"]])
-rows, durian = advantage_step.make_rows(), advantage_step.compose("algorithm.adv_estimator=durian")
-assert advantage_step.run_v0(rows, durian).batch["advantages"].any()
-rollout = ("actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.load_format=auto")
-one_gpu = ("trainer.n_gpus_per_node=1", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=4")
-durian = ("algorithm.adv_estimator=durian", f"actor_rollout_ref.model.path={sys.argv[2]}", *rollout, *one_gpu)
+assert all(each.level != "problem" for each in found), found
+print(json.dumps({each.subject: each.detail for each in found if each.level == "note"}))
+print([each.subject for each in check_process() if each.level == "problem"])
+durian = ("algorithm.adv_estimator=durian", f"actor_rollout_ref.model.path={sys.argv[2]}", *advantage_step.ROLLOUT)
+assert advantage_step.run_v0(advantage_step.make_rows(), advantage_step.compose(*durian))[0].any()
 checks.check(advantage_step.compose(*durian, "trainer.use_v1=False"))
 try:
     checks.check(advantage_step.compose(*durian))
@@ -101,8 +97,7 @@ except RuntimeError as error:
 
 
 def test_trainers_that_a_later_verl_lacks_cost_only_those_trainers(tiny_qwen25vl):
-    command = [sys.executable, "-c", AHEAD, str(Path(__file__).parents[1] / "helpers"), str(tiny_qwen25vl)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    done = run(AHEAD, HELPERS, tiny_qwen25vl)
     assert done.returncode == 0, done.stderr
     notes, needed, refused = done.stdout.strip().splitlines()[-3:]
     notes = json.loads(notes)
@@ -130,13 +125,9 @@ def test_a_hook_that_fails_does_not_break_verl_and_is_reported(broken, module, s
 
 
 def test_std_normalization_switched_off_is_refused():
-    import advantage_step
-
-    from verl_durian.hooks.checks import check
-
     config = advantage_step.compose("algorithm.adv_estimator=durian", "algorithm.norm_adv_by_std_in_grpo=False")
     with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo"):
-        check(config)
+        checks.check(config)
 
 
 @pytest.mark.parametrize("of_verl", [True, False])
@@ -145,10 +136,6 @@ def test_std_normalization_switched_off_is_refused():
 def test_thresholds_that_would_not_reach_a_fully_asynchronous_trainer_are_refused(
     thresholds, fully_async, of_verl, monkeypatch
 ):
-    import advantage_step
-
-    from verl_durian.hooks import checks, verl_symbols
-
     monkeypatch.setattr(verl_symbols, "computes_durian", lambda: of_verl)
     overrides = ["algorithm.adv_estimator=durian", f"+algorithm.durian.perceptual.thresholds={thresholds}"]
     config = advantage_step.compose(*overrides, *["+async_training.staleness_threshold=0.5"] * fully_async)
@@ -169,22 +156,18 @@ def test_a_typo_in_an_option_is_refused_before_ray_starts():
     assert "algorithm.durian.reasoning.groups" in done.stderr and "ray.init" not in done.stderr
 
 
-def doctor(*arguments: str, **environment: str) -> tuple[int, str]:
+def doctor(*arguments: str, first_on_path: object = HELPERS, **environment: str) -> tuple[int, str]:
     """Exit code, and what is printed, with single spaces."""
-    command = [sys.executable, "-m", "verl_durian.cli", "doctor", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
+    code = "import sys; from verl_durian.cli import app; sys.argv[0] = 'verl-durian'; app()"
+    path = os.pathsep.join([str(first_on_path), os.environ.get("PYTHONPATH", "")])
+    done = run(code, "doctor", *arguments, PYTHONPATH=path, **environment)
     return done.returncode, " ".join((done.stdout + done.stderr).split())
 
 
-def test_doctor_is_content_in_a_few_words():
-    code, said = doctor()
-    assert code == 0 and "Ready. verl-durian" in said and f"verl {version('verl')}" in said, said
-    assert len(said) < 500 and "Ray worker" not in said
-
-
-def test_verbose_doctor_lists_what_is_in_order():
+def test_doctor_finds_no_problem():
     code, said = doctor("--verbose")
-    assert code == 0 and "Ready." in said and "a Ray worker: hook in trainer V1" in said, said
+    assert code == 0 and "Ready. verl-durian" in said and f"verl {version('verl')}" in said, said
+    assert "a Ray worker: hook in trainer V1" in said, said
 
 
 def test_doctor_gives_the_command_for_unmet_requirements(tmp_path):
@@ -195,27 +178,9 @@ def test_doctor_gives_the_command_for_unmet_requirements(tmp_path):
         "Metadata-Version: 2.1\nName: verl-durian\nVersion: 9.9\nRequires-Dist: rich>=999\nRequires-Dist: durian-x\n"
     )
     (folder / "METADATA").write_text(lines)
-    code, said = doctor(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
+    code, said = doctor(first_on_path=tmp_path)
     assert code == 1 and "durian-x: not installed" in said and "rich " in said
-    assert "grep -viE '^(rich)==') 'rich>=999' durian-x" in said and "fresh process" not in said
-
-
-def test_without_typer_the_command_names_what_to_install(tmp_path):
-    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
-    code, said = doctor(PYTHONPATH=os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")]))
-    assert code == 1 and said.startswith("verl-durian: typer is not installed. In bash:"), said
-    assert "Traceback" not in said
-
-
-def test_missing_flash_attn_is_a_note():
-    environment = {name: value for name, value in os.environ.items() if name != "VERL_PLATFORM"}
-    code = (
-        "from verl_durian.hooks.doctor import _packages;"
-        "print([(each.good, each.note, each.detail) for each in _packages()])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    wanted = "[]" if find_spec("flash_attn") else "[(True, True, 'flash-attn: not installed')]"
-    assert done.stdout.splitlines()[-1] == wanted, done.stderr
+    assert "grep -viE '^(rich)==') 'rich>=999' durian-x" in said and "this process" not in said
 
 
 def test_doctor_names_what_is_wrong():
@@ -223,3 +188,18 @@ def test_doctor_names_what_is_wrong():
     assert code == 1
     assert "VERL_USE_EXTERNAL_PLUGINS=other Remedy: unset VERL_USE_EXTERNAL_PLUGINS" in said
     assert "Ready." not in said
+
+
+def test_without_typer_the_command_names_what_to_install(tmp_path):
+    (tmp_path / "typer.py").write_text("raise ModuleNotFoundError(\"No module named 'typer'\", name='typer')")
+    code, said = doctor(first_on_path=tmp_path)
+    assert code == 1 and said.startswith("verl-durian: typer is not installed. In bash:"), said
+    assert "Traceback" not in said
+
+
+def test_missing_flash_attn_is_a_note(monkeypatch):
+    from verl_durian.hooks.doctor import check_packages
+
+    monkeypatch.delenv("VERL_PLATFORM", raising=False)
+    missing = [] if find_spec("flash_attn") else [("note", "flash-attn: not installed")]
+    assert [(each.level, each.detail) for each in check_packages()] == missing

@@ -8,6 +8,8 @@ Rollouts, log-probabilities and values, which a model would give, are made here;
 import asyncio
 import copy
 import functools
+import inspect
+from functools import partial
 from types import SimpleNamespace
 
 import advantage_step
@@ -15,7 +17,9 @@ import numpy as np
 import pytest
 import ray
 import torch
-from durian_reference import durian as reference
+from advantage_step import DURIAN, assert_expected, data_proto, expected, make_rows, run_v0, run_v1
+from local_ray import join_local_ray
+from scipy.stats import spearmanr
 from verl.protocol import DataProto
 
 THRESHOLDS = "+algorithm.durian.perceptual.thresholds"
@@ -24,14 +28,11 @@ BYPASS = f"{CORRECTION}.bypass_mode=True"
 REJECTION = (f"{CORRECTION}.rollout_rs=seq_mean_k3", f"{CORRECTION}.rollout_rs_threshold=1")
 KL_IN_REWARD = ("algorithm.use_kl_in_reward=True", "algorithm.kl_ctrl.kl_coef=0.3")
 CRITIC = ("critic.enable=True", "trainer.critic_warmup=5")
-DURIAN = ("algorithm.adv_estimator=durian", "+algorithm.durian.reasoning.num_groups=3")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def transfer_queue():
-    advantage_step.start_transfer_queue(advantage_step.compose())
-    yield
-    advantage_step.stop_transfer_queue()
+def joined():
+    join_local_ray()
 
 
 @functools.cache
@@ -41,99 +42,6 @@ def composed(*overrides: str):
 
 def compose(*overrides: str):
     return copy.deepcopy(composed(*overrides))
-
-
-def make_rows(outputs: int = 1) -> list[dict]:
-    """Rollouts with what a reference policy and a critic would add, and two prompts that lost some of theirs."""
-    rng = np.random.default_rng(1)
-    lost = ("prompt2_0", "prompt2_3", "prompt5_1", "prompt5_2", "prompt5_3")
-    rows = [row for row in advantage_step.make_rows(outputs) if not row["key"].startswith(lost)]
-    for row in rows:
-        length = len(row["responses"])
-        row["rollout_log_probs"] = row["old_log_probs"] * torch.from_numpy(rng.uniform(0.5, 1.5, length)).float()
-        row["ref_log_prob"] = row["old_log_probs"] - torch.from_numpy(rng.random(length)).float()
-        row["values"] = torch.from_numpy(rng.random(length)).float()
-    return rows
-
-
-def expected(rows: list[dict], config, rejected: tuple[str, ...] = ()) -> torch.Tensor:
-    """What loops over float64 numbers give for the rows, (bs,)."""
-    log_probs = "rollout_log_probs" if config.algorithm.rollout_correction.bypass_mode else "old_log_probs"
-    rewards = advantage_step.padded(rows, "rm_scores").double()
-    if config.algorithm.use_kl_in_reward:
-        difference = advantage_step.padded(rows, "old_log_probs") - advantage_step.padded(rows, "ref_log_prob")
-        rewards = rewards - config.algorithm.kl_ctrl.kl_coef * difference.double()
-    kept = torch.tensor([row["key"] not in rejected for row in rows])
-    durian = config.algorithm.durian
-    return torch.tensor(
-        reference(
-            rewards.numpy(),
-            (advantage_step.padded(rows, "response_mask") * kept.unsqueeze(-1)).numpy(),
-            [row["uid"] for row in rows],
-            advantage_step.padded(rows, log_probs).double().numpy(),
-            [float("nan") if row["visual_entropy"] is None else row["visual_entropy"] for row in rows],
-            weights=(0.1, 0.2, 0.7),
-            quantiles=(0.25, 0.75),
-            num_groups=durian.reasoning.num_groups,
-            thresholds=durian.get("perceptual", {}).get("thresholds", "batch"),
-        ),
-        dtype=torch.float32,
-    )
-
-
-def data_proto(rows: list[dict]) -> DataProto:
-    """The rows as the older trainers hold them after generation and the passes through the models."""
-    names = ("response_mask", "rm_scores", "old_log_probs", "rollout_log_probs", "ref_log_prob", "values", "responses")
-    tensors = {name: advantage_step.padded(rows, name) for name in names if name in rows[0]}
-    tensors["prompts"] = advantage_step.padded(rows, "prompts")
-    tensors["attention_mask"] = torch.cat([torch.ones_like(tensors["prompts"]), tensors["response_mask"]], dim=1)
-    infos = [row["extra_fields"]["reward_extra_info"] for row in rows]
-    return DataProto.from_dict(
-        tensors=tensors,
-        non_tensors={
-            "uid": np.array([row["uid"] for row in rows], dtype=object),
-            "visual_entropy": np.array([row["visual_entropy"] for row in rows], dtype=object),
-            "acc": np.array([info["acc"] for info in infos]),
-        },
-        meta_info={"reward_extra_keys": ["acc"], "global_token_num": tensors["attention_mask"].sum(-1).tolist()},
-    )
-
-
-def v1(mode: str):
-    def step(rows: list[dict], config):
-        return advantage_step.run_v1(rows, config, mode=mode)
-
-    return step
-
-
-def ray_ppo_trainer(rows: list[dict], config):
-    """``RayPPOTrainer.fit`` from the reward to the metrics, the calls as they stand there."""
-    from verl.trainer.ppo import ray_trainer
-    from verl.trainer.ppo.core_algos import get_kl_controller
-    from verl.trainer.ppo.rollout_corr_helper import apply_bypass_mode, compute_rollout_correction_and_add_to_batch
-
-    batch, correction = data_proto(rows), config.algorithm.rollout_correction
-    batch.batch["token_level_scores"] = batch.batch["rm_scores"]
-    if correction.bypass_mode:
-        apply_bypass_mode(batch, correction, config.actor_rollout_ref.actor.policy_loss)
-    if config.algorithm.use_kl_in_reward:
-        controller = get_kl_controller(config.algorithm.kl_ctrl)
-        batch, _ = ray_trainer.apply_kl_penalty(batch, kl_ctrl=controller, kl_penalty=config.algorithm.kl_penalty)
-    else:
-        batch.batch["token_level_rewards"] = batch.batch["token_level_scores"]
-    if not correction.bypass_mode:
-        batch, _ = compute_rollout_correction_and_add_to_batch(batch, correction)
-    batch = ray_trainer.compute_advantage(
-        batch,
-        adv_estimator=config.algorithm.adv_estimator,
-        gamma=config.algorithm.gamma,
-        lam=config.algorithm.lam,
-        num_repeat=advantage_step.ROLLOUTS,
-        norm_adv_by_std_in_grpo=True,
-        config=config.algorithm,
-    )
-    metrics = ray_trainer.compute_data_metrics(batch=batch, use_critic=bool(config.critic.enable))
-    return batch.batch["advantages"], batch.batch["response_mask"], metrics
 
 
 def trainer_of(name: str, config):
@@ -157,7 +65,7 @@ def trainer_of(name: str, config):
     return trainer
 
 
-def of_batch(trainer, batch: DataProto):
+def fit(trainer, batch: DataProto):
     """The trainer's own methods from the reward to the metrics."""
     batch = trainer._fit_compute_reward(batch)
     if trainer.config.algorithm.rollout_correction.bypass_mode:
@@ -167,21 +75,16 @@ def of_batch(trainer, batch: DataProto):
     return batch.batch["advantages"], batch.batch["response_mask"], trainer.metrics
 
 
-def separate(name: str):
-    def step(rows: list[dict], config):
-        return of_batch(trainer_of(name, config), data_proto(rows))
-
-    return step
+def run_separate(rows: list[dict], config, name: str):
+    return fit(trainer_of(name, config), data_proto(rows))
 
 
+V1_MODES = ("sync", "colocate_async", "separate_async")
+SEPARATE = ("separation", "one_step_off_policy", "fully_async_policy")
 STEPS = {
-    "sync": v1("sync"),
-    "colocate_async": v1("colocate_async"),
-    "separate_async": v1("separate_async"),
-    "RayPPOTrainer": ray_ppo_trainer,
-    "separation": separate("separation"),
-    "one_step_off_policy": separate("one_step_off_policy"),
-    "fully_async_policy": separate("fully_async_policy"),
+    **{mode: partial(run_v1, mode=mode) for mode in V1_MODES},
+    "RayPPOTrainer": run_v0,
+    **{name: partial(run_separate, name=name) for name in SEPARATE},
 }
 
 
@@ -190,64 +93,64 @@ def step(request):
     return STEPS[request.param]
 
 
-def check(found, rows: list[dict], config, rejected: tuple[str, ...] = ()) -> dict:
-    """The advantages are those of the loops, and the metrics count the prompts; returns the metrics."""
-    advantages, mask, metrics = found
-    row_advantages = expected(rows, config, rejected)
-    assert row_advantages.abs().sum() > 5
-    torch.testing.assert_close(advantages, row_advantages.unsqueeze(-1) * mask, rtol=1e-5, atol=1e-5)
-    assert metrics["durian/prompts/num"] == len({row["uid"] for row in rows if row["key"] not in rejected})
-    assert metrics["durian/hook_seconds"] > 0
-    return metrics
+def rank_correlation(rows: list[dict]) -> float:
+    """Of minus the confidence and the accuracy of prompts, which is not that of the rewards."""
+    prompts = [[row for row in rows if row["uid"] == uid] for uid in sorted({row["uid"] for row in rows})]
+    difficulty = [-np.mean([row["old_log_probs"].mean().item() for row in prompt]) for prompt in prompts]
+    accuracy = [np.mean([row["extra_fields"]["reward_extra_info"]["acc"] for row in prompt]) for prompt in prompts]
+    return spearmanr(difficulty, accuracy).statistic
 
 
 def test_mixed_batch_of_unequal_groups(step):
+    """And nothing is kept from one step to the next, or reported twice."""
     rows, config = make_rows(), compose()
-    sizes = {sum(row["uid"] == uid for row in rows) for uid in {row["uid"] for row in rows}}
-    assert sizes == {1, 2, 4}
-    metrics = check(step(rows, config), rows, config)
+    assert {sum(row["uid"] == uid for row in rows) for uid in {row["uid"] for row in rows}} == {1, 2, 4}
+    first = step(rows, config)
+    metrics = assert_expected(first, rows, config)
     assert metrics["durian/rows_without_image"] == pytest.approx(4 / len(rows))
+    assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(rank_correlation(rows))
+    assert sum(metrics[f"durian/perceptual/S{a}/size"] for a in (1, 2, 3)) == 8
+
+    step([row for row in rows if row["uid"] > "prompt3"], config)
+    again = step(rows, config)
+    assert torch.equal(first[0], again[0])
+    of_us = [{name: value for name, value in each[2].items() if "durian/" in name} for each in (first, again)]
+    for each in of_us:
+        del each["durian/hook_seconds"]
+    assert of_us[0] == of_us[1]
+    config.algorithm.adv_estimator = "grpo"
+    assert not any(name.startswith("durian") for name in step(rows, config)[2])
 
 
 def test_text_alone(step):
     rows, config = make_rows(), compose()
     for row in rows:
         row["visual_entropy"] = None
-    metrics = check(step(rows, config), rows, config)
-    assert metrics["durian/rows_without_image"] == 1
-    # Weights 0.1 and 0.2 are both the prompt's own, so that the absent axis can be told by the options too.
-    plain = compose("+algorithm.durian.weights={original: 0.3, perceptual: 0, reasoning: 0.7}")
-    advantages, mask, metrics = step(rows, plain)
-    lone = torch.tensor([row["uid"] == "prompt5" for row in rows])  # whose GRPO advantage is not 0
-    wanted = expected(rows, config).unsqueeze(-1) * mask
-    torch.testing.assert_close(advantages[~lone], wanted[~lone], rtol=1e-5, atol=1e-5)
-    assert "durian/rows_without_image" not in metrics
+    assert assert_expected(step(rows, config), rows, config)["durian/rows_without_image"] == 1
+    without_axis = compose("+algorithm.durian.weights={original: 0.3, perceptual: 0, reasoning: 0.7}")
+    assert "durian/rows_without_image" not in step(rows, without_axis)[2]
 
 
-def test_bypass_mode(step):
-    rows, config = make_rows(), compose(BYPASS)
+@pytest.mark.parametrize("overrides", [(BYPASS,), KL_IN_REWARD])
+def test_other_rewards_and_log_probs(step, overrides):
+    rows, config = make_rows(), compose(*overrides)
     assert not torch.allclose(expected(rows, config), expected(rows, compose()))
-    for row in rows:
-        del row["old_log_probs"]
-    check(step(rows, config), rows, config)
+    if overrides == (BYPASS,):
+        for row in rows:
+            del row["old_log_probs"]
+    assert_expected(step(rows, config), rows, config)
 
 
 def test_rejection_sampling(step):
     rows, config = make_rows(), compose(*REJECTION)
-    keys = [row["key"] for row in rows]  # of two prompts half the rollouts, of a third all
+    keys = [row["key"] for row in rows]  # of two prompts some rollouts, of a third all
     rejected = tuple(key for key in keys if key[:9] in ("prompt4_0", "prompt4_2", "prompt6_3") or key[6] == "8")
     for row in rows:
         if row["key"] in rejected:
             row["rollout_log_probs"] = row["old_log_probs"] - 3
     found = step(rows, config)
-    check(found, rows, config, rejected)
+    assert_expected(found, rows, config, rejected)
     assert tuple(key for key, kept in zip(keys, found[1].any(dim=-1), strict=True) if not kept) == rejected
-
-
-def test_kl_in_reward(step):
-    rows, config = make_rows(), compose(*KL_IN_REWARD)
-    assert not torch.allclose(expected(rows, config), expected(rows, compose()))
-    check(step(rows, config), rows, config)
 
 
 def test_a_critic_changes_nothing_and_learns_from_the_advantages(step, monkeypatch):
@@ -261,61 +164,36 @@ def test_a_critic_changes_nothing_and_learns_from_the_advantages(step, monkeypat
 
     monkeypatch.setitem(ADV_ESTIMATOR_REGISTRY, "durian", estimate)
     rows, config = make_rows(), compose(*CRITIC)
-    check(step(rows, config), rows, config)
+    assert_expected(step(rows, config), rows, config)
     ((advantages, returns),) = estimates
     assert torch.equal(advantages, returns)
 
 
-def test_metrics_are_told_once(step):
-    rows, config = make_rows(), compose()
-    step(rows, config)
-    config.algorithm.adv_estimator = "grpo"
-    assert not any(name.startswith("durian") for name in step(rows, config)[2])
-
-
-def durian_metrics(metrics: dict) -> dict:
-    return {name: value for name, value in metrics.items() if "durian/" in name and name != "durian/hook_seconds"}
-
-
-def test_nothing_is_kept_from_one_step_to_the_next(step):
-    rows, config = make_rows(), compose()
-    first, _, metrics = step(rows, config)
-    step([row for row in rows if row["uid"] > "prompt3"], config)
-    again, _, metrics_again = step(rows, config)
-    assert torch.equal(first, again)
-    assert durian_metrics(metrics) == durian_metrics(metrics_again)
-
-
-@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+@pytest.mark.parametrize("mode", V1_MODES)
 def test_last_output_of_a_session_stands_for_all(mode):
     """Padding, two-output sessions among one-output ones, a session whose last output is rejected."""
     rows, config = make_rows(outputs=2), compose(*REJECTION)
     rows = [row for row in rows if row["key"] not in ("prompt0_0_1", "prompt1_2_0")]
-    last = {}
-    for row in rows:
-        session, output = row["key"].rsplit("_", 1)
+    sessions, last = [row["key"].rsplit("_", 1)[0] for row in rows], {}
+    for session, row in zip(sessions, rows, strict=True):
         last[session] = max(last.get(session, row), row, key=lambda each: each["key"])
-        if session == "prompt4_1" and output == "1":
+        if row["key"] == "prompt4_1_1":
             row["rollout_log_probs"] = row["old_log_probs"] - 3
-    advantages, mask, _ = advantage_step.run_v1(rows, config, multiple=16, mode=mode)
-    assert len(advantages) > len(rows)
+    advantages, mask, _ = run_v1(rows, config, multiple=16, mode=mode)
     of_last = list(last.values())
-    assert {row["key"][-1] for row in of_last} == {"0", "1"}
+    assert len(advantages) > len(rows) and {row["key"][-1] for row in of_last} == {"0", "1"}
     of_session = dict(zip(last, expected(of_last, config, rejected=("prompt4_1_1",)).tolist(), strict=True))
     assert of_session["prompt4_1"] == 0
-    wanted = torch.tensor([of_session[row["key"].rsplit("_", 1)[0]] for row in rows])
-    real = slice(0, len(rows))
-    torch.testing.assert_close(advantages[real], wanted.unsqueeze(-1) * mask[real], rtol=1e-5, atol=1e-5)
+    wanted = torch.tensor([of_session[session] for session in sessions]).unsqueeze(-1) * mask[: len(rows)]
+    torch.testing.assert_close(advantages[: len(rows)], wanted, rtol=1e-5, atol=1e-5)
     assert not advantages[len(rows) :].any()
 
     config.algorithm.adv_estimator = "grpo"
-    of_grpo, _, _ = advantage_step.run_v1(rows, config, multiple=16, mode=mode)
-    assert torch.equal(of_grpo[real] == 0, of_grpo[real] * mask[real] == 0)
-    sessions = [row["key"].rsplit("_", 1)[0] for row in rows]
-    for session in set(sessions):  # as for GRPO, a session has one advantage
-        members = [k for k, each in enumerate(sessions) if each == session]
-        for found in (advantages, of_grpo):
-            assert len({found[k][mask[k].bool()].max().item() for k in members if mask[k].any()}) <= 1
+    of_grpo, _, _ = run_v1(rows, config, multiple=16, mode=mode)
+    for found in (advantages, of_grpo):  # as for GRPO, a session has one advantage
+        for session in last:
+            members = [k for k, each in enumerate(sessions) if each == session and mask[k].any()]
+            assert len({found[k][mask[k].bool()].max().item() for k in members}) <= 1
 
 
 class WithoutWorkers:
@@ -368,9 +246,7 @@ def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates):
         return number
 
     kind = ReplayBuffer if mode == "sync" else ReplayBufferAsync
-    trainer = object.__new__(
-        type("Trainer", (WithoutWorkers, get_trainer_cls(mode)), {"on_sample_end": lambda self: None})
-    )
+    trainer = object.__new__(type("Trainer", (WithoutWorkers, get_trainer_cls(mode)), {}))
     trainer.config, trainer.parameter_sync_step, trainer.global_steps = config, updates, 10
     trainer.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
     trainer.use_reference_policy = trainer.use_critic = False
@@ -390,10 +266,8 @@ def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates):
     by_key = {row["key"]: row for row in rows + rows_of_refill}
     assert sum(key not in by_key for key in batch.keys) > 0  # padding rows
     each = len(order) // updates
-    sizes = []
     for start in range(0, len(order), each):
         of_update = [row for row in by_key.values() if row["uid"] in order[start : start + each]]
-        sizes.append(len(of_update))
         for row, advantage in zip(of_update, expected(of_update, config), strict=True):
             row_advantages, mask = found.pop(row["key"])
             torch.testing.assert_close(row_advantages, advantage * mask, rtol=1e-5, atol=1e-5)
@@ -408,9 +282,10 @@ def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
     from verl.experimental.fully_async_policy.detach_utils import RolloutSample, assemble_batch_from_rollout_samples
     from verl.experimental.fully_async_policy.fully_async_rollouter import FullyAsyncAgentLoopManager
 
+    assert inspect.iscoroutinefunction(FullyAsyncAgentLoopManager.generate_sequences_single)
     rows = make_rows()
     rollouter_config, trainer_config = compose(f"{THRESHOLDS}=dataset"), compose(f"{THRESHOLDS}=dataset")
-    rollouter_config.algorithm.durian.perceptual.thresholds = [1.5, 2.5]  # as `_prepare` leaves it there
+    rollouter_config.algorithm.durian.perceptual.thresholds = [1.5, 2.5]  # as `load_data` leaves it there
     uids = sorted({row["uid"] for row in rows})
     groups = [[row for row in rows if row["uid"] == uid] for uid in uids]
     rollouts = []
@@ -433,34 +308,30 @@ def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
             return next(self.answers)
 
     manager = object.__new__(FullyAsyncAgentLoopManager)
-    manager.config, manager.agent_loop_workers = rollouter_config, [AgentLoopWorker.remote(rollouts)]
 
-    def ask(entropies: list) -> DataProto:
+    def generate(entropies: list) -> DataProto:
         columns = {"visual_entropy": np.array(entropies, dtype=object)}
         prompts = DataProto.from_dict(tensors={"dummy": torch.zeros(len(entropies))}, non_tensors=columns)
         return asyncio.run(manager.generate_sequences_single(prompts))
 
+    manager.config, manager.agent_loop_workers = rollouter_config, [AgentLoopWorker.remote(rollouts)]
     samples = []
     for uid, group in zip(uids, groups, strict=True):
-        entropies = np.array([row["visual_entropy"] for row in group], dtype=object)
-        prompts = DataProto.from_dict(
-            tensors={"dummy": torch.zeros(len(group))}, non_tensors={"visual_entropy": entropies}
-        )
-        output = asyncio.run(manager.generate_sequences_single(prompts))
+        output = generate([row["visual_entropy"] for row in group])
         samples.append(RolloutSample(ray.cloudpickle.loads(ray.cloudpickle.dumps(output)), uid, 0, {}))
     batch = assemble_batch_from_rollout_samples(samples, None, trainer_config)
     batch.to_tensordict()  # so it goes to the actor's workers
 
     ordered = [row for group in groups for row in group]
-    found = of_batch(trainer_of("fully_async_policy", trainer_config), batch)
+    found = fit(trainer_of("fully_async_policy", trainer_config), batch)
     assert not torch.allclose(expected(ordered, rollouter_config), expected(ordered, compose()))
-    metrics = check(found, ordered, rollouter_config)
+    metrics = assert_expected(found, ordered, rollouter_config)
     assert metrics["durian/perceptual/threshold_1"] == 1.5
 
-    plain = copy.deepcopy(rollouter_config)
-    plain.algorithm.adv_estimator = "grpo"
-    manager.config, manager.agent_loop_workers = plain, [AgentLoopWorker.remote(rollouts)]
-    assert "visual_entropy" not in ask([1.0]).non_tensor_batch
+    manager.config = copy.deepcopy(rollouter_config)
+    manager.config.algorithm.adv_estimator = "grpo"
+    manager.agent_loop_workers = [AgentLoopWorker.remote(rollouts)]
+    assert "visual_entropy" not in generate([1.0]).non_tensor_batch
 
 
 def pad_responses(batch: DataProto, width: int) -> DataProto:
@@ -472,14 +343,14 @@ def pad_responses(batch: DataProto, width: int) -> DataProto:
     return DataProto.from_dict(tensors=tensors, non_tensors=batch.non_tensor_batch, meta_info=batch.meta_info)
 
 
-def test_metrics_of_several_updates_are_brought_together_as_their_names_say():
+def test_metrics_of_several_updates_are_reduced_as_their_names_say():
     """verl goes by words in a metric's name, such as min, max, sum or total."""
     from verl.experimental.fully_async_policy import detach_utils
     from verl.trainer.ppo.v1 import utils
 
-    _, _, metrics = STEPS["sync"](make_rows(), compose())
+    _, _, metrics = run_v1(make_rows(), compose())
     for aggregator in (utils.MetricsAggregator(), detach_utils.MetricsAggregator(total_gpus=1)):
         kinds = {name: aggregator._get_aggregation_type(name) for name in metrics if name.startswith("durian/")}
         assert {name for name, kind in kinds.items() if kind == "min"} == {"durian/reasoning/std_min"}
         assert {name for name, kind in kinds.items() if kind == "max"} == {"durian/reasoning/std_max"}
-        assert {kind for kind in kinds.values()} <= {"min", "max", "avg", "weighted_avg"}
+        assert set(kinds.values()) <= {"min", "max", "avg", "weighted_avg"}

@@ -89,86 +89,13 @@ def test_a_column_that_cannot_be_right_is_refused(config, tmp_path, values, prob
         add_visual_entropy(rows, config)
 
 
-@pytest.mark.parametrize("value", [pd.NA, "1.5", [1.5], {"nats": 1.5}, math.inf])
-def test_a_value_of_a_custom_set_that_cannot_be_right_is_refused(config, value):
-    with pytest.raises(ValueError, match="training row 0: visual_entropy is .* a finite number"):
-        add_visual_entropy([{"visual_entropy": value}], config)
-    rows = SimpleNamespace(dataframe=pd.DataFrame({"visual_entropy": [1.5, value]}, dtype=object))
-    with pytest.raises(ValueError, match="training row 1: visual_entropy is .* a finite number"):
-        add_visual_entropy(rows, config)
-
-
-def test_images_are_scored_once_and_found_again(config, tmp_path, caplog):
-    images = [[picture_bytes("astronaut", tmp_path)], [], [picture_bytes("grass", tmp_path)]]
-    rows = training_set(config, tmp_path, {"images": images})
-    add_visual_entropy(rows, config)
-    entropy = np.array(rows.dataframe["visual_entropy"][:])
-    assert np.isnan(entropy[1]) and 0 < entropy[0] < entropy[2]
-    assert "1 of 3 training rows have no image" in caplog.text
-
-    kept = {file: file.read_bytes() for file in (tmp_path / "cache").glob("*/*.jsonl")}
-    assert sum(len(lines.splitlines()) for lines in kept.values()) == 2
-    again = training_set(config, tmp_path, {"images": images})
-    add_visual_entropy(again, config)
-    np.testing.assert_array_equal(again.dataframe["visual_entropy"][:], entropy)
-    assert {file: file.read_bytes() for file in (tmp_path / "cache").glob("*/*.jsonl")} == kept
-
-
-def of_no_image(*args):
-    raise AssertionError("images are read")
-
-
-def test_a_filtered_set_is_neither_copied_nor_read_again(config, tmp_path, monkeypatch):
-    names = ["astronaut", "coffee", "grass", "brick"]
-    images = [[picture_bytes(name, tmp_path)] for name in names]
-
-    training_set(config, tmp_path, {"images": images, "name": names})
-
-    def filtered():
-        rows = load(config, tmp_path)
-        rows.dataframe = rows.dataframe.filter(lambda row: row["name"] != "coffee").select([2, 0, 1])
-        return rows
-
-    rows = filtered()
-    folder = Path(rows.dataframe.cache_files[0]["filename"]).parent
-    before = {file: file.stat().st_size for file in folder.iterdir()}
-    add_visual_entropy(rows, config)
-    assert {file: file.stat().st_size for file in folder.iterdir()} == before
-    assert rows.dataframe["name"][:] == ["brick", "astronaut", "grass"]
-    entropy = rows.dataframe["visual_entropy"][:]
-    assert rows[1]["visual_entropy"] == entropy[1]
-    assert pickle.loads(pickle.dumps(rows.dataframe))["visual_entropy"][:] == entropy
-
-    monkeypatch.setattr(pipeline, "score_rows", of_no_image)
-    again = filtered()
-    add_visual_entropy(again, config)
-    assert again.dataframe["visual_entropy"][:] == entropy
-    again.dataframe = again.dataframe.select([2, 1, 0]).remove_columns("visual_entropy")
-    with pytest.raises(AssertionError, match="images are read"):
-        add_visual_entropy(again, config)
-
-
-def test_rows_are_known_by_their_files(tmp_path):
-    picture = picture_bytes("grass", tmp_path)
-    (tmp_path / "coffee.png").write_bytes(picture["bytes"])
-    path = str(tmp_path / "coffee.png")
-    cells = [
-        [[picture | {"path": None}], [{"bytes": None, "path": path}]],
-        [[path], [f"file://{path}"]],
-        [[[path, path]], [[path]]],  # videos of frames
-        [[{"bytes": None, "image": path, "path": None, "max_pixels": 999}], []],
-    ]
-    for number, column in enumerate(cells):
-        file = str(tmp_path / f"{number}.parquet")
-        datasets.Dataset.from_dict({"images": column}).to_parquet(file)
-        rows = datasets.load_dataset("parquet", data_files=file, split="train")
-        identity = _identity(rows, ["images"])
-        assert identity == _identity(datasets.load_dataset("parquet", data_files=file, split="train"), ["images"])
-        others = [rows.select([1, 0]), rows.select([0]), rows.select([1]), datasets.concatenate_datasets([rows, rows])]
-        assert len({identity, *(_identity(other, ["images"]) for other in others)}) == 5
-        Path(path).write_bytes(picture["bytes"] + bytes(number + 1))
-        assert _identity(rows, ["images"]) != identity
-    assert _identity(datasets.Dataset.from_dict({"images": cells[0]}), ["images"]) is None
+def test_a_custom_set_without_a_dataframe(config):
+    add_visual_entropy([{"visual_entropy": 1.0}], config)
+    with pytest.raises(ValueError, match="data.custom_cls.*visual_entropy"):
+        add_visual_entropy([{"prompt": "a"}], config)
+    for value in (pd.NA, "1.5", [1.5], {"nats": 1.5}, math.inf):
+        with pytest.raises(ValueError, match="training row 0: visual_entropy is .* a finite number"):
+            add_visual_entropy([{"visual_entropy": value}], config)
 
 
 def test_a_custom_set_may_name_no_column_of_images(config):
@@ -179,6 +106,69 @@ def test_a_custom_set_may_name_no_column_of_images(config):
     custom.dataframe = rows.remove_columns("visual_entropy")
     with pytest.raises(ValueError, match="SimpleNamespace .data.custom_cls. has neither an `image_key`"):
         add_visual_entropy(custom, config)
+
+
+def no_images_are_read(*args):
+    raise AssertionError("images are read")
+
+
+def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, caplog):
+    """In a filtered set, of which neither a copy is written nor an image read again."""
+    names = ["astronaut", "coffee", "text", "grass", "brick"]
+    images = [[] if name == "text" else [picture_bytes(name, tmp_path)] for name in names]
+    training_set(config, tmp_path, {"images": images, "name": names})
+
+    def filtered():
+        rows = load(config, tmp_path)
+        rows.dataframe = rows.dataframe.filter(lambda row: row["name"] != "coffee").select([3, 0, 1, 2])
+        return rows
+
+    rows = filtered()
+    folder = Path(rows.dataframe.cache_files[0]["filename"]).parent
+    before = {file: file.stat().st_size for file in folder.iterdir()}
+    add_visual_entropy(rows, config)
+    assert {file: file.stat().st_size for file in folder.iterdir()} == before
+    assert rows.dataframe["name"][:] == ["brick", "astronaut", "text", "grass"]
+    entropy = np.array(rows.dataframe["visual_entropy"][:])
+    assert np.isnan(entropy[2]) and 0 < entropy[1] < entropy[3]
+    assert rows[1]["visual_entropy"] == entropy[1]
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows.dataframe))["visual_entropy"][:], entropy)
+    assert "1 of 4 training rows have no image" in caplog.text
+    (scores,) = (tmp_path / "cache").glob("*/*.jsonl")
+    assert len(scores.read_text().splitlines()) == 3
+
+    another_order = filtered()
+    another_order.dataframe = another_order.dataframe.select([2, 1, 0])
+    add_visual_entropy(another_order, config)
+    np.testing.assert_array_equal(another_order.dataframe["visual_entropy"][:], entropy[[2, 1, 0]])
+    assert list((tmp_path / "cache").glob("*/*.jsonl")) == [scores]  # read again, but not scored
+
+    monkeypatch.setattr(pipeline, "score_rows", no_images_are_read)
+    again = filtered()
+    add_visual_entropy(again, config)
+    np.testing.assert_array_equal(again.dataframe["visual_entropy"][:], entropy)
+
+
+def test_rows_are_known_by_their_files(tmp_path):
+    def stored(number: int, cells: list) -> datasets.Dataset:
+        file = str(tmp_path / f"{number}.parquet")
+        if not Path(file).exists():
+            datasets.Dataset.from_dict({"images": [*([cell] for cell in cells), []]}).to_parquet(file)
+        return datasets.load_dataset("parquet", data_files=file, split="train", cache_dir=str(tmp_path / "cache"))
+
+    def identity(rows: datasets.Dataset) -> str | None:
+        return _identity(rows, ["images"])
+
+    picture = picture_bytes("grass", tmp_path)
+    cells = [{**picture, "path": "a.png"}, {**picture, "path": None}]
+    rows, path = stored(0, cells), str(tmp_path / "grass.png")
+    assert identity(rows) == identity(stored(0, cells)) is not None
+    selections = [rows.select([1, 0, 2]), rows.select([0]), rows.select([1])]
+    others = [*selections, datasets.concatenate_datasets([rows, rows]), stored(1, cells)]
+    assert len({identity(rows), *map(identity, others)}) == 6
+    in_other_files = [{"bytes": None, "path": path}, path, [path, path], {"image": path, "max_pixels": 999}]
+    assert [identity(stored(2 + number, [cell])) for number, cell in enumerate(in_other_files)] == [None] * 4
+    assert identity(datasets.Dataset.from_dict({"images": [[picture]]})) is None  # in memory
 
 
 def test_one_option_limits_the_workers(config, tmp_path, monkeypatch):
@@ -199,7 +189,7 @@ def test_one_option_limits_the_workers(config, tmp_path, monkeypatch):
 
 def test_a_cache_folder_that_cannot_be_written_is_named_before_images_are_read(config, tmp_path, monkeypatch):
     rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
-    monkeypatch.setattr(pipeline, "score_rows", of_no_image)
+    monkeypatch.setattr(pipeline, "score_rows", no_images_are_read)
     for folder in (tmp_path / "grass.png" / "cache", Path("/proc/cache")):
         monkeypatch.setenv("VERL_DURIAN_CACHE", str(folder))
         with pytest.raises(ValueError, match=f"cache folder {folder}/.* is not writable .*VERL_DURIAN_CACHE"):
@@ -264,20 +254,15 @@ def test_thresholds_are_the_quantiles_of_all_rows_with_an_image(config, tmp_path
     assert dataset_thresholds(rows, DurianConfig.from_algorithm(config.algorithm)) == [2.0, pytest.approx(2.4)]
 
 
-def test_thresholds_of_a_set_without_images_or_without_rows_to_see_are_refused(config, tmp_path):
-    rows = training_set(config, tmp_path, {"data_source": ["a", "b"]})
-    add_visual_entropy(rows, config)
-    with pytest.raises(ValueError, match="thresholds=dataset: no row of the training set has an image"):
-        dataset_thresholds(rows, DurianConfig())
-    with pytest.raises(ValueError, match=r"thresholds=dataset: list \(data.custom_cls\) has no `dataframe`"):
-        dataset_thresholds([{"visual_entropy": 1.0}], DurianConfig())
-
-
 def test_a_set_without_images(config, tmp_path, caplog):
     rows = training_set(config, tmp_path, {"data_source": ["a", "b"]})
     add_visual_entropy(rows, config)
     assert np.isnan(rows.dataframe["visual_entropy"][:]).all()
     assert caplog.text.count("no training row has an image: the perceptual axis is off") == 1
+    with pytest.raises(ValueError, match="thresholds=dataset: no row of the training set has an image"):
+        dataset_thresholds(rows, DurianConfig())
+    with pytest.raises(ValueError, match=r"thresholds=dataset: list \(data.custom_cls\) has no `dataframe`"):
+        dataset_thresholds([{"visual_entropy": 1.0}], DurianConfig())
 
 
 def test_a_weight_of_zero_needs_nothing(config, tmp_path):
@@ -287,30 +272,9 @@ def test_a_weight_of_zero_needs_nothing(config, tmp_path):
     assert "visual_entropy" not in rows.dataframe.column_names
 
 
-def test_a_custom_set_must_bring_the_column(config):
-    add_visual_entropy([{"visual_entropy": 1.0}], config)
-    with pytest.raises(ValueError, match="data.custom_cls.*visual_entropy"):
-        add_visual_entropy([{"prompt": "a"}], config)
-
-
 @pytest.mark.parametrize(("setting", "value"), [("mm_processor_kwargs", {"max_pixels": 784}), ("image_patch_size", 16)])
 def test_settings_of_the_images_that_scoring_does_not_know_are_refused(config, tmp_path, setting, value):
     rows = training_set(config, tmp_path, {"images": [[picture_bytes("grass", tmp_path)]]})
     OmegaConf.update(config, f"data.{setting}", value, force_add=True)
     with pytest.raises(ValueError, match=f"data.{setting}=.*'visual_entropy'"):
         add_visual_entropy(rows, config)
-
-
-def test_the_older_trainer_prepares_its_training_set(config, tmp_path):
-    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
-
-    config.data.train_batch_size, config.data.val_batch_size = 2, 2
-    config.actor_rollout_ref.rollout.name, config.actor_rollout_ref.rollout.load_format = "vllm", "auto"
-    images = [[picture_bytes("astronaut", tmp_path)], [picture_bytes("grass", tmp_path)]]
-    rows = training_set(config, tmp_path, {"images": images})
-    trainer = object.__new__(RayPPOTrainer)
-    trainer.config = config
-    trainer._create_dataloader(rows, rows, None, None)
-    assert np.isfinite(trainer.train_dataset.dataframe["visual_entropy"][:]).all()
-    (batch,) = trainer.train_dataloader
-    assert sorted(batch["visual_entropy"].tolist()) == sorted(rows.dataframe["visual_entropy"][:])

@@ -12,7 +12,7 @@ from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import durian_advantages
 from verl_durian.algo.metrics import durian_metrics
 
-# Prompt: rewards, H, L. a is extreme (3:1), b balanced, c all equal, d extreme, e without image and lone.
+# Prompt: rewards, H, L. a is extreme (3:1), b balanced, c all equal, d extreme, e without image, with one rollout.
 PROMPTS = {
     "a": ([1, 1, 1, 0], 1.0, -1.0),
     "b": ([1, 1, 0, 0], 2.0, -2.0),
@@ -36,11 +36,8 @@ def test_prompts():
     assert metrics["durian/prompts/all_equal"] == pytest.approx(1 / 4)  # c, of the four with several rollouts
     assert metrics["durian/prompts/extreme"] == pytest.approx(2 / 3)  # a and d, of a, b and d
     assert metrics["durian/rows_without_image"] == pytest.approx(1 / 17)
-
-
-def test_prompts_that_cannot_be_extreme_do_not_count():
-    metrics = metrics_of({"a": ([1, 0], 1.0, -1.0), "b": ([1, 1, 0], 2.0, -2.0), "c": ([1, 1, 0, 0], 3.0, -3.0)})
-    assert metrics["durian/prompts/extreme"] == pytest.approx(1 / 2)  # b, of b and c
+    of_two = {"a": ([1, 0], 1.0, -1.0), "b": ([1, 1, 0], 2.0, -2.0), "c": ([1, 1, 0, 0], 3.0, -3.0)}
+    assert metrics_of(of_two)["durian/prompts/extreme"] == pytest.approx(1 / 2)  # b, of b and c
 
 
 def test_perceptual_groups():
@@ -55,13 +52,14 @@ def test_perceptual_groups():
     assert only_perceptual["durian/perceptual/S1/mean_abs_advantage"] == pytest.approx(0.75, abs=1e-5)
 
 
-def test_given_thresholds_are_told_whatever_the_batch_holds():
+def test_given_thresholds_are_reported_whatever_the_batch_contains():
     text = {uid: (rewards, math.nan, level) for uid, (rewards, _, level) in PROMPTS.items()}
     for prompts, sizes in ((PROMPTS, [0, 0, 4]), (text, [0, 0, 0])):
         metrics = metrics_of(prompts, perceptual={"thresholds": [0.25, 0.5]})
         assert metrics["durian/perceptual/threshold_1"] == 0.25 and metrics["durian/perceptual/threshold_2"] == 0.5
         assert [metrics[f"durian/perceptual/S{k}/size"] for k in (1, 2, 3)] == sizes
         assert "durian/perceptual/S1/std" not in metrics and "durian/perceptual/threshold_3" not in metrics
+    assert metrics["durian/rows_without_image"] == 1 and all(math.isfinite(value) for value in metrics.values())
 
 
 def test_reasoning_groups():
@@ -102,13 +100,6 @@ def test_what_is_not_defined_is_left_out():
     for name in ("prompts/extreme", "perceptual/rank_correlation", "perceptual/S3/std", "reasoning/rank_correlation"):
         assert f"durian/{name}" not in metrics
     assert metrics["durian/perceptual/S3/size"] == 0
-
-
-def test_text_only_batch():
-    metrics = metrics_of({uid: (rewards, math.nan, level) for uid, (rewards, _, level) in PROMPTS.items()})
-    assert metrics["durian/rows_without_image"] == 1
-    assert [metrics[f"durian/perceptual/S{k}/size"] for k in (1, 2, 3)] == [0, 0, 0]
-    assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_an_axis_of_weight_zero_has_no_metrics():

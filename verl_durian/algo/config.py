@@ -3,40 +3,27 @@
 """The options under `algorithm.durian`. The `description` of a field says what values it accepts."""
 
 from collections.abc import Mapping
-from itertools import pairwise
 from typing import Annotated, Any, Literal
 
 import numpy as np
+from annotated_types import Predicate
 from omegaconf import OmegaConf
-from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 from pydantic.dataclasses import dataclass
 
 _FORBID = ConfigDict(extra="forbid")
 _PATH = "algorithm.durian"
 
 
-def _ascending(values: list[float]) -> list[float]:
-    if any(low > high for low, high in pairwise(values)):
-        raise ValueError("the numbers must be in ascending order")
-    return values
-
-
-def _without_repeats(values: list[float]) -> list[float]:
-    if len(set(values)) < len(values):
-        raise ValueError("the numbers must differ")
-    return values
-
-
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, description="a finite number >= 0")]
 Quantiles = Annotated[
     list[Annotated[float, Field(strict=True, gt=0, lt=1)]],
-    AfterValidator(_ascending),
-    AfterValidator(_without_repeats),
+    Predicate(lambda values: values == sorted(set(values))),
     Field(description="a list of numbers in (0, 1), ascending and without repeats"),
 ]
 Thresholds = Annotated[
-    Literal["batch", "dataset"] | Annotated[list[Finite], AfterValidator(_ascending)],
+    Literal["batch", "dataset"] | Annotated[list[Finite], Predicate(lambda values: values == sorted(values))],
     Field(description="batch, dataset or a list of finite numbers in ascending order"),
 ]
 

@@ -22,8 +22,7 @@ class Axis:
     """The groups of a batch on one difficulty axis."""
 
     difficulty: torch.Tensor
-    """Visual entropy H or confidence L of each prompt in nats, shape (num_prompts,). NaN without image, or if
-    log-probabilities are not finite."""
+    """H or L of each prompt in nats, shape (num_prompts,). NaN without image or finite log-probabilities."""
     group: torch.Tensor
     """The group of each prompt, shape (num_prompts,); -1 if its difficulty is NaN."""
     thresholds: torch.Tensor
@@ -139,14 +138,12 @@ def compute_durian_outcome_advantage(
     if len(rows) > 0:
         log_probs = entropy = None
         if options.weights.reasoning > 0:
-            token_log_probs = _field(batch, "batch", "old_log_probs")
-            _check_shape("old_log_probs", token_log_probs, shape)
+            token_log_probs = _field(batch, "batch", "old_log_probs", shape)
             log_probs = _sequence_log_probs(token_log_probs, response_mask, tokens)[rows]
             if options.reasoning.confidence == "mean":
                 log_probs = log_probs / lengths[rows]
         if options.weights.perceptual > 0:
-            column = _field(non_tensor_batch, "non_tensor_batch", options.perceptual.key)
-            _check_shape(options.perceptual.key, column, shape[:1])
+            column = _field(non_tensor_batch, "non_tensor_batch", options.perceptual.key, shape[:1])
             entropy = torch.from_numpy(_entropy_of_rows(column, index)).to(scores.device)[rows]
         advantages = durian_advantages(scores[rows].double(), uids, entropy, log_probs, options)
         row_advantage[rows] = advantages.advantage.to(tokens.dtype)
@@ -178,11 +175,9 @@ def durian_advantages(
     """
     _check(scores.isfinite(), uids, "a reward that is not finite", scores)
     numbers, prompts = pd.factorize(uids)
-    if (numbers < 0).any():
-        row = int((numbers < 0).argmax())
-        raise ValueError(
-            f"durian: index[{row}]={uids[row]!r} among the rows with tokens: every row needs its prompt's uid"
-        )
+    if (missing := numbers < 0).any():
+        row = int(missing.argmax())
+        raise ValueError(f"durian: index[{row}]={uids[row]!r} in the rows with tokens: each needs its prompt's uid")
     prompt, num_prompts = torch.from_numpy(numbers).to(scores.device), len(prompts)
     rewards = group_stats(scores, prompt, num_prompts)
     weights, eps = options.weights, options.epsilon
@@ -193,52 +188,28 @@ def durian_advantages(
     # verl's GRPO uses mean 0 and std 1 for a group of size one.
     advantage = weights.original * torch.where(alone, scores / (1 + eps), own)
 
-    perceptual = None
+    def shared_std(
+        difficulty: torch.Tensor, group: torch.Tensor, thresholds: torch.Tensor
+    ) -> tuple[Axis, torch.Tensor]:
+        """An axis, and the advantage of each row with the std of its group (Eq. 12, 18)."""
+        group = torch.where(difficulty.isfinite(), group, -1)
+        of_row = group[prompt]
+        grouped = of_row >= 0
+        stats = group_stats(scores[grouped], of_row[grouped], len(thresholds) + 1)
+        term = torch.where(grouped, centred / (stats.std[of_row] + eps), own)
+        return Axis(difficulty, group, thresholds, stats), term
+
+    perceptual = reasoning = None
     if entropy is not None:
         difficulty = _entropy_of_prompts(entropy, prompt, uids, num_prompts)
-        seen = difficulty.isfinite()
-        thresholds = _thresholds(difficulty[seen], options.perceptual)
-        group = torch.full((num_prompts,), -1, device=scores.device)
-        group[seen] = perceptual_groups(difficulty[seen], thresholds)
-        perceptual = _axis(difficulty, group, thresholds, scores, prompt)
-        shared = centred / (perceptual.rewards.std[group[prompt]] + eps)
-        advantage += weights.perceptual * torch.where(seen[prompt], shared, own)
-
-    reasoning = None
+        thresholds = _thresholds(difficulty, options.perceptual)
+        perceptual, term = shared_std(difficulty, perceptual_groups(difficulty, thresholds), thresholds)
+        advantage += weights.perceptual * term
     if log_probs is not None:
-        # Sum in ascending order, so that prompts with equal confidence get equal sums whatever the order of the rows
-        # (not on CUDA, where index_add has no fixed order).
-        order = log_probs.argsort()
-        confidence = torch.zeros_like(rewards.mean).index_add(0, prompt[order], log_probs[order]) / rewards.count
-        known = confidence.isfinite()
-        if not known.all():
-            first = prompts[int((~known).nonzero()[0])]
-            warn_once(
-                "log-probabilities",
-                f"durian: {int((~known).sum())} of {num_prompts} prompts have old_log_probs that are not finite, such "
-                f"as uid {first}; they use their GRPO advantage as the reasoning term in this step, see the metric "
-                "durian/reasoning/non_finite_prompts",
-            )
-        confidence = torch.where(known, confidence, math.nan)
-        group = torch.full((num_prompts,), -1, device=scores.device)
-        group[known], thresholds = reasoning_groups(confidence[known], options.reasoning.num_groups)
-        reasoning = _axis(confidence, group, thresholds, scores, prompt)
-        shared = centred / (reasoning.rewards.std[group[prompt]] + eps)
-        advantage += weights.reasoning * torch.where(known[prompt], shared, own)
-
+        confidence = _confidence_of_prompts(log_probs, prompt, prompts)
+        reasoning, term = shared_std(confidence, *reasoning_groups(confidence, options.reasoning.num_groups))
+        advantage += weights.reasoning * term
     return Advantages(prompt, scores, rewards, perceptual, reasoning, advantage)
-
-
-def _axis(
-    difficulty: torch.Tensor,
-    group: torch.Tensor,
-    thresholds: torch.Tensor,
-    scores: torch.Tensor,
-    prompt: torch.Tensor,
-) -> Axis:
-    grouped = group[prompt] >= 0
-    rewards = group_stats(scores[grouped], group[prompt][grouped], len(thresholds) + 1)
-    return Axis(difficulty, group, thresholds, rewards)
 
 
 def _thresholds(entropy: torch.Tensor, options: Perceptual) -> torch.Tensor:
@@ -265,6 +236,24 @@ def _entropy_of_prompts(
     return of_prompt
 
 
+def _confidence_of_prompts(log_probs: torch.Tensor, prompt: torch.Tensor, prompts: np.ndarray) -> torch.Tensor:
+    """Returns L(Q_s) of each prompt (Eq. 15), shape (num_prompts,); NaN if a log-probability is not finite."""
+    # Sum in ascending order, so that prompts with equal confidence get equal sums whatever the order of the rows (not
+    # on CUDA, where index_add has no fixed order).
+    order = log_probs.argsort()
+    total = log_probs.new_zeros(len(prompts)).index_add(0, prompt[order], log_probs[order])
+    confidence = total / prompt.bincount(minlength=len(prompts))
+    unknown = ~confidence.isfinite()
+    if unknown.any():
+        warn_once(
+            "log-probabilities",
+            f"durian: {int(unknown.sum())} of {len(prompts)} prompts have old_log_probs that are not finite, such as "
+            f"uid {prompts[int(unknown.nonzero()[0])]}; they use their GRPO advantage as the reasoning term in this "
+            "step, see the metric durian/reasoning/non_finite_prompts",
+        )
+    return confidence.masked_fill(unknown, math.nan)
+
+
 def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
     """Returns the sum of the log-probabilities of each row (Eq. 14), float64, shape (bs,).
 
@@ -279,19 +268,15 @@ def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, sc
 
 def _entropy_of_rows(column: Any, index: np.ndarray) -> np.ndarray:
     """Returns a column of visual entropies as float64, NaN for null."""
+    values = np.where(pd.isna(column), math.nan, column)
     try:
-        return np.asarray(column, dtype=np.float64)
-    except (TypeError, ValueError):
-        values = np.full(len(column), math.nan)
-    for row, value in enumerate(column):
-        try:
-            values[row] = math.nan if value is None or value is pd.NA else float(value)
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"durian: the prompt with uid {index[row]} has the visual entropy {value!r}; it must be a number in "
-                "nats, or null without image"
-            ) from error
-    return values
+        return values.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        row = next(row for row, value in enumerate(values) if not isinstance(value, int | float | np.number))
+        raise ValueError(
+            f"durian: the prompt with uid {index[row]} has the visual entropy {values[row]!r}; it must be a number in "
+            "nats, or null without image"
+        ) from error
 
 
 def _check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
@@ -300,12 +285,13 @@ def _check_shape(name: str, value: Any, expected: tuple[int, ...]) -> None:
         raise ValueError(f"durian: {name} has the shape {found}, expected {expected}")
 
 
-def _field(fields: Mapping[str, Any] | None, name: str, key: str) -> Any:
+def _field(fields: Mapping[str, Any] | None, name: str, key: str, shape: tuple[int, ...]) -> Any:
     if fields is None or key not in fields:
         raise ValueError(
             f"durian needs {name}[{key!r}], which the trainer did not pass to the estimator: run "
             "`verl-durian doctor` to check the hooks of the plugin"
         )
+    _check_shape(key, fields[key], shape)
     return fields[key]
 
 

@@ -40,7 +40,7 @@ def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> S
 
 
 def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
-    """Computes quantiles with linear interpolation, shape (len(at),); NaN if n is 0.
+    """Computes quantiles of the finite values with linear interpolation, shape (len(at),); NaN if there is none.
 
     Ranks are exact fractions: a rounding error in a rank would move the threshold off a value that it equals.
 
@@ -48,9 +48,10 @@ def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
         values: Shape (n,).
         at: The quantiles, each in [0, 1].
     """
-    if len(values) == 0:
+    ascending = values[values.isfinite()].sort().values
+    if len(ascending) == 0:
         return values.new_full((len(at),), math.nan)
-    ascending, last = values.sort().values, len(values) - 1
+    last = len(ascending) - 1
     ranks = [share * last for share in at]
     below = torch.tensor([int(rank) for rank in ranks], dtype=torch.long, device=values.device)
     beyond = values.new_tensor([float(rank - int(rank)) for rank in ranks])
@@ -61,11 +62,11 @@ def perceptual_thresholds(entropy: torch.Tensor, shares: Sequence[float]) -> tor
     """Computes the thresholds of visual entropy that split the prompts into groups (Eq. 10).
 
     Args:
-        entropy: Visual entropy of each prompt in nats, float64, shape (n,).
+        entropy: Visual entropy of each prompt in nats, NaN without image, float64, shape (n,).
         shares: The quantiles, ascending, each in (0, 1).
 
     Returns:
-        The thresholds in nats, shape (len(shares),); NaN if n is 0.
+        The thresholds in nats, shape (len(shares),); NaN if no prompt has an image.
     """
     return quantiles(entropy, [Fraction(repr(share)) for share in shares])
 
@@ -75,7 +76,7 @@ def perceptual_groups(entropy: torch.Tensor, thresholds: torch.Tensor) -> torch.
 
     With the two thresholds of the paper: S1 = {H <= t25}, S2 = {t25 < H < t75}, S3 = {H >= t75}. With more thresholds,
     a prompt equal to an inner threshold belongs to the group below it. If thresholds coincide, it belongs to the lowest
-    group.
+    group. The group of a NaN has no meaning.
 
     Args:
         entropy: Visual entropy of each prompt in nats, float64, shape (num_prompts,).
@@ -94,7 +95,8 @@ def perceptual_groups(entropy: torch.Tensor, thresholds: torch.Tensor) -> torch.
 def reasoning_groups(confidence: torch.Tensor, num_groups: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Splits prompts into M_u = {t_{u-1} <= L < t_u} by the quantiles u / num_groups of confidence (Eq. 16).
 
-    The most confident prompt belongs to the last group. With fewer prompts than groups, some groups are empty.
+    The most confident prompt belongs to the last group. With fewer prompts than groups, some groups are empty. The
+    group of a NaN has no meaning.
 
     Args:
         confidence: Confidence of each prompt in nats, float64, shape (num_prompts,).

@@ -16,16 +16,17 @@ _THRESHOLDS = "algorithm.durian.perceptual.thresholds"
 
 def validate_config(original: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
     """Wraps `verl.utils.config.validate_config`: also validates the options of the estimator."""
-    if is_durian(config.algorithm.adv_estimator):
-        check(config)
-        if OmegaConf.select(config, _THRESHOLDS) == "dataset":
-            # Replaced by numbers before the first step; a verl with its own estimator does not accept the word.
-            OmegaConf.update(config, _THRESHOLDS, "batch")
-            try:
-                return original(config, *args, **kwargs)
-            finally:
-                OmegaConf.update(config, _THRESHOLDS, "dataset")
-    return original(config, *args, **kwargs)
+    if not is_durian(config.algorithm.adv_estimator):
+        return original(config, *args, **kwargs)
+    check(config)
+    of_dataset = OmegaConf.select(config, _THRESHOLDS) == "dataset"
+    if of_dataset:  # replaced by numbers before the first step; a verl with its own estimator does not accept the word
+        OmegaConf.update(config, _THRESHOLDS, "batch")
+    try:
+        return original(config, *args, **kwargs)
+    finally:
+        if of_dataset:
+            OmegaConf.update(config, _THRESHOLDS, "dataset")
 
 
 def is_durian(adv_estimator: Any) -> bool:
@@ -34,7 +35,7 @@ def is_durian(adv_estimator: Any) -> bool:
 
 
 def check(config: Any) -> None:
-    """Validates the config of a durian run.
+    """Validates the config of a durian run. Settings that may crash it are logged.
 
     Args:
         config: verl's config.
@@ -43,13 +44,16 @@ def check(config: Any) -> None:
         RuntimeError: This verl lacks a symbol.
         ValueError: A forbidden option, or settings that are certain to corrupt or crash the run.
     """
+    from verl_durian.algo.estimator import warn_once
     from verl_durian.hooks import known_failures, verl_symbols
 
     verl_symbols.require(config)
     check_options(config)
-    problems = known_failures.find(config, known_failures.read_model_type(config.actor_rollout_ref.model))
-    if problems:
+    model_type = known_failures.read_model_type(config.actor_rollout_ref.model)
+    if problems := known_failures.find(config, model_type):
         raise ValueError("\n".join(["settings that would corrupt or crash the run:", *problems]))
+    for risk in known_failures.find_risks(config, model_type):
+        warn_once(risk, f"durian: {risk}")
 
 
 def check_options(config: Any) -> None:

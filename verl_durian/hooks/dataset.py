@@ -8,16 +8,15 @@ import logging
 import math
 import os
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import datasets
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import torch
-from datasets.table import MemoryMappedTable
+from datasets.table import list_table_cache_files
 
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.groups import perceptual_thresholds
@@ -41,29 +40,26 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
             naming the row; an image setting that scoring does not support.
     """
     options = DurianConfig.from_algorithm(config.algorithm)
-    key = options.perceptual.key
+    key, name = options.perceptual.key, f"{type(dataset).__name__} (data.custom_cls)"
     if options.weights.perceptual == 0:
         return
     rows = getattr(dataset, "dataframe", None)
-    if isinstance(rows, pd.DataFrame) and key in rows:
-        _entropies(rows[key].tolist(), key)
-        return
     if not isinstance(rows, datasets.Dataset):
         first = dataset[0]
         if key not in first:
             raise ValueError(
-                f"the rows of {type(dataset).__name__} (data.custom_cls) have no {key!r}, and it has no `dataframe` "
-                "with images to score: add the visual entropy in nats to every row"
+                f"the rows of {name} have no {key!r}, and it has no `dataframe` with images to score: add the visual "
+                "entropy in nats to every row"
             )
         _entropies([first[key]], key)
         return
     media_columns = (getattr(dataset, "image_key", ""), getattr(dataset, "video_key", ""))
-    present = [name for name in media_columns if name in rows.column_names]
+    present = [column for column in media_columns if column in rows.column_names]
     if key not in rows.column_names:
         if not any(media_columns):
             raise ValueError(
-                f"{type(dataset).__name__} (data.custom_cls) has neither an `image_key` nor a `video_key` that names "
-                f"the column to score: add one of them, or the visual entropy in nats as a column {key!r}"
+                f"{name} has neither an `image_key` nor a `video_key` that names the column to score: add one of them, "
+                f"or the visual entropy in nats as a column {key!r}"
             )
         entropies = _score(dataset, config, media_columns) if present else np.full(len(rows), np.nan)
         dataset.dataframe = rows = _with_column(rows, key, entropies)
@@ -87,11 +83,10 @@ def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
             f"{option}: {type(dataset).__name__} (data.custom_cls) has no `dataframe` to compute quantiles from: set "
             "the thresholds to a list of numbers in nats"
         )
-    values = _column(rows, options.perceptual.key)
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
+    values = torch.from_numpy(_column(rows, options.perceptual.key))
+    if not values.isfinite().any():
         raise ValueError(f"{option}: no row of the training set has an image")
-    return perceptual_thresholds(torch.from_numpy(values), options.perceptual.quantiles).tolist()
+    return perceptual_thresholds(values, options.perceptual.quantiles).tolist()
 
 
 def is_entropy(value: Any) -> bool:
@@ -135,14 +130,14 @@ def _check_column(rows: datasets.Dataset, key: str, media_columns: list[str]) ->
     values = _column(rows, key)
     without = np.flatnonzero(np.isnan(values))
     if media_columns:
-        media = rows.select(without).select_columns(media_columns).with_format("arrow")
-        for start, batch in enumerate(media.iter(batch_size=64)):
-            for offset, row in enumerate(batch.to_pylist()):
-                if any(row.values()):
-                    raise ValueError(
-                        f"training row {without[64 * start + offset]} has an image or a video, but no {key}: remove "
-                        "rows that cannot be scored from the data"
-                    )
+        stored = rows.select(without).select_columns(media_columns).with_format("arrow")
+        media = (row for batch in stored.iter(batch_size=64) for row in batch.to_pylist())
+        for row, of_row in zip(without, media, strict=True):
+            if any(of_row.values()):
+                raise ValueError(
+                    f"training row {row} has an image or a video, but no {key}: remove rows that cannot be scored from "
+                    "the data"
+                )
     if len(without) == len(rows):
         logger.warning(
             "durian: no training row has an image: the perceptual axis is off, and its weight goes to the GRPO "
@@ -237,48 +232,23 @@ def _score(dataset: Any, config: Any, media_columns: tuple[str, str]) -> np.ndar
 def _identity(rows: datasets.Dataset, media_columns: list[str]) -> str | None:
     """Hash that changes if the images of any row may have changed since an earlier run, without reading them.
 
-    It covers path, size and modification time of the files of `datasets` and of every file that a row names, the
-    selection of rows, and how images are stored. None for rows in memory and for columns of an unknown type.
+    It covers path, size and modification time of the files of `datasets`, the selection of rows, and how images are
+    stored. None for rows in memory, and if the bytes of an image are in another file.
     """
-    table = rows.data
-    blocks = [block for row in getattr(table, "blocks", [[table]]) for block in row]
-    known = all(_is_known(table.schema.field(name).type) for name in media_columns)
-    if not known or not all(isinstance(block, MemoryMappedTable) for block in blocks):
+    files = list_table_cache_files(rows.data)
+    chunks = (chunk for name in media_columns for chunk in rows.data.column(name).chunks)
+    if not files or not all(_has_bytes(chunk) for chunk in chunks):
         return None
+    states = [os.stat(file) for file in files]
+    changes = [(state.st_size, state.st_mtime_ns) for state in states]
     index = None if rows._indices is None else rows._indices.column(0).to_numpy().tobytes()
-    features = {name: repr(rows.features[name]) for name in media_columns}
-    digest = hashlib.sha256(pickle.dumps((table, index, len(rows), features)))
-    texts = (text for name in media_columns for chunk in table.column(name).chunks for text in _texts(chunk))
-    for path in [*(block.path for block in blocks), *texts]:
-        digest.update(_file_state(path).encode())
-    return digest.hexdigest()[:32]
+    content = pickle.dumps((files, changes, rows.data, index, len(rows), repr(rows.features)))
+    return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _is_known(kind: pa.DataType) -> bool:
-    """Whether `_texts` finds every string in a column of this type."""
-    types = pa.types
-    if types.is_struct(kind) or types.is_list(kind) or types.is_large_list(kind):
-        return all(_is_known(kind.field(number).type) for number in range(kind.num_fields))
-    leaves = (types.is_string, types.is_large_string, types.is_binary, types.is_large_binary, types.is_primitive)
-    return any(test(kind) for test in (*leaves, types.is_null))
-
-
-def _texts(array: pa.Array) -> Iterator[str]:
-    """Every string in a column of images or videos: paths, URLs, settings. The bytes of images are not read."""
-    if pa.types.is_string(array.type) or pa.types.is_large_string(array.type):
-        yield from (text for text in array.to_pylist() if text is not None)
-    elif pa.types.is_struct(array.type):
-        for field in array.flatten():
-            yield from _texts(field)
-    elif pa.types.is_nested(array.type):
-        yield from _texts(array.flatten())
-
-
-def _file_state(path: str) -> str:
-    """Path, size and modification time of a file; empty if it does not exist."""
-    path = path.removeprefix("file://")
-    try:
-        state = os.stat(path)
-    except (OSError, ValueError):
-        return ""
-    return f"{os.path.abspath(path)} {state.st_size} {state.st_mtime_ns}\n"
+def _has_bytes(array: pa.Array) -> bool:
+    """Whether each image of a column is stored with its bytes."""
+    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
+        array = array.flatten()
+    is_image = pa.types.is_struct(array.type) and array.type.get_field_index("bytes") >= 0
+    return is_image and array.field("bytes").null_count == 0

@@ -32,21 +32,21 @@ def installed(package: str) -> str | None:
 def unmet(package: str = "verl-durian") -> list[Requirement]:
     """Returns requirements of `package` that are missing or too old, and missing requirements of these."""
     found: dict[str, Requirement] = {}
-    seen: set[str] = set()
+    seen = set(_OF_VERL)
 
-    def look(name: str, extras: set[str], direct: bool) -> None:
+    def look(name: str, extras: set[str]) -> None:
         for requirement in map(Requirement, requires(name) or []):
-            marker = requirement.marker
+            marker, here = requirement.marker, installed(requirement.name)
             if marker and not any(marker.evaluate({"extra": extra}) for extra in extras | {""}):
                 continue
-            here = installed(requirement.name)
-            if here is None or (direct and not requirement.specifier.contains(here, prereleases=True)):
+            too_old = name == package and here and not requirement.specifier.contains(here, prereleases=True)
+            if here is None or too_old:
                 found.setdefault(requirement.name, requirement)
-            elif requirement.name not in seen | _OF_VERL:
+            elif requirement.name not in seen:
                 seen.add(requirement.name)
-                look(requirement.name, requirement.extras, direct=False)
+                look(requirement.name, requirement.extras)
 
-    look(package, set(), direct=True)
+    look(package, set())
     return list(found.values())
 
 
@@ -57,12 +57,10 @@ def install_command(requirements: list[Requirement]) -> str:
     # An environment of uv has no pip. On Python 3.11, find_spec("pip") would disable setuptools' distutils.
     pip, of = (f"{python} -m pip", "") if installed("pip") else ("uv pip", f" --python {python}")
     pins = f"{pip} list{of} --format=freeze"
-    replaced = "|".join(each.name for each in requirements if installed(each.name))
-    if replaced:
+    if replaced := "|".join(each.name for each in requirements if installed(each.name)):
         pins += f" | grep -viE '^({replaced})=='"
-    names = [f"{each.name}[{','.join(each.extras)}]" if each.extras else each.name for each in requirements]
-    wanted = [shlex.quote(f"{name}{each.specifier}") for name, each in zip(names, requirements, strict=True)]
-    return f"{pip} install{of} --constraint <({pins}) {' '.join(wanted)}"
+    wanted = shlex.join(str(each).partition(";")[0].replace(" ", "") for each in requirements)
+    return f"{pip} install{of} --constraint <({pins}) {wanted}"
 
 
 def kept(requirement: Requirement) -> bool:

@@ -13,32 +13,36 @@ import wrapt
 
 from verl_durian.hooks import verl_symbols
 
-
-def _register_estimator(core_algos: ModuleType) -> None:
-    symbol = verl_symbols.REGISTER
-    if verl_symbols.problem(symbol):
-        return
-    with verl_symbols.recording_failure(symbol):
-        # A patched verl keeps its own estimator of this name.
-        if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
-            from verl_durian.algo.estimator import compute_durian_outcome_advantage
-
-            core_algos.register_adv_est("durian")(compute_durian_outcome_advantage)
-
-
-_MODULES = list(dict.fromkeys(symbol.module for symbol in verl_symbols.SYMBOLS if symbol.wrapper))
+_HOOKED = [symbol for symbol in verl_symbols.SYMBOLS if symbol.wrapper or symbol is verl_symbols.REGISTER]
+_MODULES = dict.fromkeys(symbol.module for symbol in _HOOKED)
 
 # Imported before this plugin, by VERL_USE_EXTERNAL_MODULES or another plugin: other modules may hold their functions.
 _IMPORTED_BEFORE = [name for name in _MODULES if name in sys.modules]
 
 
-def _wrap_functions(module: ModuleType) -> None:
-    for symbol in verl_symbols.SYMBOLS:
-        if symbol.module == module.__name__ and symbol.wrapper and not verl_symbols.problem(symbol):
-            with verl_symbols.recording_failure(symbol):
-                verl_symbols.wrap(symbol, everywhere=module.__name__ in _IMPORTED_BEFORE)
+def _install(module: ModuleType) -> None:
+    """Installs the hooks of a module. An exception is recorded instead of raised in verl's import."""
+    name = module.__name__
+    for symbol in _HOOKED:
+        if symbol.module != name or verl_symbols.problem(symbol):
+            continue
+        try:
+            if symbol.wrapper:
+                verl_symbols.wrap(symbol, everywhere=name in _IMPORTED_BEFORE)
+            else:
+                _register(module)
+        except Exception as error:
+            failure = f"{name}.{symbol.name}: the hook failed ({type(error).__name__}: {error})"
+            verl_symbols.FAILURES[symbol] = failure
 
 
-wrapt.register_post_import_hook(_register_estimator, verl_symbols.CORE_ALGOS)
+def _register(core_algos: ModuleType) -> None:
+    """Registers the estimator. A patched verl keeps its own."""
+    if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
+        from verl_durian.algo.estimator import compute_durian_outcome_advantage
+
+        core_algos.register_adv_est("durian")(compute_durian_outcome_advantage)
+
+
 for _name in _MODULES:
-    wrapt.register_post_import_hook(_wrap_functions, _name)
+    wrapt.register_post_import_hook(_install, _name)

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connects the estimator to verl's PPO trainers.
 
-Each public function wraps the function of verl that `verl_symbols.SYMBOLS` lists with it, and takes the original as
+Each public function wraps the functions of verl that `verl_symbols.SYMBOLS` lists with it, and takes the original as
 its first argument.
 
 (a) Before the first step: add visual entropy to the training set, and replace `thresholds=dataset` by numbers.
-    `init_dataloader` (V1), `create_dataloader` (older trainers).
+    `load_data`.
 (b) In each step: pass visual entropy and log-probabilities to the estimator. `compute_advantage`. Where verl drops the
     column visual_entropy between data and estimator, keep it: `get_gen_batch` (older trainers) and
     `generate_sequences_single` (fully asynchronous), or fetch it: `compute_advantage_for_multi_trajectories` (V1).
@@ -38,6 +38,7 @@ from verl_durian.algo.metrics import durian_metrics
 from verl_durian.hooks import verl_symbols
 from verl_durian.hooks.checks import check, is_durian
 from verl_durian.hooks.dataset import add_visual_entropy, dataset_thresholds
+from verl_durian.hooks.known_failures import trains
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
@@ -48,21 +49,46 @@ _ACCURACY = "acc"  # key of a rollout's accuracy in the result of verl's reward 
 # the estimator must still run, in the older trainers.
 _THRESHOLDS, _PENDING = "durian_thresholds", "durian_pending"
 
+# The older trainers have no dict of metrics where they compute advantages: compute_data_metrics takes them from here.
+_WAITING: dict[str, float] = {}
+
 
 @dataclass
-class _V1Batch:
+class _V1Step:
+    """A call of `PPOTrainer._compute_advantage` of trainer V1."""
+
     meta: Any  # TransferQueue's KVBatchMeta
     metrics: dict[str, Any]
     algorithm: Any  # verl's node of that name
     grpo_is_durian: bool = False
+    fetch_seconds: float = 0.0
     computed: bool = False  # whether the estimator ran
 
 
-# The batch for which trainer V1 is computing advantages.
-_V1_BATCH: ContextVar[_V1Batch | None] = ContextVar("durian_v1_batch", default=None)
+_V1_STEP: ContextVar[_V1Step | None] = ContextVar("durian_v1_step", default=None)
 
-# The older trainers have no dict of metrics where they compute advantages: compute_data_metrics takes them from here.
-_WAITING: ContextVar[dict[str, float] | None] = ContextVar("durian_waiting", default=None)
+
+def load_data(original: Callable[..., None], self: Any, *args: Any, **kwargs: Any) -> None:
+    """Wraps `PPOTrainer._init_dataloader` of trainer V1 and `RayPPOTrainer._create_dataloader`: (a).
+
+    The thresholds of the training set, in nats, replace the word `dataset` in the trainer's config, which the trainer
+    passes to the estimator in every step. A run that only validates needs nothing of this.
+    """
+    original(self, *args, **kwargs)
+    algorithm = self.config.algorithm
+    if not is_durian(algorithm.adv_estimator) or not trains(self.config):
+        return
+    check(self.config)
+    add_visual_entropy(self.train_dataset, self.config)
+    options = DurianConfig.from_algorithm(algorithm)
+    if options.perceptual.thresholds != "dataset":
+        return
+    if options.weights.perceptual == 0:  # no thresholds are needed
+        algorithm.durian.perceptual.thresholds = "batch"
+        return
+    algorithm.durian.perceptual.thresholds = thresholds = dataset_thresholds(self.train_dataset, options)
+    in_words = ", ".join(f"{threshold:.4f}" for threshold in thresholds)
+    logger.info("durian: thresholds of visual entropy of the training set, nats: [%s]", in_words)
 
 
 def compute_advantage(
@@ -73,8 +99,8 @@ def compute_advantage(
     Raises:
         RuntimeError: The original did not call the estimator durian.
     """
-    v1_batch = _V1_BATCH.get()
-    replaces_grpo = v1_batch is not None and v1_batch.grpo_is_durian and adv_estimator == AdvantageEstimator.GRPO
+    v1 = _V1_STEP.get()
+    replaces_grpo = v1 is not None and v1.grpo_is_durian and adv_estimator == AdvantageEstimator.GRPO
     nested = STEP.get() is not None  # the function of another plugin calls this wrapper within our call
     if nested or not (replaces_grpo or is_durian(adv_estimator)):
         return original(data, adv_estimator, *args, **kwargs)
@@ -92,36 +118,15 @@ def compute_advantage(
         STEP.reset(token)
     if not step.computed:
         raise _not_computed_error(original)
-    metrics = _metrics(step)
-    metrics["durian/hook_seconds"] = time.perf_counter() - start
-    if v1_batch is None:
-        _WAITING.set(metrics)
+    metrics = _metrics(step) | {"durian/hook_seconds": time.perf_counter() - start}
+    if v1 is None:
+        _WAITING.clear()
+        _WAITING.update(metrics)
     else:
-        v1_batch.computed = True
-        v1_batch.metrics.update(metrics)
+        metrics["durian/hook_seconds"] += v1.fetch_seconds
+        v1.metrics.update(metrics)
+        v1.computed = True
     return data
-
-
-def compute_data_metrics(
-    original: Callable[..., dict[str, Any]], batch: DataProto, *args: Any, **kwargs: Any
-) -> dict[str, Any]:
-    """Wraps `verl.trainer.ppo.metric_utils.compute_data_metrics`: (c) in the older trainers.
-
-    Raises:
-        RuntimeError: The estimator durian did not run in this step.
-    """
-    if batch.meta_info.get(_PENDING):
-        raise _not_computed_error(sys.modules[verl_symbols.RAY_TRAINER].compute_advantage)
-    metrics = original(batch, *args, **kwargs)
-    metrics.update(_WAITING.get() or {})
-    _WAITING.set(None)
-    return metrics
-
-
-def create_dataloader(original: Callable[..., None], self: Any, train_dataset: Any, *args: Any, **kwargs: Any) -> None:
-    """Wraps `RayPPOTrainer._create_dataloader`: (a)."""
-    original(self, train_dataset, *args, **kwargs)
-    _prepare(self)
 
 
 def get_gen_batch(original: Callable[..., DataProto], self: Any, batch: DataProto) -> DataProto:
@@ -151,10 +156,19 @@ async def generate_sequences_single(
     return rollouts
 
 
-def init_dataloader(original: Callable[..., None], self: Any) -> None:
-    """Wraps `PPOTrainer._init_dataloader` of trainer V1: (a)."""
-    original(self)
-    _prepare(self)
+def compute_data_metrics(
+    original: Callable[..., dict[str, Any]], batch: DataProto, *args: Any, **kwargs: Any
+) -> dict[str, Any]:
+    """Wraps `verl.trainer.ppo.metric_utils.compute_data_metrics`: (c) in the older trainers.
+
+    Raises:
+        RuntimeError: The estimator durian did not run in this step.
+    """
+    if batch.meta_info.get(_PENDING):
+        raise _not_computed_error(sys.modules[verl_symbols.RAY_TRAINER].compute_advantage)
+    metrics = original(batch, *args, **kwargs) | _WAITING
+    _WAITING.clear()
+    return metrics
 
 
 def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
@@ -165,13 +179,13 @@ def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, me
     """
     if not is_durian(self.config.algorithm.adv_estimator):
         return original(self, batch, metrics)
-    v1_batch = _V1Batch(batch, metrics, self.config.algorithm)
-    token = _V1_BATCH.set(v1_batch)
+    step = _V1Step(batch, metrics, self.config.algorithm)
+    token = _V1_STEP.set(step)
     try:
         result = original(self, batch, metrics)
     finally:
-        _V1_BATCH.reset(token)
-    if not v1_batch.computed:
+        _V1_STEP.reset(token)
+    if not step.computed:
         raise _not_computed_error(original)
     return result
 
@@ -180,23 +194,19 @@ def compute_advantage_for_multi_trajectories(
     original: Callable[..., DataProto], data: DataProto, batch_keys: Any, adv_estimator: Any, *args: Any, **kwargs: Any
 ) -> DataProto:
     """Wraps the function of this name in trainer V1: (b)."""
-    v1_batch = _V1_BATCH.get()
-    if v1_batch is None or not is_durian(adv_estimator):
+    step = _V1_STEP.get()
+    if step is None or not is_durian(adv_estimator):
         return original(data, batch_keys, adv_estimator, *args, **kwargs)
     start = time.perf_counter()
-    _add_columns(data, v1_batch.meta, DurianConfig.from_algorithm(v1_batch.algorithm))
-    fetched = time.perf_counter() - start
+    _add_columns(data, step.meta, DurianConfig.from_algorithm(step.algorithm))
+    step.fetch_seconds = time.perf_counter() - start
     # verl computes the advantage of a session from its last output for GRPO only. So ask it for GRPO here;
     # compute_advantage above replaces GRPO by durian.
-    v1_batch.grpo_is_durian = True
+    step.grpo_is_durian = True
     try:
-        data = original(data, batch_keys, AdvantageEstimator.GRPO, *args, **kwargs)
+        return original(data, batch_keys, AdvantageEstimator.GRPO, *args, **kwargs)
     finally:
-        v1_batch.grpo_is_durian = False
-    if not v1_batch.computed:
-        raise _not_computed_error(original)
-    v1_batch.metrics["durian/hook_seconds"] += fetched
-    return data
+        step.grpo_is_durian = False
 
 
 def _not_computed_error(function: Callable[..., Any]) -> RuntimeError:
@@ -213,49 +223,32 @@ def _add_columns(data: DataProto, meta: Any, options: DurianConfig) -> None:
     import transfer_queue as tq
     from verl.utils.tensordict_utils import unwrap_non_tensor_data
 
-    def fetch(name: str) -> np.ndarray:
+    def fetch(name: str) -> list[Any]:
         column = tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=[name])[name]
-        return _object_array([unwrap_non_tensor_data(value) for value in column])
+        return [unwrap_non_tensor_data(value) for value in column]
 
-    key = options.perceptual.key
-    if options.weights.perceptual > 0 and key not in data.non_tensor_batch:
+    def column_of(values: list[Any]) -> np.ndarray:
+        return np.fromiter(values, dtype=object, count=len(values))  # lists of equal length make no second dimension
+
+    key, columns = options.perceptual.key, data.non_tensor_batch
+    if options.weights.perceptual > 0 and key not in columns:
         try:
-            data.non_tensor_batch[key] = fetch(key)
+            columns[key] = column_of(fetch(key))
         except KeyError as error:
             raise ValueError(
                 f"the rollouts in TransferQueue have no field {key!r} (algorithm.durian.perceptual.key), which verl's "
                 "agent loop copies from the training set. Keep the field in your rollout (rollouts restored from a "
                 "checkpoint of another estimator lack it), or set +algorithm.durian.weights.perceptual=0"
             ) from error
-    if _ACCURACY not in data.non_tensor_batch:
+    if _ACCURACY not in columns:
         try:
-            accuracy = _fetch_accuracy(fetch)
+            try:
+                accuracy = [fields["reward_extra_info"][_ACCURACY] for fields in fetch("extra_fields")]
+            except (KeyError, TypeError):  # a colocated reward model stores it as a field of its own
+                accuracy = fetch(_ACCURACY)
+            columns[_ACCURACY] = column_of(accuracy)
         except Exception as error:  # a metric must not end training
-            warn_once("accuracy", f"durian: the metrics use the rewards instead of the accuracy ({error!r})")
-        else:
-            if accuracy is not None:
-                data.non_tensor_batch[_ACCURACY] = accuracy
-
-
-def _object_array(values: list[Any]) -> np.ndarray:
-    array = np.empty(len(values), dtype=object)
-    for row, value in enumerate(values):  # np.array would make lists of equal length a second dimension
-        array[row] = value
-    return array
-
-
-def _fetch_accuracy(fetch: Callable[[str], np.ndarray]) -> np.ndarray | None:
-    """Returns the accuracy of each row as stored by the agent loop or a colocated reward model, or None."""
-    try:
-        infos = [(fields or {}).get("reward_extra_info") or {} for fields in fetch("extra_fields")]
-        if all(_ACCURACY in info for info in infos):
-            return _object_array([info[_ACCURACY] for info in infos])
-    except KeyError:
-        pass
-    try:
-        return fetch(_ACCURACY)
-    except KeyError:
-        return None
+            _warn_of_accuracy(f"the rollouts have none ({error!r})")
 
 
 def _metrics(step: Step) -> dict[str, float]:
@@ -277,36 +270,10 @@ def _accuracy(step: Step, rows: torch.Tensor) -> torch.Tensor | None:
     try:
         of_row = np.asarray(accuracy, dtype=np.float64).reshape(len(accuracy))
     except (TypeError, ValueError) as error:
-        warn_once(
-            "accuracy",
-            f"durian: the reward function returns {_ACCURACY}={accuracy[0]!r}, which is not a number; the metrics use "
-            f"the rewards instead ({error})",
-        )
+        _warn_of_accuracy(f"the reward function returns {_ACCURACY}={accuracy[0]!r}, which is not a number ({error})")
         return None
     return torch.from_numpy(of_row).to(rows.device)[rows]
 
 
-def _prepare(trainer: Any) -> None:
-    """Validates the config, adds visual entropy to the training set, and replaces `thresholds=dataset`.
-
-    The thresholds of the training set, in nats, replace the word `dataset` in the trainer's config, which the trainer
-    passes to the estimator in every step. With weight 0 of the perceptual axis, `batch` replaces it. A run that only
-    validates skips all this.
-    """
-    # verl reads val_only only if it validates before training.
-    settings = trainer.config.trainer
-    only_validates = settings.get("val_only", False) and settings.get("val_before_train", True)
-    if only_validates or not is_durian(trainer.config.algorithm.adv_estimator):
-        return
-    check(trainer.config)
-    add_visual_entropy(trainer.train_dataset, trainer.config)
-    options = DurianConfig.from_algorithm(trainer.config.algorithm)
-    if options.perceptual.thresholds != "dataset":
-        return
-    if options.weights.perceptual == 0:
-        trainer.config.algorithm.durian.perceptual.thresholds = "batch"
-    else:
-        thresholds = dataset_thresholds(trainer.train_dataset, options)
-        trainer.config.algorithm.durian.perceptual.thresholds = thresholds
-        in_words = ", ".join(f"{threshold:.4f}" for threshold in thresholds)
-        logger.info("durian: thresholds of visual entropy of the training set, nats: [%s]", in_words)
+def _warn_of_accuracy(reason: str) -> None:
+    warn_once("accuracy", f"durian: the metrics use the rewards instead of the accuracy: {reason}")

@@ -7,10 +7,9 @@ import importlib
 import importlib.metadata
 import inspect
 import sys
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
-from types import FunctionType
+from operator import attrgetter
 from typing import Any
 
 SEEN_IN = ("0.9.0", "0.9.1")
@@ -18,13 +17,10 @@ SEEN_IN = ("0.9.0", "0.9.1")
 
 CORE_ALGOS = "verl.trainer.ppo.core_algos"
 RAY_TRAINER = "verl.trainer.ppo.ray_trainer"
-METRIC_UTILS = "verl.trainer.ppo.metric_utils"
 V1_UTILS = "verl.trainer.ppo.v1.utils"
 TRAINER_V1 = "verl.trainer.ppo.v1.trainer_base"
 SEPARATION = "verl.experimental.separation.ray_trainer"
 FULLY_ASYNC = "verl.experimental.fully_async_policy.fully_async_rollouter"
-CONFIG = "verl.utils.config"
-PROTOCOL = "verl.protocol"
 
 EVERY = "every trainer"
 V1 = "trainer V1"
@@ -40,7 +36,8 @@ class Symbol:
 
     module: str
     name: str
-    parameters: tuple[str, ...] = ()
+    parameters: str = ""
+    """Names, separated by spaces."""
     trainer: str = EVERY
     """The trainers that need it, one of `TRAINERS`."""
     wrapper: str = ""
@@ -49,70 +46,41 @@ class Symbol:
     """Whether it is wrapped even in a verl that has its own estimator `durian`."""
 
 
-REGISTER = Symbol(CORE_ALGOS, "register_adv_est", ("name_or_enum",))
+REGISTER = Symbol(CORE_ALGOS, "register_adv_est", "name_or_enum")
 
+_ESTIMATE = ("compute_advantage", "data adv_estimator config")
+_SESSIONS = ("compute_advantage_for_multi_trajectories", "data batch_keys adv_estimator config")
+_METRICS = ("compute_data_metrics", "batch")
+_GENERATE = ("FullyAsyncAgentLoopManager.generate_sequences_single", "self prompts")
 SYMBOLS = (
     # The estimator is registered here.
     REGISTER,
     Symbol(CORE_ALGOS, "ADV_ESTIMATOR_REGISTRY"),
     Symbol(CORE_ALGOS, "AdvantageEstimator.GRPO"),
     # Options and settings are checked here.
-    Symbol(CONFIG, "validate_config", ("config",), EVERY, "checks.validate_config", native=True),
+    Symbol("verl.utils.config", "validate_config", "config", EVERY, "checks.validate_config", native=True),
     # Every trainer calls the estimator through this function; two modules import it by name.
-    Symbol(RAY_TRAINER, "compute_advantage", ("data", "adv_estimator", "config"), EVERY, "trainers.compute_advantage"),
-    Symbol(V1_UTILS, "compute_advantage", ("data", "adv_estimator", "config"), V1, "trainers.compute_advantage"),
-    Symbol(
-        SEPARATION, "compute_advantage", ("data", "adv_estimator", "config"), SEPARATE, "trainers.compute_advantage"
-    ),
+    Symbol(RAY_TRAINER, *_ESTIMATE, EVERY, "trainers.compute_advantage"),
+    Symbol(V1_UTILS, *_ESTIMATE, V1, "trainers.compute_advantage"),
+    Symbol(SEPARATION, *_ESTIMATE, SEPARATE, "trainers.compute_advantage"),
     # RayPPOTrainer and its subclasses: training data, columns that survive generation, metrics.
-    Symbol(
-        RAY_TRAINER,
-        "RayPPOTrainer._create_dataloader",
-        ("self", "train_dataset"),
-        OLDER,
-        "trainers.create_dataloader",
-        native=True,
-    ),
-    Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", ("self", "batch"), OLDER, "trainers.get_gen_batch"),
-    Symbol(METRIC_UTILS, "compute_data_metrics", ("batch",), OLDER, "trainers.compute_data_metrics"),
-    Symbol(RAY_TRAINER, "compute_data_metrics", ("batch",), OLDER, "trainers.compute_data_metrics"),
-    Symbol(SEPARATION, "compute_data_metrics", ("batch",), SEPARATE, "trainers.compute_data_metrics"),
+    Symbol(RAY_TRAINER, "RayPPOTrainer._create_dataloader", "self", OLDER, "trainers.load_data", native=True),
+    Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", "self batch", OLDER, "trainers.get_gen_batch"),
+    Symbol("verl.trainer.ppo.metric_utils", *_METRICS, OLDER, "trainers.compute_data_metrics"),
+    Symbol(RAY_TRAINER, *_METRICS, OLDER, "trainers.compute_data_metrics"),
+    Symbol(SEPARATION, *_METRICS, SEPARATE, "trainers.compute_data_metrics"),
     # Trainer V1: training data, advantage step, sessions with several outputs, columns in TransferQueue.
-    Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", ("self",), V1, "trainers.init_dataloader", native=True),
-    Symbol(
-        TRAINER_V1, "PPOTrainer._compute_advantage", ("self", "batch", "metrics"), V1, "trainers.v1_compute_advantage"
-    ),
-    Symbol(
-        TRAINER_V1,
-        "compute_advantage_for_multi_trajectories",
-        ("data", "batch_keys", "adv_estimator", "config"),
-        V1,
-        "trainers.compute_advantage_for_multi_trajectories",
-    ),
-    Symbol(TRAINER_V1, "tq.kv_batch_get", ("keys", "partition_id", "select_fields"), V1),
+    Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", "self", V1, "trainers.load_data", native=True),
+    Symbol(TRAINER_V1, "PPOTrainer._compute_advantage", "self batch metrics", V1, "trainers.v1_compute_advantage"),
+    Symbol(TRAINER_V1, *_SESSIONS, V1, "trainers.compute_advantage_for_multi_trajectories"),
+    Symbol(TRAINER_V1, "tq.kv_batch_get", "keys partition_id select_fields", V1),
     # Fully asynchronous training: the trainer receives the rollouts and has not loaded the training data.
-    Symbol(
-        FULLY_ASYNC,
-        "FullyAsyncAgentLoopManager.generate_sequences_single",
-        ("self", "prompts"),
-        ASYNC,
-        "trainers.generate_sequences_single",
-    ),
-    # The batch.
-    Symbol(PROTOCOL, "DataProto", ("batch", "non_tensor_batch", "meta_info")),
+    Symbol(FULLY_ASYNC, *_GENERATE, ASYNC, "trainers.generate_sequences_single"),
+    Symbol("verl.protocol", "DataProto", "batch non_tensor_batch meta_info"),
 )
 
 FAILURES: dict[Symbol, str] = {}
 """Symbols whose hook could not be installed in this process, with the error."""
-
-
-@contextmanager
-def recording_failure(symbol: Symbol) -> Iterator[None]:
-    """Records an exception instead of raising it in verl's import: other estimators work, `durian` refuses to start."""
-    try:
-        yield
-    except Exception as error:
-        FAILURES[symbol] = f"{symbol.module}.{symbol.name}: the hook failed ({type(error).__name__}: {error})"
 
 
 def look_up(symbol: Symbol) -> Any:
@@ -121,10 +89,7 @@ def look_up(symbol: Symbol) -> Any:
     Raises:
         ImportError, AttributeError: This verl does not have it.
     """
-    found: Any = importlib.import_module(symbol.module)
-    for part in symbol.name.split("."):
-        found = getattr(found, part)
-    return found
+    return attrgetter(symbol.name)(importlib.import_module(symbol.module))
 
 
 def problem(symbol: Symbol) -> str | None:
@@ -134,7 +99,7 @@ def problem(symbol: Symbol) -> str | None:
     except Exception as error:  # any error while its module is imported
         return f"{symbol.module}.{symbol.name} is missing ({error})"
     known = inspect.signature(found).parameters if symbol.parameters else {}
-    lost = [name for name in symbol.parameters if name not in known]
+    lost = [name for name in symbol.parameters.split() if name not in known]
     # Another plugin's wrapper may take (*args, **kwargs).
     if lost and not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
         return f"{symbol.module}.{symbol.name} has no parameter {', '.join(lost)}"
@@ -143,8 +108,7 @@ def problem(symbol: Symbol) -> str | None:
 
 def problems(trainers: Collection[str] = TRAINERS) -> list[str]:
     """Returns what this verl lacks for these trainers, one line for each symbol."""
-    found = [problem(symbol) for symbol in SYMBOLS if symbol.trainer in trainers]
-    return [text for text in found if text is not None]
+    return [text for symbol in SYMBOLS if symbol.trainer in trainers and (text := problem(symbol))]
 
 
 def trainers_of(config: Any) -> set[str]:
@@ -200,24 +164,15 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
     if is_wrapped(original) or (not symbol.native and computes_durian()):
         return
     file, _, name = symbol.wrapper.partition(".")
-    ours = getattr(importlib.import_module(f"verl_durian.hooks.{file}"), name)
-
-    wrapper = _wrapper(original, ours)
-    *path, last = symbol.name.split(".")
-    owner: Any = importlib.import_module(symbol.module)
-    for part in path:
-        owner = getattr(owner, part)
-    setattr(owner, last, wrapper)
-    if not everywhere or path:
-        return
-    for module in list(sys.modules.values()):
-        for held, value in list((getattr(module, "__dict__", None) or {}).items()):
-            if value is original:
-                setattr(module, held, wrapper)
-            elif type(value) is FunctionType and not is_wrapped(value):
-                # Another plugin replaced the function before us, and this module still holds the original.
-                if (value.__module__, value.__qualname__) == (symbol.module, last):
-                    setattr(module, held, _wrapper(value, ours))
+    wrapper = _wrapper(original, getattr(importlib.import_module(f"verl_durian.hooks.{file}"), name))
+    module = importlib.import_module(symbol.module)
+    owner, _, last = symbol.name.rpartition(".")
+    setattr(attrgetter(owner)(module) if owner else module, last, wrapper)
+    if everywhere and not owner:
+        for other in list(sys.modules.values()):
+            for held, value in list((getattr(other, "__dict__", None) or {}).items()):
+                if value is original:
+                    setattr(other, held, wrapper)
 
 
 def _wrapper(function: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:

@@ -12,7 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from verl_durian.hooks import known_failures
-from verl_durian.preflight import Finding, compose, one_line
+from verl_durian.preflight import Finding, compose, note, one_line
 
 DRY_RUN = "--dry-run"
 REFUSED = 2
@@ -72,7 +72,9 @@ def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
         yield machine.local_problem(config, str(error))
     else:
         yield from model.check_weights(config)
-    yield from map(Finding, known_failures.find(config, read.type if read else None))
+    model_type = read.type if read else None
+    yield from map(Finding, known_failures.find(config, model_type))
+    yield from map(note, known_failures.find_risks(config, model_type))
     yield from data.check(config, read)
     yield from machine.check_gpus(config, read)
     yield from machine.check_checkpoints(config, read)

@@ -26,9 +26,9 @@ def check_verl(config: DictConfig) -> Iterator[Finding]:
 
     durian = is_durian(config.algorithm.adv_estimator)
     for found in check_process(verl_symbols.trainers_of(config)):
-        if not found["good"]:
-            stops = durian or found["subject"] == "import verl"
-            yield Finding(f"{found['subject']}: {found['detail']}; {found['remedy']}", stops)
+        if found.level == "problem":
+            stops = durian or found.subject == "import verl"
+            yield Finding(f"{found.subject}: {found.detail}; {found.remedy}", stops)
 
 
 def check_packages(config: DictConfig) -> Iterator[Finding]:
