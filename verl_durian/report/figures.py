@@ -82,7 +82,7 @@ GROUPS = {
 """Quantity of a group: title of the panel and label of the axis."""
 DIFFICULTY = {
     "perceptual": ("Visual entropy", "visual entropy in nats"),
-    "reasoning": ("Confidence", "confidence in nats per token"),
+    "reasoning": ("Confidence", "confidence in nats"),
 }
 
 

@@ -99,7 +99,7 @@ function open(prompt) {
           ["pass rates", prompt.history.map(([step, passed]) => `step ${step}: ${number(passed)}`).join(", ")],
           ["weight", `${number(prompt.weight_grpo)} under grpo, ${number(prompt.weight_durian)} under durian`],
           ["visual entropy", `${number(prompt.visual_entropy, 3)} nats, group ${group("S", prompt.perceptual_group)}`],
-          ["confidence", `${number(prompt.confidence, 3)} nats per token, group ${group("M", prompt.reasoning_group)}`],
+          ["confidence", `${number(prompt.confidence, 3)} nats, group ${group("M", prompt.reasoning_group)}`],
           ["std", `own ${number(prompt.std_original, 3)}, perceptual ${number(prompt.std_perceptual, 3)}, ` +
             `reasoning ${number(prompt.std_reasoning, 3)}`],
         ]))),
