@@ -246,11 +246,11 @@ def test_many_records_are_thinned(four: Path, monkeypatch: pytest.MonkeyPatch) -
         ),
         (
             lambda folder: [folder.mkdir(), (folder / "metrics.jsonl").write_text("{")],
-            "nothing to report yet: no complete step\n  metrics.jsonl, line 1",
+            "nothing to report yet: no complete step with metrics of training\n  metrics.jsonl, line 1",
         ),
         (
             lambda folder: [folder.mkdir(), (folder / "step_1.parquet").write_bytes(b"PAR1")],
-            "nothing to report yet: no complete step\n  step_1.parquet cannot be read",
+            "nothing to report yet: no complete step with metrics of training\n  step_1.parquet cannot be read",
         ),
         (
             lambda folder: [

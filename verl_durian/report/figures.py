@@ -242,6 +242,8 @@ def _panel(name: str, title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Ax
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
         if xlabel == "step":
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        if ylabel == "prompts":
+            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         yield axes, panels
         lines, labels = axes.get_legend_handles_labels()
         if len(labels) > 1:

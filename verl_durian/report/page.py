@@ -50,7 +50,11 @@ def figures_folder(output: Path) -> Path:
 def page_content(runs: Sequence[Run]) -> dict[str, Any]:
     """Everything that the template shows."""
     prompts, images = shown_prompts(runs)
-    notes = [f"{run.name}: {note}" if len(runs) > 1 else note for run in runs for note in run.notes]
+    about: dict[str, list[str]] = {}
+    for run in runs:
+        for note in run.notes:
+            about.setdefault(note, []).append(run.name)
+    notes = [f"{', '.join(names)}: {note}" if len(runs) > 1 else note for note, names in about.items()]
     data_sets = {as_text(run.settings["train_files"]) for run in runs if run.settings.get("train_files")}
     if len(data_sets) > 1:
         notes.insert(0, f"The runs trained on different data ({'; '.join(sorted(data_sets))}): compare with care.")

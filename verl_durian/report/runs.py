@@ -131,7 +131,7 @@ def read_run(path: Path, label: str = "") -> Run:
         inside = sorted(file.parent.name for file in path.glob(f"*/{METRICS}"))
         raise ValueError(
             f"{path}: neither {METRICS} nor {RECORDS} in this folder: name the folder of a run that trained with "
-            "algorithm.durian.record=DIR, or with the logger `file` in trainer.logger"
+            "algorithm.durian.record=DIR, or with the logger 'file' in trainer.logger"
             + (f". Runs in it: {', '.join(inside)}" if inside else "")
         )
     if len(folders := sorted({str(file.parent) for file in files})) > 1:
@@ -141,9 +141,9 @@ def read_run(path: Path, label: str = "") -> Run:
     run.steps = recorded.combine_first(logged).sort_index()
     if run.steps.empty:
         reasons = "".join(f"\n  {note}" for note in run.notes)
-        raise ValueError(f"{path}: nothing to report yet: no complete step{reasons}")
+        raise ValueError(f"{path}: nothing to report yet: no complete step with metrics of training{reasons}")
     if not metrics.exists():
-        run.notes.append(f"No {METRICS}: no validation curves. verl's logger `file` writes it.")
+        run.notes.append(f"No {METRICS}: no validation curves. verl's logger 'file' writes it.")
     if not files:
         run.notes.append("No records: no weights, difficulty or prompts. algorithm.durian.record=DIR writes them.")
     return run
