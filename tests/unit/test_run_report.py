@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from verl_durian.cli import app
 from verl_durian.report import runs as runs_module
-from verl_durian.report.figures import verdict
+from verl_durian.report.figures import difficulty_bins, verdict
 from verl_durian.report.page import write_report
 from verl_durian.report.prompts import KINDS, interesting
 from verl_durian.report.runs import read_run, read_runs
@@ -124,6 +124,23 @@ def test_labels(four: Path, tmp_path: Path, arguments: str, labels: list[str]) -
     runs = read_runs(arguments.format(four, tmp_path).split())
     assert [run.label for run in runs] == labels
     assert len({run.name for run in runs}) == len(runs)
+
+
+def test_weight_of_a_prompt(four: Path) -> None:
+    prompts = read_run(four / "grpo_seed1").prompts
+    weights = prompts.groupby("passed")["weight_grpo"].agg(["min", "max"])
+    for solved, weight in ((1, 2.475), (4, 0.935), (7, 2.475), (8, 0)):
+        np.testing.assert_allclose(weights.loc[solved / 8], weight, atol=1e-3)
+    assert (prompts["weight"] == prompts["weight_grpo"]).all()
+
+
+def test_accuracy_by_difficulty() -> None:
+    of_step = pd.DataFrame({"key": list("abcdefghij"), "confidence": -np.arange(10.0), "passed": np.arange(10) / 10})
+    easier = of_step.assign(passed=of_step["passed"] + [0.1, *[0] * 9], confidence=of_step["confidence"] + 1)
+    bins = difficulty_bins(pd.concat([of_step.assign(step=1), easier.assign(step=2)]), "reasoning")
+    np.testing.assert_allclose(bins["mean"], [*np.arange(9, 0, -1) / 10, 0.05])
+    np.testing.assert_allclose(bins["difficulty"], np.arange(-8.5, 1))  # the confidence in nats, least confident first
+    assert set(bins["count"]) == {1} and set(bins["interval"]) == {0}  # one prompt each, seen twice
 
 
 def test_interesting_prompts() -> None:

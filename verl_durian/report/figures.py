@@ -34,7 +34,7 @@ STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
     "svg.hashsalt": "verl-durian",
     "text.parse_math": False,
-    "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans"],  # and any other where it is missing; few are wider
     "font.size": 9,
     "axes.titlesize": 10,
     "legend.fontsize": 8,
@@ -99,6 +99,7 @@ class Panel:
     def inline(self) -> str:
         """The SVG as a part of an HTML page."""
         svg = self.svg[self.svg.index("<svg") :].replace(TEXT, "currentColor")
+        svg = svg.replace(OKABE_ITO[0].lower(), "var(--blue)")  # lighter on black
         svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
         svg = re.sub(r' id="[A-Za-z]\w*_\d+"', "", svg)  # the same in every panel, and nothing refers to them
         box = re.search(r'viewBox="[^"]*"', svg)[0]  # type: ignore[index]
@@ -240,8 +241,7 @@ def _panel(name: str, title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Ax
         figure = Figure(figsize=(4.4, 3.1), layout="constrained")
         axes = figure.subplots()
         axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        if xlabel == "step":
-            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=xlabel == "step"))
         if ylabel == "prompts":
             axes.yaxis.set_major_locator(MaxNLocator(integer=True))
         yield axes, panels
@@ -254,7 +254,9 @@ def _panel(name: str, title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Ax
             figure.legend(lines, labels, loc="outside lower center", ncols=columns)
         svg = StringIO()
         figure.savefig(svg, format="svg", transparent=True, dpi=150, metadata={"Date": None})
-    panels.append(Panel(re.sub(r"[^\w.=-]+", "-", name.lower()), title, svg.getvalue()))
+    # Two decimals of a point are enough.
+    short = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg.getvalue())
+    panels.append(Panel(re.sub(r"[^\w.=-]+", "-", name.lower()), title, short))
 
 
 def _curves(runs: Sequence[Run], title: str, metric: str, unit: str) -> Panel | None:

@@ -14,6 +14,9 @@ from verl_durian.report import figures
 from verl_durian.report.prompts import KINDS, shown_prompts
 from verl_durian.report.runs import AXES, SETTINGS, Run, as_text, read_runs
 
+MAX_BYTES = 10_000_000
+"""Of a page that opens fast; about 30 runs fit."""
+
 
 def write_report(arguments: Sequence[str], output: Path) -> list[str]:
     """Writes the report of runs.
@@ -37,9 +40,11 @@ def write_report(arguments: Sequence[str], output: Path) -> list[str]:
     for panel in panels:
         with whole_file(folder / f"{panel.name}.svg") as file:
             file.write(panel.svg.encode())
+    page = render(content | {"folder": folder.name}).encode()
     with whole_file(output) as file:
-        file.write(render(content | {"folder": folder.name}).encode())
-    return content["notes"]
+        file.write(page)
+    too_large = [f"{output} has {len(page) / 1e6:.0f} MB: name fewer runs."] if len(page) > MAX_BYTES else []
+    return content["notes"] + too_large
 
 
 def figures_folder(output: Path) -> Path:
