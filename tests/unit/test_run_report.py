@@ -221,7 +221,7 @@ def test_what_is_left_out_is_said(four: Path, tmp_path: Path) -> None:
     page, notes = report(tmp_path, run, four / "durian_seed2")
     text = "\n".join(notes)
     for part in (
-        "The runs trained on different data (gone.parquet; train.parquet)",
+        f"The runs trained on different data (gone.parquet; {four.name}/train.parquet)",
         "durian_seed1: step_00000001.parquet cannot be read and was left out",
         "step_00000002.parquet cannot be read",
         "metrics.jsonl, line 13: not a complete entry",

@@ -10,7 +10,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import StringIO
 from typing import Any
 
@@ -54,7 +54,7 @@ MAX_POINTS = 200
 """Points of a curve; more steps are averaged, which also makes noisy curves readable."""
 MAX_LINES = 6
 """Groups drawn as lines; more are a heat map."""
-MAX_SOURCES = 6
+MAX_SETS = 6
 """Validation sets with a panel of their own."""
 MAX_OUTCOMES = 16
 """Pass rates k/n that are shown as they are; more are rounded."""
@@ -109,19 +109,14 @@ class Panel:
 def learning_panels(runs: Sequence[Run]) -> list[Panel]:
     """Learning curves, a line per label with the range of its seeds."""
     panels = [_curves(runs, title, *spec) for title, spec in LEARNING.items()]
-    found = {name for run in runs for name in run.steps.columns}
-    validation = {}
-    for quantity in ("acc", "reward"):
-        pattern = re.compile(rf"val-core/(.+)/{quantity}/mean@\d+")
-        validation = {name: match[1] for name in sorted(found) if (match := pattern.fullmatch(name))}
-        if validation:
-            break
-    if len(validation) > 1:
-        averaged = [Run(run.name, run.folder, run.label, steps=_mean_of(run.steps, validation)) for run in runs]
-        panels.append(_curves(averaged, "Validation: mean of all sets", "mean", "accuracy"))
-    unit = "accuracy" if quantity == "acc" else "reward"
-    for name, source in list(validation.items())[:MAX_SOURCES]:
-        panels.append(_curves(runs, f"Validation: {source}", name, unit))
+    unit, sets = "accuracy", _validation_sets(runs, "acc")
+    if not sets:
+        unit, sets = "reward", _validation_sets(runs, "reward")
+    if len(sets) > 1:
+        means = [replace(run, steps=_mean_of(run.steps, sets)) for run in runs]
+        panels.append(_curves(means, "Validation: mean of all sets", "mean", unit))
+    for metric, name in list(sets.items())[:MAX_SETS]:
+        panels.append(_curves(runs, f"Validation: {name}", metric, unit))
     return [panel for panel in panels if panel]
 
 
@@ -328,6 +323,13 @@ def _edges(centres: pd.Index) -> np.ndarray:
 
 def _passed(run: Run) -> str:
     return "pass rate" if run.has_accuracy else "mean reward"
+
+
+def _validation_sets(runs: Sequence[Run], quantity: str) -> dict[str, str]:
+    """Metrics of validation, each with the name of its validation set."""
+    pattern = re.compile(rf"val-core/(.+)/{quantity}/mean@\d+")
+    names = sorted({name for run in runs for name in run.steps})
+    return {name: match[1] for name in names if (match := pattern.fullmatch(name))}
 
 
 def _mean_of(steps: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:

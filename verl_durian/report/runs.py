@@ -138,7 +138,7 @@ def read_run(path: Path, label: str = "") -> Run:
         raise ValueError(f"{path}: the records of several runs: name them one by one: {' '.join(folders)}")
     logged = _read_metrics(metrics, run.notes) if metrics.exists() else pd.DataFrame()
     recorded = _read_records(run, files)
-    run.steps = recorded.combine_first(logged).sort_index()
+    run.steps = logged.combine_first(recorded).sort_index()
     if run.steps.empty:
         reasons = "".join(f"\n  {note}" for note in run.notes)
         raise ValueError(f"{path}: nothing to report yet: no complete step with metrics of training{reasons}")
@@ -337,9 +337,9 @@ def _label(runs: Sequence[Run]) -> None:
 
 
 def as_text(value: Any) -> str:
-    """A setting in short: weights as 0.1/0.2/0.7, files without folders."""
+    """A setting in short: weights as 0.1/0.2/0.7, files with their last folder."""
     if isinstance(value, dict):
         return "/".join(f"{each:g}" for each in value.values())
     if isinstance(value, list):
-        return ", ".join(Path(each).name if isinstance(each, str) else f"{each:g}" for each in value)
+        return ", ".join("/".join(Path(each).parts[-2:]) if isinstance(each, str) else f"{each:g}" for each in value)
     return "" if value is None else str(value)
