@@ -113,5 +113,31 @@ def prepare(
         raise typer.Exit(code=2) from error
 
 
+@app.command()
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folder with metrics.jsonl or with the records of algorithm.durian.record. LABEL=RUN names it; runs "
+            "with the same label are shown as seeds of the same settings.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="HTML file; its figures go to a folder beside it.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Make a page of what the normalization does to the prompts of one or several runs."""
+    from verl_durian.report.page import figures_folder, write_report
+
+    try:
+        notes = write_report(runs, output)
+    except (ValueError, OSError) as error:
+        print(f"verl-durian report: {error}", file=sys.stderr)
+        raise typer.Exit(code=2) from error
+    print("\n".join([*notes, f"report:  {output}", f"figures: {figures_folder(output)}"]))
+
+
 if __name__ == "__main__":
     app()
