@@ -10,7 +10,7 @@ try:
     import rich  # noqa: F401
     import typer
 except ModuleNotFoundError as error:
-    from verl_durian.hooks.dependencies import install_command, unmet
+    from verl_durian.hooks.doctor import install_command, unmet
 
     sys.exit(f"verl-durian: {error.name} is not installed. In bash:\n  {install_command(unmet())}")
 
