@@ -21,6 +21,8 @@ from local_ray import join_local_ray
 from scipy.stats import spearmanr
 from verl.protocol import DataProto
 
+from verl_durian.hooks import trainers
+
 THRESHOLDS = "+algorithm.durian.perceptual.thresholds"
 CORRECTION = "algorithm.rollout_correction"
 BYPASS = f"{CORRECTION}.bypass_mode=True"
@@ -262,67 +264,26 @@ def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates):
 
 def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
     """From the rollouter, which alone has seen the training set, to the trainer, which has a config of its own."""
-    from verl.experimental.fully_async_policy.detach_utils import RolloutSample, assemble_batch_from_rollout_samples
-    from verl.experimental.fully_async_policy.fully_async_rollouter import FullyAsyncAgentLoopManager
-
     rows = make_rows()
     rollouter_config, trainer_config = compose(f"{THRESHOLDS}=dataset"), compose(f"{THRESHOLDS}=dataset")
     rollouter_config.algorithm.durian.perceptual.thresholds = [1.5, 2.5]  # as `load_data` leaves it there
-    uids = sorted({row["uid"] for row in rows})
-    groups = [[row for row in rows if row["uid"] == uid] for uid in uids]
-    rollouts = []
-    for group in groups:
-        batch = pad_responses(data_proto(group), max(len(row["responses"]) for row in rows))
-        del batch.non_tensor_batch["visual_entropy"], batch.meta_info["global_token_num"]
-        for name in ("min_global_steps", "max_global_steps"):
-            batch.non_tensor_batch[name] = np.zeros(len(group), dtype=object)
-        batch.meta_info["metrics"] = [{"generate_sequences": 1.0, "tool_calls": 0.0} for _ in group]
-        rollouts.append(batch)
 
-    @ray.remote
-    class AgentLoopWorker:
-        """verl's hands back a batch without the columns of the prompts."""
+    async def generate(self, prompts: DataProto) -> DataProto:
+        """As verl's, which keeps no column of the prompts."""
+        batch = data_proto(rows)
+        del batch.non_tensor_batch["visual_entropy"]
+        return batch
 
-        def __init__(self, answers):
-            self.answers = iter(answers)
+    def rollouts() -> DataProto:
+        manager = SimpleNamespace(config=rollouter_config)
+        return asyncio.run(trainers.generate_sequences_single(generate, manager, data_proto(rows)))
 
-        def generate_sequences(self, prompts):
-            return next(self.answers)
-
-    manager = object.__new__(FullyAsyncAgentLoopManager)
-
-    def generate(entropies: list) -> DataProto:
-        columns = {"visual_entropy": np.array(entropies, dtype=object)}
-        prompts = DataProto.from_dict(tensors={"dummy": torch.zeros(len(entropies))}, non_tensors=columns)
-        return asyncio.run(manager.generate_sequences_single(prompts))
-
-    manager.config, manager.agent_loop_workers = rollouter_config, [AgentLoopWorker.remote(rollouts)]
-    samples = []
-    for uid, group in zip(uids, groups, strict=True):
-        output = generate([row["visual_entropy"] for row in group])
-        samples.append(RolloutSample(ray.cloudpickle.loads(ray.cloudpickle.dumps(output)), uid, 0, {}))
-    batch = assemble_batch_from_rollout_samples(samples, None, trainer_config)
-    batch.to_tensordict()  # so it goes to the actor's workers
-
-    ordered = [row for group in groups for row in group]
-    found = fit(trainer_of("fully_async_policy", trainer_config), batch)
-    assert not torch.allclose(expected(ordered, rollouter_config), expected(ordered, compose()))
-    metrics = assert_expected(found, ordered, rollouter_config)
+    batch = ray.cloudpickle.loads(ray.cloudpickle.dumps(rollouts()))
+    metrics = assert_expected(fit(trainer_of("fully_async_policy", trainer_config), batch), rows, rollouter_config)
     assert metrics["durian/perceptual/threshold_1"] == 1.5
-
-    manager.config = copy.deepcopy(rollouter_config)
-    manager.config.algorithm.adv_estimator = "grpo"
-    manager.agent_loop_workers = [AgentLoopWorker.remote(rollouts)]
-    assert "visual_entropy" not in generate([1.0]).non_tensor_batch
-
-
-def pad_responses(batch: DataProto, width: int) -> DataProto:
-    """To the length that all rollouts of a run have."""
-    tensors = {}
-    for name, values in batch.batch.items():
-        length = 5 + width if name == "attention_mask" else 5 if name == "prompts" else width
-        tensors[name] = torch.nn.functional.pad(values, (0, length - values.shape[1]))
-    return DataProto.from_dict(tensors=tensors, non_tensors=batch.non_tensor_batch, meta_info=batch.meta_info)
+    assert not torch.allclose(expected(rows, rollouter_config), expected(rows, compose()))
+    rollouter_config.algorithm.adv_estimator = "grpo"
+    assert "visual_entropy" not in rollouts().non_tensor_batch
 
 
 def test_metrics_of_several_updates_are_reduced_as_their_names_say():

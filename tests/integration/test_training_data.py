@@ -198,18 +198,10 @@ def test_a_cache_folder_that_cannot_be_written_is_named_before_images_are_read(c
             add_visual_entropy(rows, config)
 
 
-REMOTE = """
-from transformers import Qwen2VLImageProcessor
-
-class OwnImageProcessor(Qwen2VLImageProcessor):
-    pass
-"""
-
-
 def test_the_config_and_the_code_of_the_processor_may_be_elsewhere(config, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    images = [[picture_bytes("astronaut", tmp_path)], [picture_bytes("grass", tmp_path)]]
-    rows = training_set(config, tmp_path, {"images": images})
+    images = {"images": [[picture_bytes("astronaut", tmp_path)], [picture_bytes("grass", tmp_path)]]}
+    rows = training_set(config, tmp_path, images)
     add_visual_entropy(rows, config)
     expected = rows.dataframe["visual_entropy"][:]
 
@@ -217,15 +209,14 @@ def test_the_config_and_the_code_of_the_processor_may_be_elsewhere(config, tmp_p
     (tmp_path / "config").mkdir()
     shutil.move(model / "config.json", tmp_path / "config")
     settings = json.loads((model / "processor_config.json").read_text())
-    settings["image_processor"]["image_processor_type"] = "OwnImageProcessor"
-    settings["image_processor"]["auto_map"] = {"AutoImageProcessor": "own.OwnImageProcessor"}
+    settings["image_processor"]["image_processor_type"] = "Own"
+    settings["image_processor"]["auto_map"] = {"AutoImageProcessor": "own.Own"}
     (model / "processor_config.json").write_text(json.dumps(settings))
-    (model / "own.py").write_text(REMOTE)
-    config.actor_rollout_ref.model.path = str(model)
-    config.actor_rollout_ref.model.hf_config_path = str(tmp_path / "config")
-    config.actor_rollout_ref.model.trust_remote_code = True
-    rows = training_set(config, tmp_path, {"images": images})
-    assert type(rows.processor.image_processor).__name__ == "OwnImageProcessor"
+    (model / "own.py").write_text("import transformers\n\nclass Own(transformers.Qwen2VLImageProcessor):\n    pass\n")
+    changes = {"path": str(model), "hf_config_path": str(tmp_path / "config"), "trust_remote_code": True}
+    config.actor_rollout_ref.model.update(changes)
+    rows = training_set(config, tmp_path, images)
+    assert type(rows.processor.image_processor).__name__ == "Own"
     add_visual_entropy(rows, config)
     assert rows.dataframe["visual_entropy"][:] == expected
     assert len(list((tmp_path / "cache").iterdir())) == 2

@@ -120,13 +120,15 @@ def _python_values(value: Any) -> Any:
 def _message(error: ValidationError, options: Any) -> str:
     """The first error, as `key=value: must be ...`."""
     first = error.errors()[0]
-    fields, path, value, description = DurianConfig.__pydantic_fields__, _PATH, options, ""
+    section: Any = DurianConfig
+    path, value, description = _PATH, options, ""
     for name in first["loc"]:
+        fields = getattr(section, "__pydantic_fields__", {})
         if name not in fields:  # an unknown key, a position in a list, or a member of a union
             break
         path, value, description = f"{path}.{name}", value[name], fields[name].description
-        fields = getattr(fields[name].annotation, "__pydantic_fields__", {})
-    keys = ", ".join(fields)
+        section = fields[name].annotation
+    keys = ", ".join(getattr(section, "__pydantic_fields__", {}))
     if first["type"] == "unexpected_keyword_argument":
         return f"{path}.{first['loc'][-1]}: unknown option. Allowed under {path}: {keys}"
     if keys and first["type"] == "value_error":

@@ -43,7 +43,7 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
     key = options.perceptual.key
     if options.weights.perceptual == 0:
         return
-    rows = getattr(dataset, "dataframe", None)
+    rows: Any = getattr(dataset, "dataframe", None)
     columns = Columns(getattr(dataset, "image_key", ""), getattr(dataset, "video_key", ""))
     in_memory = isinstance(rows, datasets.Dataset)
     if key not in (rows.column_names if in_memory else dataset[0]):
@@ -61,10 +61,6 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
 
 def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
     """Quantiles of the training set's visual entropies in nats; every row with an image counts once.
-
-    Args:
-        dataset: verl's training set, after ``add_visual_entropy``.
-        options: gives the quantiles, and the column with the visual entropies.
 
     Raises:
         ValueError: a custom data set without a ``dataframe``, or a data set without images.
@@ -104,8 +100,7 @@ def _column(rows: datasets.Dataset, key: str) -> np.ndarray:
 
 
 def _with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datasets.Dataset:
-    """Adds a column. If the set has an index (after `filter`, `select`), `add_column` would copy all columns to disk:
-    the column is added to the table below the index instead."""
+    """Adds a column below the index that `filter` and `select` leave: on top, all columns would be copied to disk."""
     if rows._indices is None:
         return rows.add_column(key, values)
     index = rows._indices.column(0).to_numpy()

@@ -40,9 +40,11 @@ def examine(verbose: bool = False) -> bool:
     """Prints problems and notes, with `verbose` also the passed checks. Returns whether there is no problem."""
     from rich.console import Console
 
-    console = Console(highlight=False)
-    with console.status("Checking the installed packages ...") as status:
-        findings = check_packages()
+    console, findings = Console(highlight=False), []
+    if lacking := unmet():
+        said = "; ".join(f"{each}: {installed(each.name) or 'not installed'}" for each in lacking)
+        findings.append(Finding("packages", said, f"in bash, keeps all others: {install_command(lacking)}"))
+    with console.status("Checking the plugin ...") as status:
         for place, check in (("this process", check_process), ("a Ray worker", _check_worker)):
             if any(finding.level == "problem" for finding in findings):
                 break  # without its requirements the plugin cannot be loaded
@@ -92,14 +94,6 @@ def install_command(requirements: list[Requirement]) -> str:
         pins += f" | grep -viE '^({replaced})=='"
     wanted = shlex.join(str(each).partition(";")[0].replace(" ", "") for each in requirements)
     return f"{pip} install{of} --constraint <({pins}) {wanted}"
-
-
-def check_packages() -> list[Finding]:
-    """Checks the requirements of verl-durian."""
-    if not (lacking := unmet()):
-        return []
-    found = "; ".join(f"{each}: {installed(each.name) or 'not installed'}" for each in lacking)
-    return [Finding("packages", found, f"in bash, keeps all others: {install_command(lacking)}")]
 
 
 def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
