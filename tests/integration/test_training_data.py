@@ -236,6 +236,8 @@ def test_an_image_that_cannot_be_scored_is_named(config, tmp_path):
     rows = training_set(config, tmp_path, {"images": images})
     with pytest.raises(ValueError, match="training row 1: image 0: not a picture.*and 1 more"):
         add_visual_entropy(rows, config)
+    OmegaConf.update(config, "algorithm.durian.weights.perceptual", 0, force_add=True)
+    add_visual_entropy(rows, config)  # needs no scores
 
 
 def test_thresholds_are_the_quantiles_of_all_rows_with_an_image(config, tmp_path):
@@ -256,13 +258,6 @@ def test_a_set_without_images(config, tmp_path, caplog):
         dataset_thresholds(rows, DurianConfig())
     with pytest.raises(ValueError, match=r"thresholds=dataset: list \(data.custom_cls\) has no `dataframe`"):
         dataset_thresholds([{"visual_entropy": 1.0}], DurianConfig())
-
-
-def test_a_weight_of_zero_needs_nothing(config, tmp_path):
-    OmegaConf.update(config, "algorithm.durian.weights.perceptual", 0, force_add=True)
-    rows = training_set(config, tmp_path, {"images": [[{"bytes": b"no picture"}]]})
-    add_visual_entropy(rows, config)
-    assert "visual_entropy" not in rows.dataframe.column_names
 
 
 @pytest.mark.parametrize(("setting", "value"), [("mm_processor_kwargs", {"max_pixels": 784}), ("image_patch_size", 16)])

@@ -130,7 +130,7 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
         everywhere: Also replace the function in every module that has imported it by name.
     """
     original = look_up(symbol)
-    if is_wrapped(original):
+    if hasattr(original, "_verl_durian"):  # our wrapper, or a wrapper around ours that keeps its attributes
         return
     if not symbol.native and hasattr(importlib.import_module(CORE_ALGOS).AdvantageEstimator, "DURIAN"):
         return  # verl with the patches in patches/
@@ -150,8 +150,3 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
         for held, value in list((getattr(other, "__dict__", None) or {}).items()):
             if value is original:
                 setattr(other, held, wrapper)
-
-
-def is_wrapped(function: Any) -> bool:
-    """Returns whether a function is our wrapper, or a wrapper around ours that keeps its attributes."""
-    return getattr(function, "_verl_durian", False)
