@@ -27,7 +27,7 @@ def _main() -> None:
 
 @app.command()
 def doctor(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list versions and passed checks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list passed checks.")] = False,
 ) -> None:
     """Check the installation and suggest fixes: packages, plugin, estimator and hook."""
     from verl_durian.hooks.doctor import examine
