@@ -10,7 +10,7 @@ try:
     import rich  # noqa: F401
     import typer
 except ModuleNotFoundError as error:
-    from verl_durian.hooks.dependencies import install_command, unmet
+    from verl_durian.hooks.doctor import install_command, unmet
 
     sys.exit(f"verl-durian: {error.name} is not installed. In bash:\n  {install_command(unmet())}")
 
@@ -27,7 +27,7 @@ def _main() -> None:
 
 @app.command()
 def doctor(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list versions and passed checks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list passed checks.")] = False,
 ) -> None:
     """Check the installation and suggest fixes: packages, plugin, estimator and hook."""
     from verl_durian.hooks.doctor import examine
