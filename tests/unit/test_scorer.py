@@ -16,7 +16,7 @@ from transformers import Qwen2VLImageProcessor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from verl_durian.entropy.media import Media, collect
-from verl_durian.entropy.scorer import Score, Scorer, from_arrays, to_arrays
+from verl_durian.entropy.scorer import Scorer, to_arrays
 from verl_durian.entropy.vision_tower import TowerSettings, VisionTower, read_tower
 from verl_durian.entropy.visual_entropy import visual_entropy
 
