@@ -129,7 +129,7 @@ def test_an_error_concerns_its_own_row_only(tiny_qwen25vl):
 def test_features_that_are_not_finite_are_an_error_of_the_row(tiny_qwen25vl):
     settings, state = read_tower(str(tiny_qwen25vl))
     state["merger.mlp.2.bias"] = torch.full_like(state["merger.mlp.2.bias"], torch.nan)
-    (score,) = Scorer(settings, to_arrays(state), "cpu", 2048, 1).score([media(CAT)])
+    (score,) = Scorer(settings, to_arrays(state), "cpu", 2048).score([media(CAT)])
     assert score.error == "features hold NaN or inf"
 
 
@@ -163,7 +163,7 @@ def test_busier_pictures_score_higher(layer):
     pictures = [Image.new("RGB", (224, 224), "blue"), shape(), picture("astronaut", 224, 224), texture, noise]
     rows = [media(image) for image in pictures]
     settings = TowerSettings("real", "qwen2_5_vl", config, processor, None, layer, "float32", "", None)
-    scores = by_key(Scorer(settings, to_arrays(state), "cpu", 2048, 1).score(rows))
+    scores = by_key(Scorer(settings, to_arrays(state), "cpu", 2048).score(rows))
     entropies = [scores[row.key].entropy for row in rows]
     assert entropies == sorted(entropies) and len(set(entropies)) == len(entropies), entropies
     assert entropies[0] == 0

@@ -44,7 +44,7 @@ class EntropyCache:
         {"key": "<32 hexadecimal digits>", "entropy": <nats>, "patches": <number>}
 
     So runs never wait for each other, also on a network file system, and a killed run leaves at most one incomplete
-    line. `<folder>/<identity>.npy` has the scores of a training set, so that no image is read if its files are unchanged.
+    line. `<folder>/<identity>.npy` has the scores of a training set: if its files are unchanged, no image is read.
     """
 
     def __init__(self, folder: Path):

@@ -209,11 +209,9 @@ def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor,
         return _in_time(fetch, source, _VIDEO_URL_SECONDS) if _is_web(source) else fetch()
     except (
         AttributeError
-    ) as error:  # from `torchvision.io.read_video`, which was removed: the fallback of qwen_vl_utils
+    ) as error:  # from the fallback of qwen_vl_utils, `torchvision.io.read_video`, which was removed
         if isinstance(error.__context__, AttributeError):
-            raise MediaError(
-                "no package reads videos here: pip install decord, or torchcodec next to FFmpeg"
-            ) from error
+            raise MediaError("no package reads video files: pip install decord, or torchcodec and FFmpeg") from error
         raise error.__context__ or error from None
 
 
