@@ -207,9 +207,7 @@ def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor,
     fetch = partial(fetch_video, {**video, "video": source}, image_patch_size=patch_size, return_video_metadata=True)
     try:
         return _in_time(fetch, source, _VIDEO_URL_SECONDS) if _is_web(source) else fetch()
-    except (
-        AttributeError
-    ) as error:  # from the fallback of qwen_vl_utils, `torchvision.io.read_video`, which was removed
+    except AttributeError as error:  # of qwen_vl_utils' fallback, `torchvision.io.read_video`, which was removed
         if isinstance(error.__context__, AttributeError):
             raise MediaError("no package reads video files: pip install decord, or torchcodec and FFmpeg") from error
         raise error.__context__ or error from None
