@@ -81,16 +81,15 @@ def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen
     assert "pipe.png' is not a regular file" in scores.problems[4].reason
     assert scores.images == 14
     assert scores.encoded == 10  # the cat, the coffee, both orders of grass and coffee, two distinct broken rows
-    entries = list(EntropyCache(tmp_path / "cache").scores())
-    assert len(entries) == 4
+    stored = list(EntropyCache(tmp_path / "cache").scores())
+    assert len(stored) == 4
 
     # Again, with a damaged line in the cache and a new row: only these and the broken rows are encoded.
     (file,) = (tmp_path / "cache").glob("*.jsonl")
     file.write_bytes(file.read_bytes()[1:])
     again = score(tiny_qwen25vl, tmp_path / "cache", first, second, [[GRASS]])
-    damaged = alone[entries[0].key]
-    images = next(len(of_row) for of_row in media.values() if of_row.key == damaged.key)
-    assert again.encoded == images + 1 + 4
+    damaged = next(len(of_row) for of_row in media.values() if of_row.key == stored[0].key)
+    assert again.encoded == damaged + 1 + 4
     assert again.entropies[:-1] == pytest.approx(scores.entropies, abs=1e-6, nan_ok=True)
     assert np.isfinite(again.entropies[-1])
     assert again.problems == scores.problems
