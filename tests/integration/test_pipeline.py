@@ -18,8 +18,7 @@ from verl_durian.entropy import pipeline
 from verl_durian.entropy.cache import EntropyCache
 from verl_durian.entropy.data_files import Columns, DatasetRows
 from verl_durian.entropy.media import collect
-from verl_durian.entropy.pipeline import Problem, Scores, score_rows
-from verl_durian.entropy.placement import Placement, place, resources_released
+from verl_durian.entropy.pipeline import Placement, Problem, Scores, place, resources_released, score_rows
 from verl_durian.entropy.scorer import Scorer, to_arrays
 from verl_durian.entropy.vision_tower import TowerSettings, read_tower
 

@@ -9,6 +9,7 @@ import pickle
 import shutil
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -213,7 +214,6 @@ ODD = {
     "palette with transparency": encoded(CAT.quantize(16), transparency=3),
     "animated": encoded(CAT, "GIF", save_all=True, append_images=[CAT.rotate(90)]),
     "float": encoded(Image.fromarray(data.camera().astype(np.float32)), "TIFF"),
-    "integer": encoded(Image.fromarray(data.camera().astype(np.int32)), "TIFF"),
     "Lab": encoded(Image.new("LAB", (40, 40), (90, 10, 20)), "TIFF"),
 }
 
@@ -312,9 +312,7 @@ def test_what_changes_the_image_changes_the_key(tmp_path):
         ([CAT_BYTES, {"path": "/dev/zero"}], None, "image 1: '/dev/zero' is not a regular file"),
         (None, [[CAT_BYTES, "file:///dev/zero"]], "video 0: frame 1: '/dev/zero' is not a regular file"),
         (None, ["/dev/zero"], "video 0: '/dev/zero' is not a regular file"),
-        (["cat\0.png"], None, "image 0: ValueError: embedded null"),
         (None, [{"bytes": b"film"}], "video 0: a video is .* not {'bytes': b'film'}"),
-        (None, [{"video": 3, "fps": 2}], "video 0: .* not {'fps': 2, 'video': 3}"),
         (None, ["/absent/cat.mp4"], "video 0: FileNotFoundError: .*'/absent/cat.mp4'"),
         (None, [[CAT_BYTES, 5]], "video 0: frame 1: an image is .* not 5"),
         # found when decoding
@@ -322,7 +320,6 @@ def test_what_changes_the_image_changes_the_key(tmp_path):
         (["data:image/png;base64,AAAA"], None, "image 0: not a picture"),
         ([f"data:image/svg+xml,{'<svg/>' * 1000}"], None, "image 0: ValueError: Unrecognized image input"),
         (["s3://bucket/cat.png"], None, "image 0: FileNotFoundError: .*s3://bucket/cat.png"),
-        ([CAT_BYTES | {"max_pixels": 3, "min_pixels": 9}], None, "image 0: AssertionError: The max_pixels"),
         ([CAT_BYTES | {"max_pixels": "many"}], None, "image 0: TypeError: "),
         (None, [[]], "video 0: ValueError"),
         (None, [[CAT_BYTES, {"bytes": encoded(COFFEE)}]], "video 0: RuntimeError: stack expects each tensor"),
@@ -364,15 +361,12 @@ class Endless(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/absent":
             return self.send_error(404)
-        if self.path != "/silent":
-            self.wfile.write(b"HTTP/1.0 200 OK\r\n")
-        if self.path in ("/body", "/stream"):
-            self.wfile.write(b"\r\n")
-        while not self.stop.wait(0 if self.path == "/stream" else 0.05):
-            try:
-                self.wfile.write({"/silent": b"", "/stream": bytes(1 << 16)}.get(self.path, b"x"))
-            except OSError:  # the client has gone
-                break
+        start = {"/silent": b"", "/head": b"HTTP/1.0 200 OK\r\n"}
+        self.wfile.write(start.get(self.path, b"HTTP/1.0 200 OK\r\n\r\n"))
+        more = {"/silent": b"", "/stream": bytes(1 << 16)}.get(self.path, b"x")
+        with suppress(OSError):  # the client has gone
+            while not self.stop.wait(0 if self.path == "/stream" else 0.05):
+                self.wfile.write(more)
 
 
 @pytest.fixture

@@ -88,7 +88,7 @@ class DataFile:
     columns: Columns
 
     def cells(self, start: int = 0) -> Iterator[Cells]:
-        """Reads the images and videos of each row from row `start` on. Skips earlier row groups of a parquet file."""
+        """Reads the images and videos of each row from row `start` on."""
         if not self.name.endswith(".parquet"):
             yield from self.columns.cells(islice(_json_rows(self.name), start, None), {})
             return
@@ -112,7 +112,6 @@ class DataFile:
 
         Raises:
             ValueError: the source has changed since it was opened.
-            OSError: the file cannot be written; the message names it.
         """
         if source_id(self.name) != self.version:
             raise ValueError(f"{self.name} changed while it was scored: run the same command again")

@@ -3,15 +3,18 @@
 """Scores rows in one pass: read, compute the key, look it up, score, store.
 
 This process reads every row, and sends those whose score is neither in the cache nor already on its way to `Worker`s,
-one per GPU or CPU core of a Ray cluster. It appends their scores to the cache as soon as they arrive.
+one per free GPU or CPU core of the Ray cluster that this process has joined. It appends their scores to the cache.
 """
 
+import logging
 import math
+import os
 import pickle
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
@@ -28,10 +31,13 @@ from tqdm import tqdm  # type: ignore[import-untyped]
 from verl_durian.entropy.cache import EntropyCache, Score
 from verl_durian.entropy.data_files import Cells, DataFile, DatasetRows
 from verl_durian.entropy.media import Media, MediaError, collect
-from verl_durian.entropy.placement import Placement
 from verl_durian.entropy.scorer import Scorer, to_arrays
 from verl_durian.entropy.vision_tower import TowerSettings
 
+logger = logging.getLogger(__name__)
+
+MAX_PATCHES = {"cpu": 2048, "cuda": 16384}
+"""Patches (14 x 14 pixels) per forward pass. The 7B tower in float32 needs up to 0.3 GB and 2 GB for activations."""
 _THREADS = 8
 _READ_ROWS = 2 * _THREADS
 """Rows whose images are read and hashed in parallel, and held in memory at the same time."""
@@ -44,6 +50,15 @@ _CALLS = {"cpu": 2, "cuda": 8}
 """Blocks that a worker scores at the same time: its tower encodes one while it decodes the others."""
 _RETRIES = 2
 """How often a block is scored again after its worker died, for example for lack of memory."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Device (`cpu` or `cuda`), number of processes with a tower each, and patches per forward pass."""
+
+    device: str
+    workers: int
+    max_patches: int
 
 
 @dataclass(frozen=True)
@@ -73,6 +88,46 @@ class Scores:
     seconds: float
 
 
+def place(device: str | None = None, workers: int | None = None, max_patches: int | None = None) -> Placement:
+    """Chooses where to score in the Ray cluster.
+
+    Args:
+        device: Default: `cuda` if the cluster has GPUs, else `cpu`.
+        workers: Default: the number of free GPUs, or of free CPUs but at most the cores of this machine.
+        max_patches: Default: `MAX_PATCHES` of the device.
+
+    Raises:
+        ValueError: fewer GPUs or CPUs are free than requested, or none.
+    """
+    device = device or ("cuda" if ray.cluster_resources().get("GPU") else "cpu")
+    resource = "GPU" if device == "cuda" else "CPU"
+    free = int(ray.available_resources().get(resource, 0))
+    if device == "cpu":  # Ray may have been started with more CPUs than there are cores
+        free = min(free, len(os.sched_getaffinity(0)) * sum(node["Alive"] for node in ray.nodes()))
+    if free < (workers or 1):
+        raise ValueError(
+            f"{workers or 1} workers need one {resource} each, and Ray has {max(free, 0)} free: wait for other jobs to "
+            "end, or choose fewer --workers or another --device"
+        )
+    return Placement(device, workers or free, max_patches or MAX_PATCHES[device])
+
+
+@contextmanager
+def resources_released() -> Iterator[None]:
+    """Waits on exit, at most a minute, until as many CPUs and GPUs are free as on entry.
+
+    A trainer counts free GPUs right after scoring, and Ray counts those of a worker as taken until its process ends.
+    """
+    before = ray.available_resources()
+    yield
+    end = time.monotonic() + 60
+    while any(ray.available_resources().get(name, 0) < before.get(name, 0) for name in ("CPU", "GPU")):
+        if time.monotonic() > end:
+            logger.warning("durian: after scoring fewer CPUs or GPUs are free than before: another job took them")
+            break
+        time.sleep(0.1)
+
+
 def score_rows(
     sources: Sequence[DataFile | DatasetRows],
     settings: TowerSettings,
@@ -80,7 +135,7 @@ def score_rows(
     cache: EntropyCache,
     placement: Placement,
 ) -> Scores:
-    """Scores every row of the sources in the Ray cluster that this process has joined.
+    """Scores every row of the sources.
 
     Args:
         sources: Only this machine needs access to local files.

@@ -24,8 +24,7 @@ from verl_durian.algo.groups import perceptual_groups, perceptual_thresholds
 from verl_durian.entropy.cache import EntropyCache
 from verl_durian.entropy.data_files import RESERVED, Columns, DataFile, open_files
 from verl_durian.entropy.media import MediaError, collect, decode
-from verl_durian.entropy.pipeline import Scores, score_rows
-from verl_durian.entropy.placement import place
+from verl_durian.entropy.pipeline import Scores, place, score_rows
 from verl_durian.entropy.plots import plot_examples, plot_histogram
 from verl_durian.entropy.vision_tower import FeatureLayer, Precision, TowerSettings, read_tower
 from verl_durian.files import output_folder, part_of, whole_file
@@ -67,7 +66,7 @@ def score_files(
         columns: Columns with the images and videos of a row.
         feature_layer, precision: See `vision_tower`.
         address: Address of a running Ray cluster. Default: start Ray on this machine.
-        device, workers, max_patches: See `placement.place`.
+        device, workers, max_patches: See `pipeline.place`.
 
     Returns:
         Number of rows that cannot be scored.

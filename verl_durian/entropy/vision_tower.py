@@ -145,7 +145,7 @@ class VisionTower:
     def preprocess(
         self, images: Sequence[Image.Image], videos: Sequence[tuple[torch.Tensor, dict[str, Any]]] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Converts images, then videos, as from `media.decode`, to normalized patches. All frames are used.
+        """Converts images and videos of `media.decode` to normalized patches. All frames are used.
 
         Returns:
             `pixel_values`, `(patches of all, values of a patch)`; and `grid_thw`, the number of patches in time, height

@@ -165,8 +165,7 @@ def _score(dataset: Any, config: Any, media_columns: tuple[str, str]) -> np.ndar
 
     from verl_durian.entropy.cache import EntropyCache, default_cache_dir
     from verl_durian.entropy.data_files import Columns, DatasetRows
-    from verl_durian.entropy.pipeline import score_rows
-    from verl_durian.entropy.placement import place, resources_released
+    from verl_durian.entropy.pipeline import place, resources_released, score_rows
     from verl_durian.entropy.vision_tower import read_tower
 
     options = DurianConfig.from_algorithm(config.algorithm).perceptual
