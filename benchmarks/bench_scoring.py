@@ -51,7 +51,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTra
 
 from recipes.quickstart.model import make_config, make_tokenizer
 from verl_durian.entropy.data_files import Columns
-from verl_durian.entropy.placement import MAX_PATCHES
+from verl_durian.entropy.pipeline import MAX_PATCHES
 from verl_durian.entropy.score import SUMMARY, score_files
 from verl_durian.entropy.vision_tower import Precision, VisionTower, read_tower
 

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from verl_durian.entropy.cache import EntropyCache, Entry
+from verl_durian.entropy.cache import EntropyCache, Score
 from verl_durian.files import output_folder, source_id, whole_file
 
 BYTES = 10_000
@@ -65,7 +65,7 @@ def write_table(folder: Path) -> None:
 
 
 def write_scores(folder: Path) -> None:
-    EntropyCache(folder).add([Entry("0" * 32, 1.0, 9)] * BYTES)
+    EntropyCache(folder).add([Score("0" * 32, 1.0, 9)] * BYTES)
 
 
 @pytest.mark.parametrize("write", [write_bytes, write_table, write_scores])

@@ -5,13 +5,11 @@
 import base64
 import copy
 import io
-import os
 import pickle
 import shutil
-import struct
 import threading
-import zlib
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -142,8 +140,7 @@ def test_images_are_those_of_training(tmp_path, serve, patch_size):
     assert_same(by_path, of_verl([CAT_BYTES], []))
 
 
-@pytest.mark.parametrize("patch_size", [14, 16])
-@pytest.mark.parametrize("count", [1, 4, 7])
+@pytest.mark.parametrize(("patch_size", "count"), [(14, 1), (16, 4), (14, 7)])
 def test_videos_of_frames_are_those_of_training(tmp_path, patch_size, count):
     files = frames(tmp_path, count)
     videos = [
@@ -154,7 +151,6 @@ def test_videos_of_frames_are_those_of_training(tmp_path, patch_size, count):
         {"video": files, "resized_height": 56, "resized_width": 112},
     ]
     assert_same(decoded([CAT_BYTES], videos, patch_size=patch_size), of_verl([CAT_BYTES], videos, patch_size))
-    assert len(collect([CAT_BYTES], videos)) == 6
     # The two forms that verl cannot read: bytes, and settings that other rows of the column have.
     stored = {"video": [{"bytes": Path(file).read_bytes(), "path": None} for file in files], "fps": None}
     assert_same(decoded(None, [stored], patch_size=patch_size), of_verl([], [files], patch_size))
@@ -174,13 +170,10 @@ def test_video_files_are_those_of_training(tmp_path, monkeypatch):
     with pytest.raises(MediaError, match="video 0: ") as problem:  # of the reader, not of its fallback
         decoded(None, [str(tmp_path / "broken.mp4")])
     assert "read_video" not in str(problem.value)
-
-
-@pytest.mark.skipif(hasattr(torchvision.io, "read_video"), reason="torchvision reads videos")
-def test_without_a_reader_of_videos_a_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr("qwen_vl_utils.vision_process.get_video_reader_backend", lambda: "torchvision")
-    with pytest.raises(MediaError, match="video 1: no package reads video files here: pip install decord"):
-        decoded(None, [frames(tmp_path, 2), write_video(tmp_path / "film.mp4")])
+    if not hasattr(torchvision.io, "read_video"):
+        with pytest.raises(MediaError, match="video 1: no package reads video files: pip install decord"):
+            decoded(None, [frames(tmp_path, 2), file])
 
 
 def turned() -> bytes:
@@ -208,18 +201,6 @@ def test_images_of_an_image_feature_are_those_of_training(tmp_path, by_path):
     assert key(cell, by_datasets=True) != key(cell)
 
 
-def png(width: int, height: int) -> bytes:
-    """A white PNG of one bit per pixel, made line by line."""
-
-    def chunk(name: bytes, content: bytes) -> bytes:
-        return struct.pack(">I", len(content)) + name + content + struct.pack(">I", zlib.crc32(name + content))
-
-    packer, line = zlib.compressobj(9), b"\0" + b"\xff" * (width // 8)
-    lines = b"".join(packer.compress(line) for _ in range(height)) + packer.flush()
-    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", lines) + chunk(b"IEND", b"")
-
-
 ODD = {
     **{form: encoded(COFFEE, form) for form in ("JPEG", "GIF", "BMP", "TIFF", "PPM", "TGA", "ICO", "PCX", "WEBP")},
     "1 x 1": encoded(Image.new("RGB", (1, 1), "teal")),
@@ -233,9 +214,7 @@ ODD = {
     "palette with transparency": encoded(CAT.quantize(16), transparency=3),
     "animated": encoded(CAT, "GIF", save_all=True, append_images=[CAT.rotate(90)]),
     "float": encoded(Image.fromarray(data.camera().astype(np.float32)), "TIFF"),
-    "integer": encoded(Image.fromarray(data.camera().astype(np.int32)), "TIFF"),
     "Lab": encoded(Image.new("LAB", (40, 40), (90, 10, 20)), "TIFF"),
-    "large": png(4000, 4000),
 }
 
 
@@ -247,14 +226,15 @@ def test_odd_images_are_those_of_training(name, by_datasets):
     assert_same(decoded([image], by_datasets=by_datasets), of_verl([seen_by_verl], []))
 
 
-@given(st.data())
+@given(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"]), st.floats(0, 0.999), st.integers(0, 255))
 @settings(derandomize=True, deadline=None, max_examples=60)
-def test_damaged_images_are_decoded_or_refused_as_in_training(draw):
-    content = bytearray(encoded(COFFEE, draw.draw(st.sampled_from(["JPEG", "PNG", "GIF", "BMP", "WEBP", "TIFF"]))))
-    if draw.draw(st.booleans()):
-        del content[draw.draw(st.integers(0, len(content) - 1)) :]
+def test_damaged_images_are_decoded_or_refused_as_in_training(form, where, change):
+    content = bytearray(encoded(COFFEE, form))
+    place = int(where * len(content))
+    if change:
+        content[place] ^= change
     else:
-        content[draw.draw(st.integers(0, len(content) - 1))] ^= draw.draw(st.integers(1, 255))
+        del content[place:]
     image = {"bytes": bytes(content)}
     try:
         ours = decoded([image])
@@ -278,6 +258,7 @@ def test_media_need_no_image_files(tmp_path):
 
 
 def test_keys_stay_the_same_in_later_releases():
+    assert collect(None, []) is collect([], None, by_datasets=True) is None
     assert key([{"bytes": b"one"}, "http://a/b"], [["http://a/c"]]) == "e38361e5d9b733095389b64cfa05b8ce"
 
 
@@ -304,38 +285,14 @@ def test_moving_a_file_keeps_the_key(tmp_path):
 def test_what_changes_the_image_changes_the_key(tmp_path):
     cat, coffee = CAT_BYTES, {"bytes": encoded(COFFEE)}
     film, longer = write_video(tmp_path / "film.mp4"), write_video(tmp_path / "longer.mp4", 25)
-    rows = [
-        ([cat], None),
-        ([coffee], None),
-        ([cat, coffee], None),
-        ([coffee, cat], None),
-        ([cat, cat], None),
-        ([cat | {"max_pixels": 10000}], None),
-        ([cat | {"min_pixels": 10000}], None),
-        ([cat | {"max_pixels": 10000}, cat], None),
-        ([cat, cat | {"max_pixels": 10000}], None),
-        (["https://example.org/cat.png"], None),
-        (["https://example.org/coffee.png"], None),
-        ([cat], [[cat]]),
-        (None, [[cat]]),
-        (None, [[cat, coffee]]),
-        (None, [[coffee, cat]]),
-        (None, [[cat], [coffee]]),
-        (None, [[cat, coffee], []]),
-        (None, [{"video": [cat, coffee], "fps": 1.0}]),
-        (None, [{"video": [cat, coffee], "fps": 2.0}]),
-        (None, [["https://example.org/cat.png"]]),
-        (None, ["https://example.org/cat.mp4"]),
-        (None, [film]),
-        (None, [longer]),
-        (None, [{"video": film, "nframes": 4}]),
-        ([film], None),
-    ]
+    small, urls = cat | {"max_pixels": 10000}, ["https://example.org/cat.png", "https://example.org/coffee.png"]
+    images = [[cat], [coffee], [cat, coffee], [coffee, cat], [cat, cat], [small], [cat | {"min_pixels": 10000}]]
+    images += [[small, cat], [cat, small], urls[:1], urls[1:], [film]]
+    videos = [[[cat]], [[cat, coffee]], [[coffee, cat]], [[cat], [coffee]], [[cat, coffee], []], [urls[:1]], [film]]
+    videos += [[{"video": [cat, coffee], "fps": fps}] for fps in (1.0, 2.0)]
+    videos += [["https://example.org/cat.mp4"], [longer], [{"video": film, "nframes": 4}]]
+    rows = [*((row, None) for row in images), *((None, row) for row in videos), ([cat], [[cat]])]
     assert len({key(*row, by_datasets) for row in rows for by_datasets in (False, True)}) == 2 * len(rows)
-
-
-def test_a_row_without_images_and_videos_is_none():
-    assert collect(None, []) is collect([], None, by_datasets=True) is None
 
 
 # -- errors ----------------------------------------------------------------------------------------------------------
@@ -351,10 +308,11 @@ def test_a_row_without_images_and_videos_is_none():
         ([{"bytes": None, "path": None}], None, "image 0: .* not {'bytes': None, 'path': None}"),
         ([{"image_url": {"url": "cat.png"}}], None, "image 0: .* not {'image_url': {'url': 'cat.png'}}"),
         ([CAT_BYTES, "/absent/cat.png"], None, "image 1: FileNotFoundError: .*'/absent/cat.png'"),
-        (["/"], None, "image 0: IsADirectoryError: .*'/'"),
-        (["cat\0.png"], None, "image 0: ValueError: embedded null"),
+        (["/"], None, "image 0: '/' is not a regular file"),
+        ([CAT_BYTES, {"path": "/dev/zero"}], None, "image 1: '/dev/zero' is not a regular file"),
+        (None, [[CAT_BYTES, "file:///dev/zero"]], "video 0: frame 1: '/dev/zero' is not a regular file"),
+        (None, ["/dev/zero"], "video 0: '/dev/zero' is not a regular file"),
         (None, [{"bytes": b"film"}], "video 0: a video is .* not {'bytes': b'film'}"),
-        (None, [{"video": 3, "fps": 2}], "video 0: .* not {'fps': 2, 'video': 3}"),
         (None, ["/absent/cat.mp4"], "video 0: FileNotFoundError: .*'/absent/cat.mp4'"),
         (None, [[CAT_BYTES, 5]], "video 0: frame 1: an image is .* not 5"),
         # found when decoding
@@ -362,7 +320,6 @@ def test_a_row_without_images_and_videos_is_none():
         (["data:image/png;base64,AAAA"], None, "image 0: not a picture"),
         ([f"data:image/svg+xml,{'<svg/>' * 1000}"], None, "image 0: ValueError: Unrecognized image input"),
         (["s3://bucket/cat.png"], None, "image 0: FileNotFoundError: .*s3://bucket/cat.png"),
-        ([CAT_BYTES | {"max_pixels": 3, "min_pixels": 9}], None, "image 0: AssertionError: The max_pixels"),
         ([CAT_BYTES | {"max_pixels": "many"}], None, "image 0: TypeError: "),
         (None, [[]], "video 0: ValueError"),
         (None, [[CAT_BYTES, {"bytes": encoded(COFFEE)}]], "video 0: RuntimeError: stack expects each tensor"),
@@ -379,14 +336,11 @@ def test_what_cannot_be_read_or_decoded_is_named(monkeypatch, images, videos, pr
 BROKEN = {
     "empty": (b"", "not a picture in any format"),
     "text": (b"What is in this picture?\n" * 100, "not a picture in any format"),
-    "SVG": (b'<?xml version="1.0"?><svg xmlns="http://www.w3.org/2000/svg"><circle r="9"/></svg>', "not a picture"),
-    "PDF": (encoded(COFFEE, "PDF"), "not a picture in any format"),
     "truncated JPEG": (encoded(CAT, "JPEG")[:5000], "OSError: image file is truncated"),
     "truncated PNG": (encoded(CAT)[:5000], "OSError: image file is truncated"),
     "truncated header": (encoded(CAT)[:20], "."),
     "corrupt PNG": (encoded(CAT)[:3000] + b"verl" + encoded(CAT)[3004:], "."),
     "1 x 300": (encoded(Image.new("RGB", (1, 300))), "ValueError: absolute aspect ratio must be smaller than 200"),
-    "bomb": (png(20000, 20000), "DecompressionBombError: Image size .400000000 pixels."),
 }
 
 
@@ -407,15 +361,12 @@ class Endless(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if self.path == "/absent":
             return self.send_error(404)
-        if self.path != "/silent":
-            self.wfile.write(b"HTTP/1.0 200 OK\r\n")
-        if self.path in ("/body", "/stream"):
-            self.wfile.write(b"\r\n")
-        while not self.stop.wait(0 if self.path == "/stream" else 0.05):
-            try:
-                self.wfile.write({"/silent": b"", "/stream": bytes(1 << 16)}.get(self.path, b"x"))
-            except OSError:  # the client has gone
-                break
+        start = {"/silent": b"", "/head": b"HTTP/1.0 200 OK\r\n"}
+        self.wfile.write(start.get(self.path, b"HTTP/1.0 200 OK\r\n\r\n"))
+        more = {"/silent": b"", "/stream": bytes(1 << 16)}.get(self.path, b"x")
+        with suppress(OSError):  # the client has gone
+            while not self.stop.wait(0 if self.path == "/stream" else 0.05):
+                self.wfile.write(more)
 
 
 @pytest.fixture
@@ -447,20 +398,9 @@ def test_a_page_that_does_not_end_is_named(endless, monkeypatch, page, limit, pr
         decoded([CAT_BYTES, f"{endless}/{page}"], by_datasets=by_datasets)
     with pytest.raises(MediaError, match=f"^video 0: frame 1: .*({problem})"):
         decoded(None, [[CAT_BYTES, f"{endless}/{page}"]])
-
-
-@pytest.mark.skipif(not VIDEO_READER, reason="no package here reads video files")
-def test_a_video_that_does_not_arrive_is_named(endless):
-    with pytest.raises(MediaError, match="^video 0: .*/silent: download took more than 0.5 s"):
-        decoded(None, [f"{endless}/silent"])
-
-
-def test_only_regular_files_are_read(tmp_path):
-    os.mkfifo(tmp_path / "pipe.png")
-    for path in (str(tmp_path / "pipe.png"), "/dev/zero", f"file://{tmp_path}/pipe.png"):
-        for row in ([CAT_BYTES, {"path": path}], None), ([], [[CAT_BYTES, path]]), ([], [path]):
-            with pytest.raises(MediaError, match="(image 1|frame 1|video 0): '.*' is not a regular file"):
-                collect(*row)
+    if page == "silent" and VIDEO_READER:
+        with pytest.raises(MediaError, match="^video 0: .*/silent: download took more than 0.5 s"):
+            decoded(None, [f"{endless}/silent"])
 
 
 @pytest.mark.parametrize("signal", [MemoryError, KeyboardInterrupt])
@@ -468,6 +408,6 @@ def test_what_is_no_fault_of_the_image_passes(monkeypatch, signal):
     def raising(*args, **kwargs):
         raise signal
 
-    monkeypatch.setattr("qwen_vl_utils.vision_process.fetch_image", raising)
+    monkeypatch.setattr(media_module, "fetch_image", raising)
     with pytest.raises(signal):
         decoded([CAT_BYTES])

@@ -17,12 +17,11 @@ from qwen_vl_utils import fetch_video, vision_process
 from safetensors.torch import load_file, save_file
 from skimage import data
 from tiny_model import make_tiny_qwen2vl, make_tiny_qwen3vl, make_tiny_qwen25vl
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLImageProcessor
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 
 from verl_durian.entropy import vision_tower
-from verl_durian.entropy.vision_tower import FAMILIES, Precision, TowerSettings, VisionTower, read_tower
+from verl_durian.entropy.vision_tower import FAMILIES, Precision, VisionTower, read_tower
 from verl_durian.entropy.visual_entropy import visual_entropy
 
 PICTURES = [
@@ -79,13 +78,13 @@ def rewrite(checkpoint: Path, change) -> None:
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
 
-def edit(file: Path, *keys: str, value: Any) -> None:
+def edit(file: Path, path: str, value: Any) -> None:
     """Sets one value of a JSON file."""
-    content = json.loads(file.read_text())
-    inner = content
-    for key in keys[:-1]:
+    content = inner = json.loads(file.read_text())
+    *keys, last = path.split()
+    for key in keys:
         inner = inner[key]
-    inner[keys[-1]] = value
+    inner[last] = value
     file.write_text(json.dumps(content))
 
 
@@ -97,11 +96,6 @@ def language_files(sharded: Path) -> list[str]:
     """Files that hold no vision tensor."""
     weight_map = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
     return sorted(set(weight_map.values()) - {file for name, file in weight_map.items() if "visual." in name})
-
-
-def merger_features(folder: Path) -> list[torch.Tensor]:
-    tower = load(folder)
-    return tower.features(*tower.preprocess(PICTURES))
 
 
 def assert_same(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
@@ -182,59 +176,28 @@ def test_entropies_do_not_depend_on_the_neighbours(folder, layer):
     assert_same_entropies(tower.features(*tower.preprocess(PICTURES, videos)), alone + moving)
 
 
-@every_layer
-def test_entropies_of_a_wide_tower_do_not_depend_on_the_neighbours(layer):
-    """The width of Qwen2.5-VL-7B, whose matrix products use other kernels than those of the tiny towers."""
-    config = Qwen2_5_VisionTransformerPretrainedModel.config_class(
-        depth=2, fullatt_block_indexes=[1], hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=3584
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        state = Qwen2_5_VisionTransformerPretrainedModel(config).state_dict()
-    tower = VisionTower(
-        TowerSettings("wide", "qwen2_5_vl", config, Qwen2VLImageProcessor(), None, layer, "float32", "", None), state
-    )
-    pictures = [Image.fromarray(data.rocket()).resize(size) for size in [(84, 84), (140, 196), (336, 364)]]
-    alone = [tower.features(*tower.preprocess([picture]))[0] for picture in pictures]
-    for order in [[0, 1, 2], [2, 0, 1]]:
-        together = tower.features(*tower.preprocess([pictures[i] for i in order]))
-        assert_same_entropies(together, [alone[i] for i in order])
-
-
 def test_a_video_without_settings_is_refused(checkpoint):
     processors = json.loads((checkpoint / "processor_config.json").read_text())
     video = read_video(checkpoint, PICTURES[0])
     del processors["video_processor"]
     (checkpoint / "processor_config.json").write_text(json.dumps(processors))
-
     tower = load(checkpoint)
     assert len(tower.features(*tower.preprocess(PICTURES))) == len(PICTURES)
     with pytest.raises(ValueError, match=r"checkpoint has no settings for videos: add .*video_preprocessor_config"):
         tower.preprocess(PICTURES, [video])
 
 
-def test_settings_of_videos_may_have_a_file_of_their_own(checkpoint, tiny_qwen25vl):
+def test_every_layout_of_a_checkpoint_gives_the_same_tower(tiny_qwen25vl, sharded, checkpoint):
+    """Shards; the names of tensors in older checkpoints; and files of their own for the settings of videos."""
     processors = json.loads((checkpoint / "processor_config.json").read_text())
     (checkpoint / "processor_config.json").unlink()
     (checkpoint / "preprocessor_config.json").write_text(json.dumps(processors["image_processor"]))
     (checkpoint / "video_preprocessor_config.json").write_text(json.dumps(processors["video_processor"]))
-    assert fingerprint(checkpoint) == fingerprint(tiny_qwen25vl)
-
-
-def test_shards_and_both_names_give_the_same_tower(tiny_qwen25vl, sharded, checkpoint):
     rewrite(checkpoint, lambda tensors: {f"model.{name}": tensor for name, tensor in tensors.items()})
-    assert_same(merger_features(sharded), merger_features(tiny_qwen25vl))
-    assert_same(merger_features(checkpoint), merger_features(tiny_qwen25vl))
-    assert len({fingerprint(folder) for folder in (tiny_qwen25vl, sharded, checkpoint)}) == 1
-
-
-@every_precision
-@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
-def test_the_tower_runs_in_the_precision_asked_for(checkpoint, precision, stored):
-    rewrite(checkpoint, lambda tensors: {name: tensor.to(getattr(torch, stored)) for name, tensor in tensors.items()})
-    tower = load(checkpoint, precision=precision)
-    assert {parameter.dtype for parameter in tower.model.parameters()} == {getattr(torch, precision)}
-    assert tower.features(*tower.preprocess(PICTURES))[0].dtype == torch.float32
+    for folder in (sharded, checkpoint):
+        assert fingerprint(folder) == fingerprint(tiny_qwen25vl)
+        tower, same = load(folder), load(tiny_qwen25vl)
+        assert_same(tower.features(*tower.preprocess(PICTURES)), same.features(*same.preprocess(PICTURES)))
 
 
 @every_precision
@@ -252,6 +215,7 @@ def test_the_tower_uses_read_only_memory_in_place(folder, precision, tmp_path):
     tower = VisionTower(settings, mapped)
     parameters = dict(tower.model.named_parameters())
     assert parameters.keys() == mapped.keys()
+    assert {parameter.dtype for parameter in parameters.values()} == {getattr(torch, precision)}
     assert all(parameters[name].data_ptr() == tensor.data_ptr() for name, tensor in mapped.items())
     inputs = tower.preprocess(PICTURES)
     assert_same(tower.features(*inputs), VisionTower(settings, state).features(*inputs))
@@ -262,22 +226,20 @@ def fingerprint(folder: Path, device_type: str = "cpu", **options: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "file, keys, value, same",
+    ("file", "path", "value", "same"),
     [
-        ("processor_config.json", ("image_processor", "size", "longest_edge"), 280 * 280, False),
-        ("processor_config.json", ("image_processor", "image_mean"), [0.5, 0.5, 0.5], False),
-        ("processor_config.json", ("video_processor", "size", "longest_edge"), 280 * 280, False),
-        ("config.json", ("vision_config", "fullatt_block_indexes"), [0, 1], False),
-        ("config.json", ("vision_config", "window_size"), 112, False),
-        ("config.json", ("transformers_version",), "5.0.0", True),
-        ("config.json", ("vision_config", "transformers_version"), "5.0.0", True),
-        ("processor_config.json", ("image_processor", "transformers_version"), "5.0.0", True),
-        ("processor_config.json", ("video_processor", "transformers_version"), "5.0.0", True),
+        ("processor_config.json", "image_processor size longest_edge", 280 * 280, False),
+        ("processor_config.json", "image_processor image_mean", [0.5, 0.5, 0.5], False),
+        ("processor_config.json", "video_processor size longest_edge", 280 * 280, False),
+        ("config.json", "vision_config window_size", 112, False),
+        ("config.json", "vision_config transformers_version", "5.0.0", True),
+        ("processor_config.json", "image_processor transformers_version", "5.0.0", True),
+        ("processor_config.json", "video_processor transformers_version", "5.0.0", True),
     ],
 )
-def test_the_fingerprint_follows_the_settings_but_not_the_release_that_saved_them(checkpoint, file, keys, value, same):
+def test_the_fingerprint_follows_the_settings_but_not_the_release_that_saved_them(checkpoint, file, path, value, same):
     before = fingerprint(checkpoint)
-    edit(checkpoint / file, *keys, value=value)
+    edit(checkpoint / file, path, value)
     assert (fingerprint(checkpoint) == before) is same
 
 
@@ -331,13 +293,15 @@ def test_a_checkpoint_that_cannot_be_used_is_named(checkpoint):
     with pytest.raises(ValueError, match=r"no model\.safetensors.*\.bin"):
         load(checkpoint)
     weights.write_bytes(complete)
-    edit(checkpoint / "config.json", "model_type", value="llava")
+    edit(checkpoint / "config.json", "model_type", "llava")
     with pytest.raises(ValueError, match="'llava' is not supported, only: qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_vl_"):
         load(checkpoint)
-    for broken in ("", "[1]"):
-        (checkpoint / "config.json").write_text(broken)
-        with pytest.raises(ValueError, match="config.json is damaged .*: copy or download it again"):
-            load(checkpoint)
+    (checkpoint / "config.json").write_text("")
+    with pytest.raises(OSError, match="config.json' is not a valid JSON file"):
+        load(checkpoint)
+    (checkpoint / "model.safetensors.index.json").write_text("")
+    with pytest.raises(ValueError, match="index.json is damaged .*: copy or download it again"):
+        load(checkpoint)
     with pytest.raises(ValueError, match="no such folder, and no accessible model on the Hub"):
         load("absent/model/folder")
 
@@ -353,25 +317,20 @@ def hub_cache(sharded, tmp_path, monkeypatch) -> Path:
     return Path(shutil.copytree(sharded, model / "snapshots" / commit))
 
 
-def test_a_hub_model_is_found_offline(hub_cache, tiny_qwen25vl):
-    for file in language_files(hub_cache):
-        (hub_cache / file).unlink()
-    found, local = read_tower("someone/tiny")[0], read_tower(str(tiny_qwen25vl))[0]
-    assert found.fingerprint("cpu") == local.fingerprint("cpu")
-    assert found.revision == "0" * 40
-    assert local.revision is None
-
-
-def test_only_settings_and_vision_files_are_downloaded(hub_cache, monkeypatch):
+def test_of_a_hub_model_only_settings_and_vision_files_are_needed(hub_cache, tiny_qwen25vl, monkeypatch):
     asked = []
 
     def download(repo, allow_patterns):
         asked.extend(allow_patterns)
-        return str(hub_cache)
+        return huggingface_hub.snapshot_download(repo, allow_patterns=allow_patterns)
 
     monkeypatch.setattr(vision_tower, "snapshot_download", download)
-    load("someone/tiny")
+    absent = language_files(hub_cache)
+    for file in absent:
+        (hub_cache / file).unlink()
+    found, local = read_tower("someone/tiny")[0], read_tower(str(tiny_qwen25vl))[0]
+    assert found.fingerprint("cpu") == local.fingerprint("cpu")
+    assert (found.revision, local.revision) == ("0" * 40, None)
     weights = {name for name in asked if name.endswith(".safetensors")}
-    assert weights and weights.isdisjoint(language_files(hub_cache))
-    assert not any("*" in name for name in asked)
+    assert weights and weights.isdisjoint(absent) and not any("*" in name for name in asked)
     assert "video_preprocessor_config.json" in asked

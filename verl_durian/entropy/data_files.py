@@ -4,7 +4,7 @@
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -28,8 +28,7 @@ RESERVED = ("scores.json", "problems.jsonl")
 _READ_ROWS = 64
 """Rows read at a time: images of several megabytes each still fit in memory."""
 _ROW_GROUP_BYTES = 128 << 20
-"""Largest row group that is written, in uncompressed bytes."""
-
+"""Average size of the row groups that are written, in uncompressed bytes."""
 
 Cells = tuple[Any, Any, bool]
 """The arguments of `media.collect`: images and videos of one row as they are stored."""
@@ -42,7 +41,7 @@ class Columns:
     images: str = "images"
     videos: str = "videos"
 
-    def present_in(self, names: Sequence[str]) -> list[str]:
+    def present_in(self, names: Collection[str]) -> list[str]:
         """Those of the two columns that are among `names`."""
         return [name for name in (self.images, self.videos) if name in names]
 
@@ -89,7 +88,7 @@ class DataFile:
     columns: Columns
 
     def cells(self, start: int = 0) -> Iterator[Cells]:
-        """Reads the images and videos of each row from row `start` on. Skips earlier row groups of a parquet file."""
+        """Reads the images and videos of each row from row `start` on."""
         if not self.name.endswith(".parquet"):
             yield from self.columns.cells(islice(_json_rows(self.name), start, None), {})
             return
@@ -113,22 +112,17 @@ class DataFile:
 
         Raises:
             ValueError: the source has changed since it was opened.
-            OSError: the file cannot be written; the message names it.
         """
+        if source_id(self.name) != self.version:
+            raise ValueError(f"{self.name} changed while it was scored: run the same command again")
         nulls = np.isnan(entropies)
         scores = {
             ENTROPY: pa.array(entropies, pa.float64(), mask=nulls),
             PATCHES: pa.array(patches, pa.int32(), mask=nulls),
         }
-        self._require_unchanged()
         with whole_file(self.target) as file:
             write = _write_parquet if self.name.endswith(".parquet") else _write_json
             write(self.name, file, pa.table(scores))
-            self._require_unchanged()
-
-    def _require_unchanged(self) -> None:
-        if source_id(self.name) != self.version:
-            raise ValueError(f"{self.name} changed while it was scored: run the same command again")
 
 
 def open_files(patterns: Sequence[str], output: Path, columns: Columns) -> list[DataFile]:
@@ -154,16 +148,16 @@ def open_files(patterns: Sequence[str], output: Path, columns: Columns) -> list[
         version = source_id(name)
         try:
             found, rows = _columns_and_rows(name)
-        except (OSError, pa.ArrowInvalid, ValueError) as error:
+        except (OSError, ValueError) as error:
             raise ValueError(f"--data {name}: cannot be read: {error}") from error
         if scored := sorted(found & {ENTROPY, PATCHES}):
             raise ValueError(f"--data {name}: already has a column {scored[0]!r}: remove it, then score the file")
         target = output / name[len(common) :].lstrip("/")
-        if target in {output / reserved for reserved in RESERVED}:
+        if target.parent == output and target.name in RESERVED:
             raise ValueError(f"--data {name}: {target} is the name of another file: rename {name}")
         seen |= found
         files.append(DataFile(name, version, target, rows, columns))
-    if not columns.present_in(list(seen)):
+    if not columns.present_in(seen):
         raise ValueError(
             f"no column {columns.images!r} (--image-key) or {columns.videos!r} (--video-key) in the data, "
             f"only: {', '.join(sorted(seen))}"
@@ -185,40 +179,33 @@ def _find(patterns: Sequence[str]) -> list[str]:
 
 
 def _columns_and_rows(file: str) -> tuple[set[str], int]:
-    """The names of the columns, and the number of rows."""
     if file.endswith(".parquet"):
         with open_parquet(file) as parquet:
             return set(parquet.schema_arrow.names), parquet.metadata.num_rows
-    names: set[str] = set()
-    rows = 0
+    names, rows = set[str](), 0
     for row in _json_rows(file):
-        names.update(row)
+        names |= row.keys()
         rows += 1
-    if rows == 0:
-        raise ValueError("the file has no rows")
     return names, rows
 
 
 def _write_parquet(source: str, file: IO[bytes], scores: pa.Table) -> None:
     with open_parquet(source) as parquet:
-        groups = [parquet.metadata.row_group(number) for number in range(parquet.num_row_groups)]
-        codec = groups[0].column(0).compression if groups else "SNAPPY"
         schema = parquet.schema_arrow
         for field in scores.schema:
             schema = schema.append(field)
-        row = 0
-        with pq.ParquetWriter(file, schema, compression="NONE" if codec == "UNCOMPRESSED" else codec) as writer:
-            for number, group in enumerate(groups):
-                size = max(1, group.num_rows * _ROW_GROUP_BYTES // max(group.total_byte_size, _ROW_GROUP_BYTES))
-                for batch in parquet.iter_batches(size, row_groups=[number]):
-                    columns = [*batch.columns, *scores[row : row + batch.num_rows].columns]
-                    writer.write_table(pa.Table.from_arrays(columns, schema=schema))
-                    row += batch.num_rows
+        size = sum(parquet.metadata.row_group(number).total_byte_size for number in range(parquet.num_row_groups))
+        rows = max(1, len(scores) * _ROW_GROUP_BYTES // max(size, _ROW_GROUP_BYTES))
+        with pq.ParquetWriter(file, schema) as writer:
+            for batch in parquet.iter_batches(rows):
+                columns = [*batch.columns, *scores[: batch.num_rows].columns]
+                writer.write_table(pa.Table.from_arrays(columns, schema=schema))
+                scores = scores[batch.num_rows :]
 
 
 def _write_json(source: str, file: IO[bytes], scores: pa.Table) -> None:
-    rows = ({**row, **score} for row, score in zip(_json_rows(source), scores.to_pylist(), strict=True))
-    lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+    rows = zip(_json_rows(source), scores.to_pylist(), strict=True)
+    lines = (json.dumps({**row, **score}, ensure_ascii=False) for row, score in rows)
     if _is_list(source):
         file.write(("[\n" + ",\n".join(lines) + "\n]\n").encode())
     else:

@@ -3,8 +3,6 @@
 """The images and videos of a row: collected as they are stored, decoded as verl decodes them for training.
 
 `collect` -> `Media`, which can be sent to another machine -> `decode`
-
-torchvision and qwen_vl_utils are imported when they are used: a process that only collects starts faster without them.
 """
 
 import hashlib
@@ -12,9 +10,9 @@ import json
 import os
 import reprlib
 import threading
-import time
 from collections.abc import Callable
-from concurrent.futures import Future, wait
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass
 from functools import partial
 from io import BytesIO
@@ -24,20 +22,19 @@ import datasets  # type: ignore[import-untyped]
 import requests  # type: ignore[import-untyped]
 import torch
 from PIL import Image, UnidentifiedImageError
+from qwen_vl_utils.vision_process import fetch_image, fetch_video
 
 Picture = bytes | str
 """The content of an image file, or the URL of an image."""
 
 _PICTURE_FIELDS = ("bytes", "image", "image_url", "path")
 """Fields of a stored image with its content or location. Other fields, except `video`, are settings."""
-_CHUNK = 1 << 20
-"""Bytes of a video file that are read at a time to hash it."""
 _URL_SECONDS = 30
-"""Time limit for an image at a URL, from the connection to the last byte."""
+"""Time limit for an image at a URL."""
 _VIDEO_URL_SECONDS = 600
 """Time limit for a video at a URL, which is decoded during the download."""
 _URL_BYTES = 1 << 30
-"""Size limit for an image at a URL, above any image that PIL accepts: an endless stream must not fill the memory."""
+"""Size limit for an image at a URL: an endless stream must not fill the memory."""
 _LONGEST_REASON = 500
 """Characters. Some errors quote their complete input."""
 
@@ -50,10 +47,10 @@ class MediaError(ValueError):
 
 @dataclass(frozen=True)
 class Media:
-    """The images and videos of one row, not decoded. It can be pickled and needs no image files.
+    """The images and videos of one row, not decoded, without references to image files.
 
     Each image or video is a dict in the format of qwen_vl_utils: settings, and either `image`, a `Picture`, or `video`,
-    which is a path, a URL, or a tuple with the `Picture` of each frame. `len` is the number of images and videos.
+    which is a path, a URL, or a tuple with the `Picture` of each frame.
     """
 
     images: tuple[dict[str, Any], ...]
@@ -89,7 +86,8 @@ def collect(images: Any, videos: Any, by_datasets: bool = False) -> Media | None
     if not read_images and not read_videos:
         return None
     contents = [by_datasets, _each("image", read_images, _content), _each("video", read_videos, _content)]
-    return Media(tuple(read_images), tuple(read_videos), by_datasets, _sha256(json.dumps(contents).encode())[:32])
+    key = hashlib.sha256(json.dumps(contents).encode()).hexdigest()[:32]
+    return Media(tuple(read_images), tuple(read_videos), by_datasets, key)
 
 
 def decode(media: Media, patch_size: int) -> tuple[list[Image.Image], list[tuple[torch.Tensor, dict[str, Any]]]]:
@@ -171,70 +169,53 @@ def _local(source: str) -> str | None:
 
 
 def _open_regular(path: str) -> Any:
-    """Opens a file whose reading ends: no pipe, socket or device."""
-    if os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path):  # a folder has its own error
-        raise MediaError(f"'{path}' is not a regular file, but a pipe, a socket or a device")
+    if os.path.exists(path) and not os.path.isfile(path):  # reading a pipe or a device may never end
+        raise MediaError(f"'{path}' is not a regular file")
     return open(path, "rb")
 
 
 def _content(element: dict[str, Any]) -> str:
     """An image or video as JSON, with hashes instead of pixels and files."""
-    hashed = dict(element)
-    for name in element.keys() & {"image", "video"}:
-        source = element[name]
-        hashed[name] = [_hash(frame) for frame in source] if isinstance(source, tuple) else _hash(source)
-    return json.dumps(hashed, sort_keys=True, default=str)
+    name = "image" if "image" in element else "video"
+    source = element[name]
+    hashed = [_hash(frame) for frame in source] if isinstance(source, tuple) else _hash(source)
+    return json.dumps({**element, name: hashed}, sort_keys=True, default=str)
 
 
 def _hash(source: Picture) -> str:
     """The hash of a picture or of a video file. A URL stands for itself."""
     if isinstance(source, bytes):
-        return _sha256(source)
+        return hashlib.sha256(source).hexdigest()
     path = _local(source)
     if path is None:
         return source
     digest = hashlib.sha256()
     with _open_regular(path) as file:
-        while chunk := file.read(_CHUNK):
+        while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
 
 
-def _sha256(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
 def _decode_image(patch_size: int, by_datasets: bool, image: dict[str, Any]) -> Image.Image:
-    from qwen_vl_utils.vision_process import fetch_image
-
     return fetch_image({**image, "image": _open(image["image"], by_datasets)}, image_patch_size=patch_size)
 
 
 def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
-    from qwen_vl_utils.vision_process import fetch_video
-
     source = video["video"]
     if isinstance(source, tuple):
         source = _each("frame", source, _open)
     fetch = partial(fetch_video, {**video, "video": source}, image_patch_size=patch_size, return_video_metadata=True)
     try:
         return _in_time(fetch, source, _VIDEO_URL_SECONDS) if _is_web(source) else fetch()
-    except AttributeError as error:
-        # After a failure qwen_vl_utils tries torchvision, whose `read_video` was removed: report the first failure.
-        if error.name != "read_video":
-            raise
-        if error.__context__ is None or isinstance(error.__context__, AttributeError):
-            raise MediaError(
-                "no package reads video files here: pip install decord, or torchcodec next to FFmpeg"
-            ) from error
-        raise error.__context__ from None
+    except AttributeError as error:  # of qwen_vl_utils' fallback, `torchvision.io.read_video`, which was removed
+        if isinstance(error.__context__, AttributeError):
+            raise MediaError("no package reads video files: pip install decord, or torchcodec and FFmpeg") from error
+        raise error.__context__ or error from None
 
 
 def _open(picture: Picture, by_datasets: bool = False) -> str | Image.Image:
     """Converts a picture to the input of qwen_vl_utils."""
-    # `datasets` has the token for files of the Hub, but no limits for downloads from other servers.
-    of_hub = by_datasets and isinstance(picture, str) and picture.startswith(f"{datasets.config.HF_ENDPOINT}/")
-    if _is_web(picture) and not of_hub:
+    if _is_web(picture):
         picture = _in_time(partial(_download, picture), picture, _URL_SECONDS)
     if by_datasets:
         stored = {"bytes": picture, "path": None} if isinstance(picture, bytes) else {"bytes": None, "path": picture}
@@ -260,19 +241,18 @@ def _in_time(function: Callable[[], _Result], url: str, seconds: float) -> _Resu
             future.set_exception(error)
 
     threading.Thread(target=call, daemon=True).start()
-    wait([future], seconds)
-    if not future.done():
-        raise MediaError(f"{url}: download took more than {seconds:g} s")
-    return future.result()
+    try:
+        return future.result(seconds)
+    except FutureTimeoutError as error:
+        raise MediaError(f"{url}: download took more than {seconds:g} s") from error
 
 
 def _download(url: str) -> bytes:
-    """Downloads a file with limits on time and size, which qwen_vl_utils lacks."""
-    end, content = time.monotonic() + _URL_SECONDS, bytearray()
+    content = bytearray()
     with requests.get(url, stream=True, timeout=_URL_SECONDS) as response:
         response.raise_for_status()
         for chunk in response.iter_content(1 << 16):
             content += chunk
-            if len(content) > _URL_BYTES or time.monotonic() > end:
+            if len(content) > _URL_BYTES:
                 raise MediaError(f"{url}: download stopped after {len(content):,} bytes")
     return bytes(content)

@@ -3,15 +3,18 @@
 """Scores rows in one pass: read, compute the key, look it up, score, store.
 
 This process reads every row, and sends those whose score is neither in the cache nor already on its way to `Worker`s,
-one per GPU or CPU core of a Ray cluster. It appends their scores to the cache as soon as they arrive.
+one per free GPU or CPU core of the Ray cluster that this process has joined. It appends their scores to the cache.
 """
 
+import logging
 import math
+import os
 import pickle
 import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from threading import Lock
@@ -22,29 +25,40 @@ import pyarrow as pa
 import ray
 import torch
 from ray.exceptions import OutOfMemoryError, RayActorError, RayError
+from ray.util import ActorPool
 from tqdm import tqdm  # type: ignore[import-untyped]
 
-from verl_durian.entropy.cache import EntropyCache, Entry
+from verl_durian.entropy.cache import EntropyCache, Score
 from verl_durian.entropy.data_files import Cells, DataFile, DatasetRows
 from verl_durian.entropy.media import Media, MediaError, collect
-from verl_durian.entropy.placement import Placement, threads_of_worker
-from verl_durian.entropy.scorer import Score, Scorer, to_arrays
+from verl_durian.entropy.scorer import Scorer, to_arrays
 from verl_durian.entropy.vision_tower import TowerSettings
 
+logger = logging.getLogger(__name__)
+
+MAX_PATCHES = {"cpu": 2048, "cuda": 16384}
+"""Patches (14 x 14 pixels) per forward pass. The 7B tower in float32 needs up to 0.3 GB and 2 GB for activations."""
 _THREADS = 8
 _READ_ROWS = 2 * _THREADS
 """Rows whose images are read and hashed in parallel, and held in memory at the same time."""
-_BLOCK_BYTES = {"cpu": 1 << 17, "cuda": 8 << 20}
+_BLOCK_BYTES = {"cpu": 1 << 17, "cuda": 4 << 20}
 """Stored images in a block, which a worker gets at a time: on a CPU two to eight photographs, so that all workers
 finish at about the same time; on a GPU enough for a forward pass. A killed run loses the blocks of the workers."""
-_BLOCK_ROWS = {"cpu": 32, "cuda": 512}
+_BLOCK_ROWS = {"cpu": 32, "cuda": 128}
 """Most rows in a block: a video file or a URL is stored in a few bytes."""
-_BLOCKS = 4
-"""Least number of blocks per worker, so that all workers of a small data set have work."""
-_BLOCKS_PER_WORKER = 2
-"""A worker prepares one block and computes its eigenvalues while its tower encodes the other."""
+_CALLS = {"cpu": 2, "cuda": 8}
+"""Blocks that a worker scores at the same time: its tower encodes one while it decodes the others."""
 _RETRIES = 2
 """How often a block is scored again after its worker died, for example for lack of memory."""
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Device (`cpu` or `cuda`), number of processes with a tower each, and patches per forward pass."""
+
+    device: str
+    workers: int
+    max_patches: int
 
 
 @dataclass(frozen=True)
@@ -67,13 +81,51 @@ class Scores:
     patches: np.ndarray
     """P of each row, 0 where H is NaN. int32"""
     problems: list[Problem]
-    """In the order of the rows."""
     images: int
     """Number of images and videos."""
     encoded: int
-    """Number of images and videos that were not in the cache."""
+    """Number of those that were not in the cache."""
     seconds: float
-    """Duration of the pass."""
+
+
+def place(device: str | None = None, workers: int | None = None, max_patches: int | None = None) -> Placement:
+    """Chooses where to score in the Ray cluster.
+
+    Args:
+        device: Default: `cuda` if the cluster has GPUs, else `cpu`.
+        workers: Default: the number of free GPUs, or of free CPUs but at most the cores of this machine.
+        max_patches: Default: `MAX_PATCHES` of the device.
+
+    Raises:
+        ValueError: fewer GPUs or CPUs are free than requested, or none.
+    """
+    device = device or ("cuda" if ray.cluster_resources().get("GPU") else "cpu")
+    resource = "GPU" if device == "cuda" else "CPU"
+    free = int(ray.available_resources().get(resource, 0))
+    if device == "cpu":  # Ray may have been started with more CPUs than there are cores
+        free = min(free, len(os.sched_getaffinity(0)) * sum(node["Alive"] for node in ray.nodes()))
+    if free < (workers or 1):
+        raise ValueError(
+            f"{workers or 1} workers need one {resource} each, and Ray has {max(free, 0)} free: wait for other jobs to "
+            "end, or choose fewer --workers or another --device"
+        )
+    return Placement(device, workers or free, max_patches or MAX_PATCHES[device])
+
+
+@contextmanager
+def resources_released() -> Iterator[None]:
+    """Waits on exit, at most a minute, until as many CPUs and GPUs are free as on entry.
+
+    A trainer counts free GPUs right after scoring, and Ray counts those of a worker as taken until its process ends.
+    """
+    before = ray.available_resources()
+    yield
+    end = time.monotonic() + 60
+    while any(ray.available_resources().get(name, 0) < before.get(name, 0) for name in ("CPU", "GPU")):
+        if time.monotonic() > end:
+            logger.warning("durian: after scoring fewer CPUs or GPUs are free than before: another job took them")
+            break
+        time.sleep(0.1)
 
 
 def score_rows(
@@ -83,7 +135,7 @@ def score_rows(
     cache: EntropyCache,
     placement: Placement,
 ) -> Scores:
-    """Scores every row of the sources in the Ray cluster that this process has joined.
+    """Scores every row of the sources.
 
     Args:
         sources: Only this machine needs access to local files.
@@ -98,68 +150,64 @@ def score_rows(
     """
     start, rows = time.monotonic(), sum(source.rows for source in sources)
     keys, images, encoded = np.zeros(rows, "S32"), np.zeros(rows, np.int32), np.zeros(rows, bool)
-    known = {entry.key: entry for entry in cache.entries()}
-    errors: dict[str | int, str] = {}  # by key; by row if its images cannot be read
+    scores = {score.key: score for score in cache.scores()}
+    unreadable: dict[int, str] = {}
     progress = tqdm(total=rows, desc="visual entropy", unit=" rows")
 
     def new_rows() -> Iterator[Media]:
-        seen = set(known)
-        for row, (media, error) in enumerate(_read(sources)):
-            if error:
-                errors[row] = error
-            if media is not None:
+        seen = set(scores)
+        for row, media in enumerate(_read(sources)):
+            if isinstance(media, MediaError):
+                unreadable[row] = str(media)
+            elif media is not None:
                 keys[row], images[row], encoded[row] = media.key, len(media), media.key not in seen
-            if media is not None and encoded[row]:
-                seen.add(media.key)
-                yield media
-            else:
-                progress.update()
+                if encoded[row]:
+                    seen.add(media.key)
+                    yield media
+                    continue
+            progress.update()
 
-    block_rows = min(_BLOCK_ROWS[placement.device], math.ceil(rows / placement.workers / _BLOCKS))
+    # At least two blocks per call, so that all workers of a small data set have work.
+    block_rows = min(_BLOCK_ROWS[placement.device], math.ceil(rows / placement.workers / _CALLS[placement.device] / 2))
     blocks = _blocks(new_rows(), block_rows, _BLOCK_BYTES[placement.device])
     with progress:
-        for scores in _scored(blocks, settings, state, placement):
-            errors |= {score.key: score.error for score in scores if score.error}
-            entries = [Entry(score.key, score.entropy, score.patches) for score in scores if not score.error]
-            known |= {entry.key: entry for entry in entries}
-            if entries:
-                cache.add(entries)
-            progress.update(len(scores))
+        for of_block in _scored(blocks, settings, state, placement):
+            cache.add(of_block)
+            scores |= {score.key: score for score in of_block}
+            progress.update(len(of_block))
 
-    entropies, patches = np.full(rows, np.nan), np.zeros(rows, np.int32)
-    problems, row = [], 0
-    for source in sources:
-        for number in range(source.rows):
-            key = keys[row].decode()
-            if key in known:
-                _, entropies[row], patches[row] = known[key]
-            elif reason := errors.get(key or row):
-                problems.append(Problem(source.name, number, reason))
-            row += 1
-    seconds = time.monotonic() - start
-    return Scores(keys, entropies, patches, problems, int(images.sum()), int(images[encoded].sum()), seconds)
+    none = Score("", math.nan, 0)
+    of_rows = [scores.get(key.decode(), none) for key in keys]
+    places = [(source.name, number) for source in sources for number in range(source.rows)]
+    errors = [unreadable.get(row, score.error) for row, score in enumerate(of_rows)]
+    return Scores(
+        keys,
+        np.array([score.entropy for score in of_rows], np.float64),
+        np.array([score.patches for score in of_rows], np.int32),
+        [Problem(*place, error) for place, error in zip(places, errors, strict=True) if error],
+        int(images.sum()),
+        int(images[encoded].sum()),
+        time.monotonic() - start,
+    )
 
 
-def _read(sources: Sequence[DataFile | DatasetRows]) -> Iterator[tuple[Media | None, str]]:
+def _read(sources: Sequence[DataFile | DatasetRows]) -> Iterator[Media | MediaError | None]:
     """The images of each row, or why they cannot be read."""
     with ThreadPoolExecutor(_THREADS) as threads:
         for source in sources:
-            cells, rows = islice(source.cells(), source.rows), 0
+            cells = islice(source.cells(), source.rows)
             try:
-                while read := list(threads.map(_media_and_error, islice(cells, _READ_ROWS))):
-                    rows += len(read)
+                while read := list(threads.map(_collected, islice(cells, _READ_ROWS))):
                     yield from read
-                if rows < source.rows:
-                    raise ValueError("it changed while it was scored: run the same command again")
             except (OSError, ValueError, pa.ArrowException) as error:
                 raise RuntimeError(f"{source.name} cannot be read: {error}") from error
 
 
-def _media_and_error(cells: Cells) -> tuple[Media | None, str]:
+def _collected(cells: Cells) -> Media | MediaError | None:
     try:
-        return collect(*cells), ""
+        return collect(*cells)
     except MediaError as error:
-        return None, str(error)
+        return error
 
 
 def _blocks(rows: Iterable[Media], most_rows: int, most_bytes: int) -> Iterator[list[bytes]]:
@@ -194,46 +242,37 @@ class Worker:
                         "install the same packages (torch, torchvision, transformers, ...) and set the same "
                         "environment variables of qwen_vl_utils there"
                     )
-                threads = threads_of_worker(device)
-                self._scorer = Scorer(self.settings, state, device, self.placement.max_patches, threads)
+                self._scorer = Scorer(self.settings, state, device, self.placement.max_patches)
         return self._scorer.score(pickle.loads(row) for row in block)
 
 
 def _scored(
     blocks: Iterable[list[bytes]], settings: TowerSettings, state: Mapping[str, torch.Tensor], placement: Placement
 ) -> Iterator[list[Score]]:
-    """The scores of the blocks, in any order. Starts a worker with each of the first blocks."""
+    """The scores of the blocks, in any order."""
     for module in settings.remote_code:
         ray.cloudpickle.register_pickle_by_value(sys.modules[module])  # other processes cannot import it
     worker_class = ray.remote(Worker).options(
         num_cpus=1 if placement.device == "cpu" else 0,
         num_gpus=1 if placement.device == "cuda" else 0,
-        max_concurrency=_BLOCKS_PER_WORKER,
+        max_concurrency=_CALLS[placement.device],
         max_restarts=-1,
         max_task_retries=_RETRIES,
     )
     # Not an argument of the worker: Ray would print a warning, because that may start again.
     arrays, fingerprint = ray.put(to_arrays(state)), settings.fingerprint(placement.device)
     workers: list[Any] = []
-    free: list[Any] = []
-    running: dict[ray.ObjectRef, Any] = {}
-
-    def finished(timeout: float | None) -> Iterator[list[Score]]:
-        done, _ = ray.wait(list(running), timeout=timeout) if running else ([], [])
-        for scores in done:
-            free.append(running.pop(scores))
-            yield ray.get(scores)
-
+    pool = ActorPool([])
     try:
         for block in blocks:
-            if len(workers) < placement.workers:
-                workers.append(worker_class.remote(settings, placement))
-                free += workers[-1:] * _BLOCKS_PER_WORKER
-            yield from finished(timeout=0 if free else None)
-            worker = free.pop()
-            running[worker.score.remote(block, arrays, fingerprint)] = worker
-        while running:
-            yield from finished(timeout=None)
+            if not workers:  # none if all scores are in the cache
+                workers = [worker_class.remote(settings, placement) for _ in range(placement.workers)]
+                pool = ActorPool(workers * _CALLS[placement.device])
+            if not pool.has_free():
+                yield pool.get_next_unordered()
+            pool.submit(lambda worker, block: worker.score.remote(block, arrays, fingerprint), block)
+        while pool.has_next():
+            yield pool.get_next_unordered()
     except (RayActorError, OutOfMemoryError) as error:
         raise RuntimeError(
             f"processes of Ray died: {str(error).splitlines()[-1]} The scores so far are in the cache. The most likely "

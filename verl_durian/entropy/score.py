@@ -8,14 +8,12 @@ check the output folder -> score the rows -> write the data files -> write probl
 import hashlib
 import json
 import logging
-import shutil
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import fsspec  # type: ignore[import-untyped]
 import numpy as np
 import ray
 import torch
@@ -26,8 +24,7 @@ from verl_durian.algo.groups import perceptual_groups, perceptual_thresholds
 from verl_durian.entropy.cache import EntropyCache
 from verl_durian.entropy.data_files import RESERVED, Columns, DataFile, open_files
 from verl_durian.entropy.media import MediaError, collect, decode
-from verl_durian.entropy.pipeline import Problem, Scores, score_rows
-from verl_durian.entropy.placement import place
+from verl_durian.entropy.pipeline import Scores, place, score_rows
 from verl_durian.entropy.plots import plot_examples, plot_histogram
 from verl_durian.entropy.vision_tower import FeatureLayer, Precision, TowerSettings, read_tower
 from verl_durian.files import output_folder, part_of, whole_file
@@ -69,7 +66,7 @@ def score_files(
         columns: Columns with the images and videos of a row.
         feature_layer, precision: See `vision_tower`.
         address: Address of a running Ray cluster. Default: start Ray on this machine.
-        device, workers, max_patches: See `placement.place`.
+        device, workers, max_patches: See `pipeline.place`.
 
     Returns:
         Number of rows that cannot be scored.
@@ -87,29 +84,39 @@ def score_files(
         arguments = _arguments(settings, placement.device, files, columns)
         with output_folder(output):
             digests = _digests_of_written_files(output, arguments)
-            _require_space(output, files)
             cache = EntropyCache(cache_dir / arguments["fingerprint"])
             cache.require_writable()
             scores = score_rows(files, settings, state, cache, placement)
-            _write_files(output, arguments, files, scores, digests)
+            # A run that is killed now leaves a summary, by which the next one knows the folder.
+            summary = {"finished": False, "settings": arguments, "files": digests}
+            _write_json_lines(output / SUMMARY, [summary], indent=2)
+            _write_files(output, files, scores, digests)
             for name in (PROBLEMS, HISTOGRAM, EXAMPLES):  # of an earlier run
                 (output / name).unlink(missing_ok=True)
             if scores.problems:
                 _write_json_lines(output / PROBLEMS, map(asdict, scores.problems))
-            thresholds = _plot(output, files, scores, settings.image_processor.patch_size)
-            results = {
+            results: dict[str, Any] = {
                 "rows": len(scores.keys),
                 "rows_without_image": int(np.isnan(scores.entropies).sum()) - len(scores.problems),
                 "rows_with_problems": len(scores.problems),
                 "images": scores.images,
-                "thresholds": thresholds,
+                "thresholds": _plot(output, files, scores, settings.image_processor.patch_size),
                 "seconds": round(time.monotonic() - start, 3),
                 "images_encoded": scores.encoded,
                 "images_per_second": round(scores.encoded / scores.seconds, 3) if scores.encoded else None,
             }
             summary = {"finished": True, "settings": arguments, **results, "files": digests}
             _write_json_lines(output / SUMMARY, [summary], indent=2)
-    _print_results(output, results, scores.problems)
+    for problem in scores.problems[:_PROBLEMS_PRINTED]:
+        print(f"{problem.file} row {problem.row}: {problem.reason}")
+    if len(scores.problems) > _PROBLEMS_PRINTED:
+        print(f"... see {output / PROBLEMS}")
+    print("{rows} rows, {rows_without_image} without image, {rows_with_problems} with problems".format(**results))
+    if thresholds := results["thresholds"]:
+        print("visual entropy in nats: Q25 {Q25:.4f}, Q75 {Q75:.4f}".format(**thresholds))
+    if scores.encoded:
+        print("{images_encoded} images encoded, {images_per_second:.1f} per second".format(**results))
+    print(f"written to {output}")
     return len(scores.problems)
 
 
@@ -147,19 +154,19 @@ def _digests_of_written_files(output: Path, arguments: dict[str, Any]) -> dict[s
     Raises:
         ValueError: the folder has other content than the results of the same arguments.
     """
-    if all(file.name == part_of(output / SUMMARY).name for file in output.iterdir()):  # new, or killed right away
+    if all(file == part_of(output / SUMMARY) for file in output.iterdir()):  # new, or killed right away
         return {}
     try:
         earlier = json.loads((output / SUMMARY).read_text())
-        settings, digests = dict(earlier["settings"]), dict(earlier["files"])
+        settings, digests = earlier["settings"], earlier["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
             f"--output {output}: the folder has other content than results of this command: name a new folder"
         ) from error
     changes = [
-        f"{name} was {settings.get(name)}, is now {value}"
-        for name, value in arguments.items()
-        if settings.get(name) != value
+        f"{name} was {settings.get(name)}, is now {arguments[name]}"
+        for name in arguments
+        if settings.get(name) != arguments[name]
     ]
     if changes:
         raise ValueError(
@@ -168,26 +175,10 @@ def _digests_of_written_files(output: Path, arguments: dict[str, Any]) -> dict[s
     return digests
 
 
-def _require_space(output: Path, files: Sequence[DataFile]) -> None:
-    """Raises ValueError if the files that are not written yet do not fit on the disk."""
-    missing = [file.name for file in files if not file.target.exists()]
-    needed = sum(fsspec.core.url_to_fs(name)[0].size(name) for name in missing)
-    if needed > (free := shutil.disk_usage(output).free):
-        raise ValueError(
-            f"--output {output}: the output needs about {needed / 1e6:,.1f} MB, and {free / 1e6:,.1f} MB are free: "
-            "free some space, or name a folder on another disk"
-        )
-
-
-def _write_files(
-    output: Path, arguments: dict[str, Any], files: Sequence[DataFile], scores: Scores, digests: dict[str, str]
-) -> None:
+def _write_files(output: Path, files: Sequence[DataFile], scores: Scores, digests: dict[str, str]) -> None:
     """Writes the data files that are missing or outdated. Updates the digest of each file."""
     start = 0
     for file in tqdm(files, desc="writing", unit=" files"):
-        # A run that is killed now leaves a summary of the files that it has written.
-        summary = {"finished": False, "settings": arguments, "files": digests}
-        _write_json_lines(output / SUMMARY, [summary], indent=2)
         rows = slice(start, start + file.rows)
         start = rows.stop
         keys, entropies, patches = scores.keys[rows], scores.entropies[rows], scores.patches[rows]
@@ -205,16 +196,16 @@ def _write_json_lines(file: Path, values: Iterable[Any], indent: int | None = No
 
 def _plot(output: Path, files: Sequence[DataFile], scores: Scores, patch_size: int) -> dict[str, float]:
     """Plots histogram and examples. Returns the quartiles in nats; nothing if no row has a score."""
-    _, rows = np.unique(scores.keys, return_index=True)
-    rows = rows[np.isfinite(scores.entropies[rows])]
-    rows = rows[np.argsort(scores.entropies[rows])]  # distinct rows by their entropy
-    if len(rows) == 0:
-        return {}
     entropies = scores.entropies[np.isfinite(scores.entropies)]
+    if len(entropies) == 0:
+        return {}
     thresholds = perceptual_thresholds(torch.from_numpy(entropies), _QUARTILES)
     low, high = thresholds.tolist()
     plot_histogram(entropies, (low, high), output / HISTOGRAM)
 
+    _, rows = np.unique(scores.keys, return_index=True)
+    rows = rows[np.argsort(scores.entropies[rows])]  # distinct rows by their entropy, those without at the end
+    rows = rows[np.isfinite(scores.entropies[rows])]
     group = perceptual_groups(torch.from_numpy(scores.entropies[rows]), thresholds).numpy()
     examples = {}
     for number, name in enumerate(_GROUPS):
@@ -240,16 +231,3 @@ def _picture(files: Sequence[DataFile], row: int, patch_size: int) -> Image.Imag
         logger.warning("%s row %d is left out of the examples: %s", file.name, row, error)
         return None
     return images[0] if images else Image.fromarray(videos[0][0][0].permute(1, 2, 0).byte().numpy())
-
-
-def _print_results(output: Path, results: dict[str, Any], problems: Sequence[Problem]) -> None:
-    for problem in problems[:_PROBLEMS_PRINTED]:
-        print(f"{problem.file} row {problem.row}: {problem.reason}")
-    if len(problems) > _PROBLEMS_PRINTED:
-        print(f"... and {len(problems) - _PROBLEMS_PRINTED} more, see {PROBLEMS}")
-    print(f"{results['rows']} rows, {results['rows_without_image']} without image, {len(problems)} with problems")
-    if thresholds := results["thresholds"]:
-        print(f"visual entropy in nats: Q25 {thresholds['Q25']:.4f}, Q75 {thresholds['Q75']:.4f}")
-    if results["images_encoded"]:
-        print(f"{results['images_encoded']} images encoded, {results['images_per_second']:.1f} per second")
-    print(f"written to {output}")

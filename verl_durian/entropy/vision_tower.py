@@ -2,14 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vision tower of a checkpoint, without its language model.
 
-`read_tower` reads only the tensors of the tower (0.7 of the 8.3 billion parameters of Qwen2.5-VL-7B), and returns them
-beside the settings. `VisionTower` uses them without a copy, so that several processes share them.
+`read_tower` reads only the tensors of the tower (0.7 of the 8.3 billion parameters of Qwen2.5-VL-7B). `VisionTower`
+uses them without a copy, so that several processes share them.
 """
 
 import hashlib
 import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -19,7 +20,6 @@ from typing import Any, Literal
 import torch
 import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 from qwen_vl_utils import vision_process
 from safetensors import SafetensorError, safe_open
@@ -49,8 +49,8 @@ bfloat16 adds rounding noise in all directions, which matters where most of the 
 """
 
 _INDEX = "model.safetensors.index.json"
-_PROCESSORS = ["preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json"]
-_SETTINGS = ["config.json", _INDEX, *_PROCESSORS]
+_SETTINGS = ["config.json", _INDEX, "preprocessor_config.json", "processor_config.json"]
+_SETTINGS += ["video_preprocessor_config.json"]
 _PREFIXES = ("visual.", "model.visual.")  # in published checkpoints, and in those that transformers saves
 _PACKAGES = ("datasets", "pillow", "qwen-vl-utils", "torch", "torchvision", "transformers")  # from file to features
 _METHOD = 1  # increase when a change of this package changes scores by more than rounding
@@ -62,15 +62,13 @@ class TowerSettings:
     """The settings of a tower: small and picklable."""
 
     model_path: str
-    """Local folder or id on the Hub, as requested."""
     model_type: str
     """A key of `FAMILIES`."""
     config: Any
     """Vision configuration of transformers."""
     image_processor: Any
-    """Turns PIL images into patches, with the checkpoint's settings."""
     video_processor: Any
-    """The same for the frames of a video; None if the checkpoint has no settings for videos."""
+    """None if the checkpoint has no settings for videos."""
     feature_layer: FeatureLayer
     precision: Precision
     weights: str
@@ -147,7 +145,7 @@ class VisionTower:
     def preprocess(
         self, images: Sequence[Image.Image], videos: Sequence[tuple[torch.Tensor, dict[str, Any]]] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Converts images, then videos, as from `media.decode`, to normalized patches. All frames are used.
+        """Converts images and videos of `media.decode` to normalized patches. All frames are used.
 
         Returns:
             `pixel_values`, `(patches of all, values of a patch)`; and `grid_thw`, the number of patches in time, height
@@ -166,14 +164,14 @@ class VisionTower:
                     f"{self.settings.model_path} has no settings for videos: add the video_preprocessor_config.json "
                     "of its base model"
                 )
-            frames, metadata = zip(*videos, strict=True)
+            frames, metadata = map(list, zip(*videos, strict=True))
             # As in verl: fetch_video has sampled the frames.
             inputs = self.settings.video_processor(
-                videos=list(frames), video_metadata=list(metadata), do_sample_frames=False, return_tensors="pt"
+                videos=frames, video_metadata=metadata, do_sample_frames=False, return_tensors="pt"
             )
             parts.append((inputs["pixel_values_videos"], inputs["video_grid_thw"]))
-        pixel_values, grid_thw = zip(*parts, strict=True)
-        return torch.cat(pixel_values), torch.cat(grid_thw)
+        pixel_values, grid_thw = map(torch.cat, zip(*parts, strict=True))
+        return pixel_values, grid_thw
 
     @torch.no_grad()
     def features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
@@ -216,30 +214,19 @@ def read_tower(
         ValueError: unsupported model_type, or a checkpoint that is missing, damaged or without safetensors.
     """
     folder, files, revision = _tower_files(model_path)
-    config_folder = Path(config_path).expanduser() if config_path else folder
-    if config_path and not config_folder.is_dir():
-        config_folder = Path(snapshot_download(config_path, allow_patterns=_SETTINGS))
-    model_type = _json(config_folder / "config.json").get("model_type", "")
-    config = _tower_class(model_path, model_type).config_class.from_pretrained(config_folder)
+    config_source = config_path or folder
+    model_type = transformers.PretrainedConfig.get_config_dict(config_source)[0].get("model_type", "")
+    config = _tower_class(model_path, model_type).config_class.from_pretrained(config_source)
     image_processor = getattr(processor, "image_processor", None)
     video_processor = getattr(processor, "video_processor", None)
     if image_processor is None:
         image_processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        try:
+        with suppress(OSError):  # the checkpoint has no settings for videos
             video_processor = transformers.AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
-        except OSError:  # the checkpoint has no settings for videos
-            video_processor = None
     state = _read_tensors(files)
+    processors = image_processor, video_processor
     settings = TowerSettings(
-        model_path,
-        model_type,
-        config,
-        image_processor,
-        video_processor,
-        feature_layer,
-        precision,
-        _hash(state),
-        revision,
+        model_path, model_type, config, *processors, feature_layer, precision, _hash(state), revision
     )
     return settings, {name: tensor.to(getattr(torch, precision)) for name, tensor in state.items()}
 
@@ -256,21 +243,22 @@ def _tower_class(model_path: str, model_type: str) -> Any:
 
 def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
     """The folder of a checkpoint, its files with vision tensors, downloaded if missing, and its commit on the Hub."""
-    local = Path(model_path).expanduser().is_dir()
-    try:
-        folder = Path(model_path if local else snapshot_download(model_path, allow_patterns=_SETTINGS)).expanduser()
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ValueError(
-            f"{model_path}: no such folder, and no accessible model on the Hub ({type(error).__name__})"
-        ) from error
-
+    folder = Path(model_path).expanduser()
+    local = folder.is_dir()
+    if not local:
+        try:
+            folder = Path(snapshot_download(model_path, allow_patterns=_SETTINGS))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{model_path}: no such folder, and no accessible model on the Hub ({type(error).__name__})"
+            ) from error
     names = ["model.safetensors"]
     if (folder / _INDEX).exists():
-        weight_map = _json(folder / _INDEX).get("weight_map", {})
+        with _file_named(folder / _INDEX):
+            weight_map = json.loads((folder / _INDEX).read_text())["weight_map"]
         names = sorted({file for tensor, file in weight_map.items() if tensor.startswith(_PREFIXES)})
     if not local:
         snapshot_download(model_path, allow_patterns=names)
-
     absent = [name for name in names if not (folder / name).exists()]
     if absent or not names:
         raise ValueError(
@@ -281,10 +269,12 @@ def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
     return folder, [folder / name for name in names], None if local else folder.name
 
 
-def _json(file: Path) -> dict[str, Any]:
+@contextmanager
+def _file_named(file: Path) -> Iterator[None]:
+    """Adds the name of a damaged file to an error."""
     try:
-        return dict(json.loads(file.read_text()))
-    except (ValueError, TypeError) as error:
+        yield
+    except (ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"{file} is damaged ({error}): copy or download it again") from error
 
 
@@ -292,13 +282,10 @@ def _read_tensors(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     """The tensors of the tower with their names inside the tower. No other tensor is read."""
     state = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118, safe_open is not a mapping
-                    if name.startswith(_PREFIXES):
-                        state[name.split("visual.", 1)[1]] = tensors.get_tensor(name)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}): copy or download it again") from error
+        with _file_named(file), safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, safe_open is not a mapping
+                if name.startswith(_PREFIXES):
+                    state[name.split("visual.", 1)[1]] = tensors.get_tensor(name)
     return state
 
 

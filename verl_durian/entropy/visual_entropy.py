@@ -44,13 +44,10 @@ def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
     The factor P - 1 cancels in H. The matrix is zero if the relative spread of the patches is at most ``ROUNDING``.
 
     Args:
-        features: Patch features F of one image, ``(num_patches, dim)``, floating point.
+        features: See ``visual_entropy``.
 
     Returns:
         float64, ``(n, n)`` with n = min(num_patches, dim), on the device of ``features``.
-
-    Raises:
-        ValueError: see ``visual_entropy``.
     """
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise ValueError(
@@ -70,14 +67,7 @@ def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
 
 
 def spectral_entropy(matrix: torch.Tensor) -> torch.Tensor:
-    """H of the normalized eigenvalues of a ``scatter_matrix`` (Eq. 7 to 9).
-
-    Args:
-        matrix: Symmetric and positive semi-definite, float64, ``(n, n)``.
-
-    Returns:
-        H in nats, a scalar; 0 for the zero matrix.
-    """
+    """H of the normalized eigenvalues of a ``scatter_matrix`` (Eq. 7 to 9) in nats; 0 for the zero matrix."""
     eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)  # rounding makes zero eigenvalues slightly negative
     total = eigenvalues.sum()
     return torch.special.entr(eigenvalues / total).sum() if total > 0 else total  # entr(p) = -p log p, entr(0) = 0

@@ -142,8 +142,7 @@ def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
     from verl.utils.fs import copy_to_local
 
     from verl_durian.entropy.cache import EntropyCache, default_cache_dir
-    from verl_durian.entropy.pipeline import score_rows
-    from verl_durian.entropy.placement import place, resources_released
+    from verl_durian.entropy.pipeline import place, resources_released, score_rows
     from verl_durian.entropy.vision_tower import read_tower
 
     rows = dataset.dataframe
