@@ -97,15 +97,9 @@ def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int
     if not isinstance(choices, list | tuple | np.ndarray | None):
         raise ValueError(f"extra_info.choices: {choices!r} must be a list")
     texts = [] if choices is None else [_as_text("extra_info.choices", choice) for choice in choices]
-    if decimals is None:
-        return gold, texts, None
-    try:
-        places = float(decimals)
-        if places < 0 or not places.is_integer():
-            raise ValueError(f"{decimals!r} must be an integer, 0 or more, or null")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"extra_info.decimals: {error}") from error
-    return gold, texts, int(places)
+    if decimals is not None and not re.fullmatch(r"\d+(\.0*)?", str(decimals)):
+        raise ValueError(f"extra_info.decimals: {decimals!r} must be an integer, 0 or more, or null")
+    return gold, texts, None if decimals is None else int(float(decimals))
 
 
 def _as_text(field: str, value: object) -> str:
