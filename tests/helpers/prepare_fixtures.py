@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small copies of the hub repositories of the seven datasets: `FIXTURES[name](folder)` writes one.
 
-Each has the layout of the real one, the columns that are read and one more, and unusual rows: questions without
-`<image>` or with `<image1>`, images that are gray, transparent, tiny, huge, broken or missing, rows without choices or
-answer, answers in percent. Some questions and images are those of easy-vqa.
+Each has the layout of the real one, the columns that are read, and unusual rows: questions without `<image>` or with
+`<image1>`, images that are gray, transparent, tiny, huge, broken or missing, rows without choices or answer, answers in
+percent. Some questions and images are those of easy-vqa.
 """
 
 import io
@@ -176,7 +176,6 @@ def mathverse(folder: Path) -> None:
             "answer": answer,
             "question_type": kind,
             "metadata": metadata,
-            "query_wo": f"Please directly answer the question.\nQuestion: {question}",
             "question_for_eval": question,
         }
         for problem, (across, up, question, answer, kind) in enumerate(problems)
@@ -236,7 +235,6 @@ def mathvista(folder: Path) -> None:
                 "question_type": "multi_choice" if "choices" in others else "free_form",
                 "answer_type": kind,
                 "metadata": metadata,
-                "query": f"Hint: Please answer the question.\nQuestion: {question}",
                 **others,
             }
         )
@@ -273,7 +271,6 @@ def wemath(folder: Path) -> None:
             rows.append(
                 {
                     "ID": str(number + 1),
-                    "split": "testmini",
                     "knowledge concept": "Understanding of Triangles",
                     "question": question,
                     "option": option.format(a=a, b=b, x=x, aa=a * a, bb=b * b, xx=x * x),
@@ -304,7 +301,6 @@ def hallusionbench(folder: Path) -> None:
             "figure_id": figure,
             "question_id": str(number),
             "question": question,
-            "gt_answer_details": question,
             "gt_answer": str(yes),
             "image": picture,
         }

@@ -49,7 +49,7 @@ _NOUN = re.compile(r"[A-Za-z]{3,}(?: [A-Za-z]{3,})?")
 _NO_NOUN = re.compile(r"\b(?:or|and|not|but|pi|sin|cos|tan|log|left|right)\b|sqrt|frac", re.IGNORECASE)
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _LONGEST_UNIT = 40
 
 
@@ -85,7 +85,7 @@ def _is_numeric(text: str) -> bool:
     bare = _COMMAND.sub("", text)
     return (
         re.search("[a-zA-Z]", bare) is None
-        and _ANGLE_FUNCTION.search(text) is None
+        and ANGLE_FUNCTION.search(text) is None
         and (re.search(r"\d", bare) is not None or r"\pi" in text)
     )
 

@@ -38,7 +38,7 @@ GEOMETRY3K = DatasetSpec(
     problem=lambda row: Problem(_text(row, "problem"), _text(row, "answer")),
     metadata=lambda row: {"choices": row["choices"], "letter": row["ground_truth"]},
     treatment="The choices are not shown and `answer`, the value of the right choice, is graded, as in the paper's "
-    "framework. The choices and the right letter (the source's `ground_truth`) are in the metadata.",
+    "framework. The metadata have the choices and the right letter.",
 )
 
 
@@ -75,10 +75,9 @@ VIRL39K = DatasetSpec(
     pixels=TRAINING,
     problem=_virl39k,
     metadata=lambda row: {name: row[name] for name in _VIRL39K_METADATA},
-    treatment="Rows without an image are dropped: verl 0.9 can crash on a micro batch of such rows. The pass rates are "
-    "in the metadata (-1: none). The answer is the content of its last `\\boxed{}`. A capital letter A to J, alone or "
-    "before the text of that choice, becomes a choice, yes or no becomes yes_no, all else is a value. Choices are "
-    "parsed from the question if it lists them.",
+    treatment="Rows without an image are dropped: verl 0.9 can crash on a micro batch of such rows. The answer is the "
+    "content of its last `\\boxed{}`. A letter A to J, alone or before the text of that choice, makes a choice row, "
+    "yes or no a yes_no row. The pass rates are in the metadata (-1: none).",
 )
 
 
@@ -106,9 +105,8 @@ MATHVERSE = DatasetSpec(
     pixels=EVALUATION,
     problem=_mathverse,
     metadata=lambda row: {**(row["metadata"] or {}), **{name: row[name] for name in _MATHVERSE_METADATA}},
-    treatment=f"A question that is only in the image (version Vision Only) becomes: {_QUESTION_IN_IMAGE} The choices, "
-    "also those in an image, are parsed from `question_for_eval`. They are appended to a question that has text but "
-    "does not list them.",
+    treatment=f"A question that is only in the image (version Vision Only) becomes: {_QUESTION_IN_IMAGE} The choices "
+    "are parsed from `question_for_eval`, and appended to a question that has text but does not list them.",
 )
 
 
@@ -175,9 +173,8 @@ MATHVISTA = DatasetSpec(
     problem=_mathvista,
     metadata=lambda row: {**(row["metadata"] or {}), **{name: row[name] for name in _MATHVISTA_METADATA}},
     treatment="The choices are appended to the question, and the letter of the choice with the answer's text is "
-    "graded. Other questions state the form of the answer, as the dataset's own `query` does: an integer, the number "
-    "of decimal places, a list; and the unit if there is one. A number is right if it rounds to the ground truth at "
-    "these decimal places.",
+    "graded. Other questions state the form of the answer, as the dataset's own `query` does, and its unit. A number "
+    "is right if it rounds to the ground truth at the decimal places asked for.",
 )
 
 
@@ -207,8 +204,7 @@ WEMATH = DatasetSpec(
         "knowledge_concept": row["knowledge concept"],
         "question_number": row["question number"],
     },
-    treatment="`option`, a single text, is parsed as a list of choices and written line by line. The metadata link the "
-    "steps: rows of the same `problem` differ in `key`, `2steps_1` to `3steps_multi`.",
+    treatment="`option` is written line by line. In the metadata, the steps of a `problem` differ in their `key`.",
 )
 
 

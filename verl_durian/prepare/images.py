@@ -21,17 +21,12 @@ _MARK = re.compile(r"<(image|video|audio)(\d*)>")
 
 
 def fit(content: bytes, pixels: PixelRange) -> bytes:
-    """Resizes an image into a pixel range; the aspect ratio changes only by rounding.
+    """Returns an image file within a pixel range: `content` itself, or a PNG of the resized RGB image.
 
-    Args:
-        content (bytes): An image file in any format that PIL reads.
-        pixels (PixelRange): The range.
-
-    Returns:
-        bytes: `content` itself if the image is within the range, otherwise a PNG of the resized RGB image.
+    The aspect ratio changes only by rounding.
 
     Raises:
-        Dropped: the file cannot be decoded, or qwen_vl_utils would reject the ratio of the sides.
+        Dropped: PIL cannot decode the file, or qwen_vl_utils would reject the ratio of the sides.
     """
     try:
         image = Image.open(BytesIO(content))

@@ -104,7 +104,7 @@ def _image_files(source: Any, archive: Path | None) -> list[bytes]:
     images = source if isinstance(source, list) else [source] if source else []
     if not images:
         raise Dropped("no image")
-    contents = [read_image(archive, image) if archive else image and image["bytes"] for image in images]
+    contents: list[Any] = [read_image(archive, image) if archive else image and image["bytes"] for image in images]
     if not all(contents):
         raise Dropped("an image is missing", ", ".join(images) if archive else "")
     return contents

@@ -35,11 +35,7 @@ class Source:
 
 
 def open_source(spec: DatasetSpec, source: str) -> Source:
-    """Opens the splits of a dataset.
-
-    Args:
-        spec (DatasetSpec): The dataset.
-        source (str): A folder, or a hub id, which huggingface_hub downloads into its cache.
+    """Opens the splits of a dataset from a folder, or a hub id, which huggingface_hub downloads into its cache.
 
     Raises:
         ValueError: the source does not exist, lacks a file or a column, or has a file that cannot be read.
