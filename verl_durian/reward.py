@@ -92,26 +92,18 @@ def compute_score(
 
 def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int | None]:
     """Ground truth, choices and decimals of a row, in the types that `grade` expects."""
-    gold = _as_text("reward_model.ground_truth", ground_truth)
     choices, decimals = row.get("choices"), row.get("decimals")
     if not isinstance(choices, list | tuple | np.ndarray | None):
         raise ValueError(f"extra_info.choices: {choices!r} must be a list")
+    if decimals is not None and not re.fullmatch(r"\d+(\.0*)?", str(decimals)):
+        raise ValueError(f"extra_info.decimals: {decimals!r} must be an integer, 0 or more, or null")
     texts = [] if choices is None else [_as_text("extra_info.choices", choice) for choice in choices]
-    if decimals is None:
-        return gold, texts, None
-    try:
-        places = float(decimals)
-        if places < 0 or not places.is_integer():
-            raise ValueError(f"{decimals!r} must be an integer, 0 or more, or null")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"extra_info.decimals: {error}") from error
-    return gold, texts, int(places)
+    gold = _as_text("reward_model.ground_truth", ground_truth)
+    return gold, texts, None if decimals is None else int(float(decimals))
 
 
 def _as_text(field: str, value: object) -> str:
     """The text of an answer, which may be a number or a truth value, of Python or NumPy."""
-    if isinstance(value, str | bool | np.bool_):
-        return str(value)
-    if isinstance(value, Real | Decimal) and value - value == 0:  # neither infinite nor NaN
+    if isinstance(value, str | np.bool_) or (isinstance(value, Real | Decimal) and value - value == 0):  # finite
         return str(value)
     raise ValueError(f"{field}: {value!r} cannot be an answer: must be a text or a finite number")

@@ -7,7 +7,7 @@ from io import BytesIO
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from prepare_fixtures import BROKEN, FADED, GRAY, HUGE, TINY, photo, stored
@@ -17,9 +17,8 @@ from qwen_vl_utils.vision_process import to_rgb as their_to_rgb
 from verl_durian.prepare.base import EVALUATION, TRAINING, Dropped
 from verl_durian.prepare.images import MAX_RATIO, fit, fitted_size, place_images
 
-MARKS = ["<image>", "<image1>", "<image2>", "<image9>", "<image0>", "<video>", "<audio>", "a", " ", "\n", "<", ">"]
 
-
+@settings(deadline=None, derandomize=True)
 @given(st.integers(1, 20_000), st.integers(1, 20_000), st.sampled_from([TRAINING, EVALUATION]))
 def test_sizes_are_in_the_range_and_keep_their_aspect_ratio(width, height, pixels):
     fitted = fitted_size(width, height, pixels)
@@ -33,9 +32,9 @@ def test_sizes_are_in_the_range_and_keep_their_aspect_ratio(width, height, pixel
     assert (fitted == (width, height)) == inside or min(width, height) == 1
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "HSV", "I", "F", "I;16"])
+@pytest.mark.parametrize("mode", ["1", "LA", "P", "RGBA", "CMYK", "I;16"])
 def test_other_images_are_resized_as_qwen_vl_utils_sees_them(mode, monkeypatch):
-    picture = Image.open(BytesIO(FADED["bytes"]))
+    picture = photo((300, 200), "RGBA")
     if mode == "I;16":
         picture = Image.fromarray(np.asarray(picture.convert("L")).astype(np.uint16) * 256)
     else:
@@ -57,7 +56,7 @@ def test_other_images_are_resized_as_qwen_vl_utils_sees_them(mode, monkeypatch):
         (HUGE, TRAINING, (2289, 1831)),
         (HUGE, EVALUATION, (1118, 894)),
         (GRAY, EVALUATION, (520, 512)),
-        *((stored(photo("coffee", (600, 500)), form), TRAINING, (600, 500)) for form in ("PNG", "JPEG", "WEBP", "GIF")),
+        *((stored(photo((600, 500)), form), TRAINING, (600, 500)) for form in ("PNG", "JPEG", "WEBP", "GIF")),
     ],
 )
 def test_sizes_of_images(image, pixels, size):
@@ -85,26 +84,19 @@ def test_images_that_training_cannot_read_are_dropped(content, problem):
         fit(content, TRAINING)
 
 
-@given(st.lists(st.sampled_from(MARKS)).map("".join), st.integers(1, 3))
-def test_a_question_has_as_many_marks_as_images_and_no_other(question, images):
-    placed, order = place_images(question, images)
-    assert sorted(order) == list(range(images))
-    # verl splits a prompt at this pattern.
-    assert re.findall("<image>|<video>|<audio>", placed) == ["<image>"] * images
-
-
 @pytest.mark.parametrize(
-    ("question", "images", "placed", "order"),
+    ("question", "images", "placed"),
     [
-        ("Find x.", 1, "<image>Find x.", [0]),
-        ("<image>Find x.", 1, "<image>Find x.", [0]),
-        ("<image2> or <image1>?", 2, "<image> or <image>?", [1, 0]),
-        ("Is <image1> here? <image1>", 1, "Is <image> here? <image1>", [0]),
-        ("Is <image2> here?", 2, "<image>Is <image> here?", [0, 1]),
-        ("<image>Which?", 2, "<image><image>Which?", [0, 1]),
-        ("<image><image>Which?", 1, "<image>< image >Which?", [0]),
-        ("<video>Find x.", 1, "<image>< video >Find x.", [0]),
+        ("Find x.", 1, "<image>Find x."),
+        ("<image>Find x.", 1, "<image>Find x."),
+        ("<image1> or <image2>?", 2, "<image> or <image>?"),
+        ("Is <image1> here? <image1>", 1, "Is <image> here? <image1>"),
+        ("<image>Which?", 2, "<image><image>Which?"),
+        ("<image><image>Which?", 1, "<image>< image >Which?"),
+        ("<video>Find <image>.", 1, "< video >Find <image>."),
+        ("<audio>Find x.", 1, "<image>< audio >Find x."),
     ],
 )
-def test_marks_of_images(question, images, placed, order):
-    assert place_images(question, images) == (placed, order)
+def test_marks_of_images(question, images, placed):
+    assert place_images(question, images) == placed
+    assert re.findall("<image>|<video>|<audio>", placed) == ["<image>"] * images  # where verl splits a prompt

@@ -104,7 +104,6 @@ def test_answers_choices_and_decimals_may_have_other_types(truth, extra, right, 
             assert compute_score("mine", f"\\boxed{{{answer}}}", truth, extra)["acc"] == accuracy
 
 
-@pytest.mark.parametrize("answer", ["\\boxed{5}", "no box"])
 @pytest.mark.parametrize(
     ("truth", "extra", "message"),
     [
@@ -115,24 +114,20 @@ def test_answers_choices_and_decimals_may_have_other_types(truth, extra, right, 
         ("A", choice(5), "extra_info.choices: 5 must be a list"),
         ("A", choice("5, 6"), "extra_info.choices: '5, 6' must be a list"),
         ("5", {"decimals": 2.5}, "extra_info.decimals: 2.5 must be an integer, 0 or more, or null"),
-        ("5", {"decimals": "two"}, "extra_info.decimals: could not convert string to float: 'two'"),
-        ("5", {"decimals": [2]}, "extra_info.decimals: float() argument must be"),
+        ("5", {"decimals": "two"}, "extra_info.decimals: 'two' must be an integer"),
+        ("5", {"decimals": [2]}, "extra_info.decimals: [2] must be an integer"),
         ("5", {"answer_type": "letter"}, "extra_info.answer_type 'letter': must be number, choice or yes_no"),
-        (
-            "C",
-            choice(["1", "2"]),
-            "ground truth 'C' of a row with answer_type choice: must be the letter of one of its 2",
-        ),
+        ("C", choice(["1", "2"]), "ground truth 'C' of a row with answer_type choice: must be the letter of one of"),
         ("30", choice(None), "ground truth '30' of a row with answer_type choice"),
         ("", choice([]), "ground truth '' of a row with answer_type choice"),
         ("1", {"answer_type": "yes_no"}, 'ground truth \'1\' of a row with answer_type yes_no: must be "yes" or "no"'),
     ],
 )
-def test_a_row_that_cannot_be_graded_is_named(answer, truth, extra, message):
-    for row, name in (
-        ({"index": 7}, ", extra_info.index=7"),
-        ({"index": 7, "id": "q3"}, ", extra_info.id=q3"),
-        ({"index": None}, ""),
+def test_a_row_that_cannot_be_graded_is_named(truth, extra, message):
+    for answer, row, name in (
+        ("\\boxed{5}", {"index": 7}, ", extra_info.index=7"),
+        ("no box", {"index": 7, "id": "q3"}, ", extra_info.id=q3"),
+        ("", {"index": None}, ""),
     ):
         with pytest.raises(ValueError, match="^" + re.escape(message)) as error:
             compute_score("mine", answer, truth, extra | row)

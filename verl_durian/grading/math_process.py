@@ -15,7 +15,7 @@ import subprocess
 import sys
 from contextlib import suppress
 from fractions import Fraction
-from functools import lru_cache
+from functools import cache, lru_cache
 from multiprocessing.connection import Connection
 from queue import LifoQueue
 from typing import NamedTuple
@@ -46,7 +46,8 @@ def compare(gold: str, answer: str, factor: Fraction = Fraction(1)) -> bool:
 
 @lru_cache(maxsize=10_000)
 def _compare(gold: str, answer: str, factor: Fraction) -> bool | None:
-    worker, verdict = _workers.get(), None
+    workers, verdict = _workers(os.getpid()), None
+    worker = workers.get()
     try:
         if worker is None or worker.process.poll() is not None:  # killed by the system, for example out of memory
             worker = _start_worker()
@@ -57,7 +58,7 @@ def _compare(gold: str, answer: str, factor: Fraction) -> bool | None:
     finally:
         if worker and verdict is None:
             worker.process.kill()
-        _workers.put(None if verdict is None else worker)
+        workers.put(None if verdict is None else worker)
     if verdict is not None:
         return verdict
     exit_code = worker.process.wait()
@@ -95,16 +96,10 @@ def _start_worker() -> _Worker:
     return _Worker(process, connection)
 
 
-_workers: LifoQueue[_Worker | None]
-
-
-def _forget_workers() -> None:
-    """Fills the queue with empty slots. A fork must not read the replies to its parent's questions."""
-    global _workers
-    _workers = LifoQueue()
+@cache
+def _workers(grading_process: int) -> LifoQueue[_Worker | None]:
+    """The workers of a process, and empty slots: a fork must not read the replies to its parent's questions."""
+    workers = LifoQueue[_Worker | None]()
     for _ in range(MAX_PROCESSES):
-        _workers.put(None)
-
-
-_forget_workers()
-os.register_at_fork(after_in_child=_forget_workers)
+        workers.put(None)
+    return workers

@@ -19,6 +19,7 @@ from math_verify import LatexExtractionConfig, parse, verify
 from sympy import Basic, Float, MatrixBase
 
 from verl_durian.grading.numbers import Number, read_number, same_numbers
+from verl_durian.grading.units import ANGLE_FUNCTION
 
 CPU_SECONDS = 3  # per comparison; a real answer takes less than one
 MEMORY_BYTES = 1 << 30  # the libraries take 60 MB of it
@@ -27,14 +28,13 @@ _SMALLEST, _LARGEST = Float("1e-30"), Float("1e30")
 
 # The entire text is a formula, not a response that contains boxes.
 _CONFIG = (LatexExtractionConfig(boxed_match_priority=-1),)
-_ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _DEGREES = re.compile(r"(\d+(?:\.\d+)?) ?°")
 _FUNCTION = re.compile(r"(?<![a-zA-Z\\])(sin|cos|tan|cot|sec|csc|arcsin|arccos|arctan|log|ln|exp)(?![a-z])")
 
 
 def _parse(text: str) -> list[Basic | MatrixBase]:
     text = _FUNCTION.sub(r"\\\1 ", text)
-    if _ANGLE_FUNCTION.search(text):
+    if ANGLE_FUNCTION.search(text):
         text = _DEGREES.sub(r"(\\frac{\1\\pi}{180})", text)
     # With the ANTLR version that verl requires, math-verify cannot parse percent signs.
     text = text.replace("°", "").replace("%", "")

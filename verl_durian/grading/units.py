@@ -17,24 +17,12 @@ _KNOWN = {
     "|in inch inche 127/5000|ft foot feet 381/1250|yd yard 1143/1250|mi mile 201168/125",
     "length^3": "ml milliliter millilitre 1/1000000|cl 1/100000|L l liter litre 1/1000",
     "mass": "mg milligram 1/1000000|g gram 1/1000|kg kilogram 1|ton tonne 1000",
-    "pound": "lb lbs pound 1|oz ounce 1/16",
     "time": "ms millisecond 1/1000|s sec second 1|min minute 60|h hr hour 3600|day 86400|week 604800",
-    "angle": "° deg degree 1",
-    "radian": "rad radian 1",
-    "celsius": "°C 1",
-    "fahrenheit": "°F 1",
-    PERCENT: "% 1",
-    "money": "cent ¢ 1|dollar buck usd 100",
-    "yuan": "yuan rmb 1",
-    "force": "N newton 1|kN 1000",
-    "energy": "J joule 1|kJ 1000",
-    "power": "W watt 1|kW 1000",
-    "voltage": "V volt 1",
-    "current": "mA 1/1000|A amp ampere 1",
-    "resistance": "Ω ohm 1|kΩ 1000",
-    "pressure": "Pa pascal 1|kPa 1000",
-    "frequency": "Hz hertz 1",
-    "": "unit 1",
+    **{"angle": "° deg degree 1", "radian": "rad radian 1", "celsius": "°C 1", "fahrenheit": "°F 1", PERCENT: "% 1"},
+    **{"money": "cent ¢ 1|dollar buck usd 100", "yuan": "yuan rmb 1", "pound": "lb lbs pound 1|oz ounce 1/16"},
+    **{"force": "N newton 1|kN 1000", "energy": "J joule 1|kJ 1000", "power": "W watt 1|kW 1000", "": "unit 1"},
+    **{"voltage": "V volt 1", "current": "mA 1/1000|A amp ampere 1", "resistance": "Ω ohm 1|kΩ 1000"},
+    **{"pressure": "Pa pascal 1|kPa 1000", "frequency": "Hz hertz 1"},
 }
 _UNITS = {
     form: (dimension, Fraction(factor))
@@ -61,7 +49,7 @@ _NOUN = re.compile(r"[A-Za-z]{3,}(?: [A-Za-z]{3,})?")
 _NO_NOUN = re.compile(r"\b(?:or|and|not|but|pi|sin|cos|tan|log|left|right)\b|sqrt|frac", re.IGNORECASE)
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _LONGEST_UNIT = 40
 
 
@@ -97,7 +85,7 @@ def _is_numeric(text: str) -> bool:
     bare = _COMMAND.sub("", text)
     return (
         re.search("[a-zA-Z]", bare) is None
-        and _ANGLE_FUNCTION.search(text) is None
+        and ANGLE_FUNCTION.search(text) is None
         and (re.search(r"\d", bare) is not None or r"\pi" in text)
     )
 

@@ -33,16 +33,13 @@ _MAX_ELEMENTS = 50
 
 
 def grade_value(answer: str, gold: str, decimals: int | None = None) -> bool:
-    """Whether a human would accept the answer; the arguments are those of `grade`."""
+    """Whether a human would accept the answer; the arguments are those of `grade`. Raises TimeoutError."""
     if answer.strip() == gold.strip():
         return answer.strip() != ""
     answer, gold = normalize(answer), normalize(gold)
     if not answer or not gold:
         return False
-    try:
-        return same_text(answer, gold) or _same_lists(_read_list(answer), _read_list(gold), decimals)
-    except TimeoutError:
-        return False
+    return same_text(answer, gold) or _same_lists(_read_list(answer), _read_list(gold), decimals)
 
 
 class _Element(NamedTuple):
@@ -59,10 +56,6 @@ class _List(NamedTuple):
     text: str
     brackets: str
     elements: list[_Element]
-
-    def is_ordered(self) -> bool:
-        """Whether the order matters: not for roots and sets."""
-        return self.brackets not in ("", "{}")
 
 
 def _read_list(text: str) -> _List:
@@ -110,18 +103,21 @@ def _read_element(text: str) -> _Element:
 
 
 def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
-    every = [*answer.elements, *gold.elements]
-    if len(every) > 2 * _MAX_ELEMENTS:
+    number = len(gold.elements)
+    if number + len(answer.elements) > 2 * _MAX_ELEMENTS:
         return False
-    if len(answer.elements) != len(gold.elements):
-        # `1 < x < 2` is `(1, 2)`.
-        return not all(_is_plain(element.value) for element in every) and compare(gold.text, answer.text)
-    if len(every) > 2 and not _brackets_match(answer, gold):
+    if number != len(answer.elements):
+        # `1 < x < 2` is `(1, 2)`, but `5, 5` is not 5.
+        plain = all(_is_plain(element.value) for element in (*gold.elements, *answer.elements))
+        return not plain and compare(gold.text, answer.text)
+    brackets = {gold.brackets, answer.brackets}
+    # The ends of an interval matter, the brackets of a longer list do not.
+    if number == 2 and len(brackets) == 2 and ("" not in brackets or brackets & {"[)", "(]"}):
         return False
     # Roots match in any order, but `2, 1` does not match `x = 1, y = 2`.
     names, gold_names = ({element.name for element in each.elements} for each in (answer, gold))
     same_names = names == gold_names or len(names) == len(gold_names) == 1
-    any_order = same_names and not gold.is_ordered() and not answer.is_ordered()
+    any_order = same_names and brackets <= {"", "{}"}
     left = list(answer.elements)
     for wanted in gold.elements:
         candidates = left if any_order else left[:1]
@@ -130,14 +126,6 @@ def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
             return False
         left.remove(found)
     return True
-
-
-def _brackets_match(answer: _List, gold: _List) -> bool:
-    """Whether lists in these brackets can be the same: an interval's ends matter, a list's brackets do not."""
-    if not gold.brackets or not answer.brackets:
-        return gold.brackets + answer.brackets not in ("[)", "(]")
-    longer = len(gold.elements) > 2 and gold.is_ordered() == answer.is_ordered()
-    return gold.brackets == answer.brackets or longer
 
 
 def _same_elements(answer: _Element, gold: _Element, decimals: int | None) -> bool:
@@ -152,7 +140,6 @@ def _same_elements(answer: _Element, gold: _Element, decimals: int | None) -> bo
 
 
 def _is_plain(text: str) -> bool:
-    """Whether it is a number or words, which can be compared without math-verify."""
     return _is_words(text) or read_quantity(text).number is not None
 
 
@@ -165,20 +152,13 @@ def _is_words(text: str) -> bool:
     return points is not None and len("".join(letters)) + text.count("'") > 1
 
 
-def same_plain_values(answer_text: str, gold_text: str, decimals: int | None = None) -> bool | None:
-    """Compares two normalized values; None if that takes math-verify."""
+def _same_values(answer_text: str, gold_text: str, decimals: int | None = None) -> bool:
     if same_text(answer_text, gold_text):
         return True
     answer, gold = read_quantity(answer_text), read_quantity(gold_text)
     factors = unit_factors(gold.unit, answer.unit)
     if answer.number and gold.number:
         return any(same_numbers(gold.number, answer.number.times(factor), decimals) for factor in factors)
-    return False if not factors or _is_words(answer.text) or _is_words(gold.text) else None
-
-
-def _same_values(answer_text: str, gold_text: str, decimals: int | None = None) -> bool:
-    verdict = same_plain_values(answer_text, gold_text, decimals)
-    if verdict is not None:
-        return verdict
-    answer, gold = read_quantity(answer_text), read_quantity(gold_text)
-    return compare(gold.text, answer.text, unit_factors(gold.unit, answer.unit)[0])
+    if not factors or _is_words(answer.text) or _is_words(gold.text):
+        return False
+    return compare(gold.text, answer.text, factors[0])

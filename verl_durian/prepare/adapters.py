@@ -31,12 +31,14 @@ GEOMETRY3K = DatasetSpec(
     hub_id="hiyouga/geometry3k",
     license="MIT",
     splits={split: f"data/{split}-*.parquet" for split in ("train", "validation", "test")},
-    columns={"images": ["images"], "text": ["problem", "answer", "ground_truth"], "id": ["id"], "texts": ["choices"]},
+    ids=["id"],
+    image="images",
+    columns=["problem", "answer", "ground_truth", "choices"],
     pixels=TRAINING,
     problem=lambda row: Problem(_text(row, "problem"), _text(row, "answer")),
     metadata=lambda row: {"choices": row["choices"], "letter": row["ground_truth"]},
     treatment="The choices are not shown and `answer`, the value of the right choice, is graded, as in the paper's "
-    "framework. The choices and the right letter (the source's `ground_truth`) are in the metadata.",
+    "framework. The metadata have the choices and the right letter.",
 )
 
 
@@ -66,15 +68,16 @@ VIRL39K = DatasetSpec(
     hub_id="TIGER-Lab/ViRL39K",
     license="MIT",
     splits={"train": "39Krelease.parquet"},
-    columns={"text": ["question", "answer"], "value": _VIRL39K_METADATA, "id": ["qid"], "paths": ["image"]},
+    ids=["qid"],
+    image="image",
+    columns=["question", "answer", *_VIRL39K_METADATA],
     archive="images.zip",
     pixels=TRAINING,
     problem=_virl39k,
     metadata=lambda row: {name: row[name] for name in _VIRL39K_METADATA},
-    treatment="Rows without an image are dropped: verl 0.9 can crash on a micro batch of such rows. The pass rates are "
-    "in the metadata (-1: none). The answer is the content of its last `\\boxed{}`. A capital letter A to J, alone or "
-    "before the text of that choice, becomes a choice, yes or no becomes yes_no, all else is a value. Choices are "
-    "parsed from the question if it lists them.",
+    treatment="Rows without an image are dropped: verl 0.9 can crash on a micro batch of such rows. The answer is the "
+    "content of its last `\\boxed{}`. A letter A to J, alone or before the text of that choice, makes a choice row, "
+    "yes or no a yes_no row. The pass rates are in the metadata (-1: none).",
 )
 
 
@@ -96,19 +99,14 @@ MATHVERSE = DatasetSpec(
     hub_id="AI4Math/MathVerse",
     license="MIT",
     splits={"testmini": "testmini.parquet"},
-    columns={
-        "id": ["sample_index"],
-        "text": ["question", "answer", "question_type", "question_for_eval"],
-        "image": ["image"],
-        "value": ["problem_index", "problem_version"],
-        "record": ["metadata"],
-    },
+    ids=["sample_index"],
+    image="image",
+    columns=["question", "answer", "question_for_eval", *_MATHVERSE_METADATA, "metadata"],
     pixels=EVALUATION,
     problem=_mathverse,
     metadata=lambda row: {**(row["metadata"] or {}), **{name: row[name] for name in _MATHVERSE_METADATA}},
-    treatment=f"A question that is only in the image (version Vision Only) becomes: {_QUESTION_IN_IMAGE} The choices, "
-    "also those in an image, are parsed from `question_for_eval`. They are appended to a question that has text but "
-    "does not list them.",
+    treatment=f"A question that is only in the image (version Vision Only) becomes: {_QUESTION_IN_IMAGE} The choices "
+    "are parsed from `question_for_eval`, and appended to a question that has text but does not list them.",
 )
 
 
@@ -134,13 +132,9 @@ MATHVISION = DatasetSpec(
     hub_id="MathLLMs/MathVision",
     license="MIT",
     splits={"test": "data/test-*.parquet"},
-    columns={
-        "id": ["id"],
-        "text": ["question", "answer"],
-        "texts": ["options"],
-        "image": ["decoded_image"],
-        "value": ["level", "subject"],
-    },
+    ids=["id"],
+    image="decoded_image",
+    columns=["question", "answer", "options", "level", "subject"],
     pixels=EVALUATION,
     problem=_mathvision,
     metadata=lambda row: {"subject": row["subject"], "level": row["level"]},
@@ -172,21 +166,15 @@ MATHVISTA = DatasetSpec(
     hub_id="AI4Math/MathVista",
     license="CC-BY-SA-4.0",
     splits={"testmini": "data/testmini-*.parquet"},
-    columns={
-        "id": ["pid"],
-        "text": ["question", "unit", "answer", "question_type", "answer_type"],
-        "image": ["decoded_image"],
-        "texts": ["choices"],
-        "number": ["precision"],
-        "record": ["metadata"],
-    },
+    ids=["pid"],
+    image="decoded_image",
+    columns=["question", "answer", "choices", *_MATHVISTA_METADATA, "metadata"],
     pixels=EVALUATION,
     problem=_mathvista,
     metadata=lambda row: {**(row["metadata"] or {}), **{name: row[name] for name in _MATHVISTA_METADATA}},
     treatment="The choices are appended to the question, and the letter of the choice with the answer's text is "
-    "graded. Other questions state the form of the answer, as the dataset's own `query` does: an integer, the number "
-    "of decimal places, a list; and the unit if there is one. A number is right if it rounds to the ground truth at "
-    "these decimal places.",
+    "graded. Other questions state the form of the answer, as the dataset's own `query` does, and its unit. A number "
+    "is right if it rounds to the ground truth at the decimal places asked for.",
 )
 
 
@@ -205,12 +193,9 @@ WEMATH = DatasetSpec(
     hub_id="We-Math/We-Math",
     license="CC-BY-NC-4.0",
     splits={"testmini": "data/testmini-*.parquet"},
-    columns={
-        "id": ["ID", "key"],
-        "text": ["question", "option", "answer"],
-        "image": ["image_path"],
-        "value": ["knowledge concept", "question number"],
-    },
+    ids=["ID", "key"],
+    image="image_path",
+    columns=["question", "option", "answer", "knowledge concept", "question number"],
     pixels=EVALUATION,
     problem=_wemath,
     metadata=lambda row: {
@@ -219,8 +204,7 @@ WEMATH = DatasetSpec(
         "knowledge_concept": row["knowledge concept"],
         "question_number": row["question number"],
     },
-    treatment="`option`, a single text, is parsed as a list of choices and written line by line. The metadata link the "
-    "steps: rows of the same `problem` differ in `key`, `2steps_1` to `3steps_multi`.",
+    treatment="`option` is written line by line. In the metadata, the steps of a `problem` differ in their `key`.",
 )
 
 
@@ -237,7 +221,9 @@ HALLUSIONBENCH = DatasetSpec(
     hub_id="lmms-lab/HallusionBench",
     license="BSD-3-Clause",
     splits={"image": "data/image-*.parquet"},
-    columns={"id": _HALLUSIONBENCH_GROUP, "text": ["question", "gt_answer"], "image": ["image"]},
+    ids=_HALLUSIONBENCH_GROUP,
+    image="image",
+    columns=["question", "gt_answer"],
     pixels=EVALUATION,
     ability="vqa",
     problem=_hallusionbench,

@@ -38,7 +38,7 @@ class Problem:
     """Question and answer of one row."""
 
     question: str
-    """Text for the model, choices included. `<image>` marks the place of an image, `<image2>` that of the second."""
+    """Text for the model, choices included. `<image>` or `<image1>` marks the place of an image."""
     answer: str
     """A letter (`choice`), `yes` or `no` (`yes_no`), otherwise the value: a number, LaTeX or text."""
     answer_type: AnswerType = "number"
@@ -58,8 +58,12 @@ class DatasetSpec:
     license: str
     splits: Mapping[str, str]
     """For each split, the pattern of its parquet files in the hub repository."""
-    columns: Mapping[str, Sequence[str]]
-    """Columns to read, by type (a key of `sources.COLUMN_TYPES`). Those of the type `id` identify a row."""
+    ids: Sequence[str]
+    """Columns that identify a row."""
+    image: str
+    """Column with an image, a list of images, or a list of paths in `archive`."""
+    columns: Sequence[str]
+    """Other columns to read."""
     archive: str | None = None
     """Zip file in the repository with the images, if the source has only their paths."""
     pixels: PixelRange
@@ -70,13 +74,3 @@ class DatasetSpec:
     """Returns the fields of a row for evaluation and analysis, serializable as JSON."""
     treatment: str
     """How the rows are changed: sentences for the data card."""
-
-    @property
-    def column_names(self) -> list[str]:
-        """All columns to read."""
-        return [name for names in self.columns.values() for name in names]
-
-    @property
-    def image_column(self) -> str:
-        """The column of an image, a list of images, or a list of paths in `archive`."""
-        return next(self.columns[kind][0] for kind in ("image", "images", "paths") if kind in self.columns)

@@ -8,7 +8,6 @@ image to multiples of 28.
 
 import math
 import re
-import warnings
 from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
@@ -22,23 +21,16 @@ _MARK = re.compile(r"<(image|video|audio)(\d*)>")
 
 
 def fit(content: bytes, pixels: PixelRange) -> bytes:
-    """Resizes an image into a pixel range; the aspect ratio changes only by rounding.
+    """Returns an image file within a pixel range: `content` itself, or a PNG of the resized RGB image.
 
-    Args:
-        content (bytes): An image file in any format that PIL reads.
-        pixels (PixelRange): The range.
-
-    Returns:
-        bytes: `content` itself if the image is within the range, otherwise a PNG of the resized RGB image.
+    The aspect ratio changes only by rounding.
 
     Raises:
-        Dropped: the file cannot be decoded, or qwen_vl_utils would reject the ratio of the sides.
+        Dropped: PIL cannot decode the file, or qwen_vl_utils would reject the ratio of the sides.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above 89 Mpixel; above 179 PIL raises
-            image = Image.open(BytesIO(content))
-            image.load()
+        image = Image.open(BytesIO(content))
+        image.load()
     except MemoryError:
         raise
     except UnidentifiedImageError as error:  # its message contains nothing but a memory address
@@ -50,52 +42,40 @@ def fit(content: bytes, pixels: PixelRange) -> bytes:
         raise Dropped("an image cannot be used", f"aspect ratio above {MAX_RATIO}: {image.width} x {image.height}")
     if size == image.size:
         return content
+    if image.mode == "RGBA":  # as qwen_vl_utils, which would import torch into every worker
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(image, mask=image.getchannel("A"))
+    else:
+        rgb = image.convert("RGB")
     resized = BytesIO()
-    to_rgb(image).resize(size, Image.Resampling.BICUBIC).save(resized, "PNG")
+    rgb.resize(size, Image.Resampling.BICUBIC).save(resized, "PNG")
     return resized.getvalue()
 
 
 def fitted_size(width: int, height: int, pixels: PixelRange) -> tuple[int, int]:
     """Returns width and height within the range: rounded up when the image grows, down when it shrinks."""
-    if width * height < pixels.least:
-        scale = math.sqrt(pixels.least / (width * height))
-        return math.ceil(width * scale), math.ceil(height * scale)
-    if width * height > pixels.most:
-        scale = math.sqrt(pixels.most / (width * height))
-        return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+    grown, shrunk = (math.sqrt(limit / (width * height)) for limit in pixels)
+    if grown > 1:
+        return math.ceil(width * grown), math.ceil(height * grown)
+    if shrunk < 1:
+        return max(1, math.floor(width * shrunk)), max(1, math.floor(height * shrunk))
     return width, height
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts to RGB as qwen_vl_utils does (RGBA on white), without importing torch into every worker."""
-    if image.mode != "RGBA":
-        return image.convert("RGB")
-    white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(image, mask=image.getchannel("A"))
-    return white
-
-
-def place_images(question: str, images: int) -> tuple[str, list[int]]:
+def place_images(question: str, images: int) -> str:
     """Gives a question as many `<image>` as it has images, and no other mark at which verl splits a prompt.
 
-    The first mark stands for the first image, `<image2>` for the second. Images without a mark are placed at the front,
-    or after the last mark if they follow the first image that has one. A mark without an image becomes `< image >`.
-    Returns the question and the index of each image in it.
+    The marks `<image>` and `<image1>` stand for the images in order. Images without a mark are placed at the front;
+    marks without an image become `< image >`, those with a number are kept, because verl does not split there.
     """
-    order: list[int] = []
 
     def placed_mark(mark: re.Match[str]) -> str:
-        kind, digits = mark.groups()
-        free = [number for number in range(images) if number not in order]
-        wanted = int(digits) - 1 if digits else min(free, default=None)
-        if kind == "image" and wanted in free:
-            order.append(wanted)
+        nonlocal images
+        kind, number = mark.groups()
+        if kind == "image" and images:
+            images -= 1
             return IMAGE
-        return mark[0] if digits else f"< {kind} >"
+        return mark[0] if number else f"< {kind} >"
 
     placed = _MARK.sub(placed_mark, question)
-    unmarked = [number for number in range(images) if number not in order]
-    before = [number for number in unmarked if number < min(order, default=images)]
-    after = unmarked[len(before) :]
-    end = placed.rfind(IMAGE) + len(IMAGE) if order else 0
-    return IMAGE * len(before) + placed[:end] + IMAGE * len(after) + placed[end:], before + order + after
+    return IMAGE * images + placed

@@ -6,14 +6,17 @@ The metadata of each parquet file contain how it was made: `settings` (what the 
 files), `digest` (of the source files), `counts` (of `rows.Batch`) and `dropped` (index, id, reason and detail of rows).
 """
 
+import ctypes
 import json
 import multiprocessing
 import os
-import threading
+import shlex
+import signal
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,39 @@ from tqdm import tqdm
 from verl_durian import __version__
 from verl_durian.files import output_folder, whole_file
 from verl_durian.prepare.adapters import DATASETS
-from verl_durian.prepare.card import data_card
+from verl_durian.prepare.base import ANSWER_TYPES, DatasetSpec
 from verl_durian.prepare.rows import BATCH_ROWS, SCHEMA, THINKING_PROMPT, convert
 from verl_durian.prepare.sources import Source, open_source
 
 CARD, DROPPED = "README.md", "dropped.jsonl"
 _SUMMARY_KEY = b"verl_durian.prepare"
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_CARD = """\
+# {spec.name} for verl
+
+[{spec.hub_id}](https://huggingface.co/datasets/{spec.hub_id}) in verl's row format, made by
+
+    {command}
+
+- Source: `{source.name}`{revision}
+- License of the dataset: {spec.license}
+- Images with fewer than {spec.pixels.least:,} or more than {spec.pixels.most:,} pixels are resized with PIL
+  (bicubic) and stored as PNG; all others are the unchanged files of the source.
+
+| split | source rows | dropped | rows | images | resized | answers |
+|---|---|---|---|---|---|---|
+{rows}
+
+{spec.treatment}
+
+This prompt precedes each question:
+
+    {prompt}
+
+| split | reason for dropping | rows |
+|---|---|---|
+{dropped}
+"""
 
 
 def prepare_dataset(name: str, source: str | None, output: Path, workers: int | None = None) -> None:
@@ -48,35 +78,24 @@ def prepare_dataset(name: str, source: str | None, output: Path, workers: int | 
     """
     spec = DATASETS[name]
     opened = open_source(spec, source or spec.hub_id)
-    settings = {
-        "name": name,
-        "source": opened.name,
-        "revision": opened.revision,
-        "thinking_prompt": THINKING_PROMPT,
-        "least_pixels": spec.pixels.least,
-        "most_pixels": spec.pixels.most,
-        "verl_durian": __version__,
-    }
+    settings = {"name": name, "source": opened.name, "revision": opened.revision, "verl_durian": __version__}
     with output_folder(output):
-        finished = _finished_splits(output, settings)
-        summaries = {}
+        summaries = _finished_splits(output, settings)
         for split in opened.splits:
-            summaries[split] = finished.get(split, {})
-            if summaries[split].get("digest") != opened.digest(split):
+            if summaries.get(split, {}).get("digest") != opened.digest(split):
                 summaries[split] = _write_split(output / f"{split}.parquet", name, opened, settings, workers)
-        dropped = [{"split": split, **row} for split, summary in summaries.items() for row in summary["dropped"]]
+        dropped = [{"split": split, **row} for split in opened.splits for row in summaries[split]["dropped"]]
         if dropped:
             with whole_file(output / DROPPED) as stream:
                 stream.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in dropped)
         else:
             (output / DROPPED).unlink(missing_ok=True)
+        counts = {split: summaries[split]["counts"] for split in opened.splits}
         with whole_file(output / CARD) as stream:
-            stream.write(data_card(spec, opened, output, summaries).encode())
-    for split, summary in summaries.items():
-        numbers = "{rows} rows, {images} images, {resized} of them resized".format(**summary["counts"])
-        print(f"{split}: {numbers}; {len(summary['dropped'])} rows dropped")
-    files = [*(f"{split}.parquet" for split in summaries), CARD, *([DROPPED] if dropped else [])]
-    print(f"in {output}: {', '.join(files)}")
+            stream.write(_card(spec, opened, output, counts, dropped).encode())
+    for split, numbers in counts.items():
+        print(f"{output}/{split}.parquet: " + "{rows} rows, {images} images, {resized} resized".format(**numbers))
+    print(f"{output}/{CARD}: data card; {len(dropped)} rows dropped")
 
 
 def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -95,7 +114,7 @@ def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[s
         names = ", ".join(sorted(foreign))
         raise ValueError(f"--output {output}: contains files of something else ({names}): give a new folder")
     for summary in summaries.values():
-        old = {**dict.fromkeys(settings), **summary["settings"]}
+        old = summary["settings"]
         if changes := [f"{key} was {old[key]}, is now {new}" for key, new in settings.items() if old[key] != new]:
             raise ValueError(
                 f"--output {output}: has results of other settings ({'; '.join(changes)}): give a new folder"
@@ -115,10 +134,13 @@ def _write_split(
     split, rows = file.stem, source.splits[file.stem]
     starts = range(0, len(rows), BATCH_ROWS)
     convert_batch = partial(convert, rows, name, split, source.archive)
-    workers = min(workers or len(os.sched_getaffinity(0)), len(starts))
+    workers = max(1, min(workers or len(os.sched_getaffinity(0)), len(starts)))
     # A forked worker would hold the lock of the output folder after this process was killed.
-    pool = ProcessPoolExecutor(max(workers, 1), multiprocessing.get_context("spawn"), _end_with_command)
-    batches = pool.map(convert_batch, starts) if workers > 1 else map(convert_batch, starts)
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_command)
+    run = pool.map if workers > 1 else map
+    window = 8 * workers  # most batches in memory, should the disk be slower than the workers
+    windows = (starts[first : first + window] for first in range(0, len(starts), window))
+    batches = chain.from_iterable(run(convert_batch, each) for each in windows)
     counts, dropped = Counter[str](images=0, resized=0), list[dict[str, Any]]()
     try:
         with whole_file(file) as stream, pq.ParquetWriter(stream, SCHEMA) as writer:
@@ -141,10 +163,26 @@ def _write_split(
 
 
 def _end_with_command() -> None:
-    """Ends a worker when the command is killed."""
+    """Asks the kernel to kill a worker when the command is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
-    def wait(command: Any) -> None:
-        command.join()
-        os._exit(1)
 
-    threading.Thread(target=wait, args=[multiprocessing.parent_process()], daemon=True).start()
+def _card(
+    spec: DatasetSpec, source: Source, output: Path, counts: dict[str, dict[str, int]], dropped: list[dict[str, Any]]
+) -> str:
+    """Returns the data card."""
+    lost, reasons = Counter(row["split"] for row in dropped), Counter((row["split"], row["reason"]) for row in dropped)
+    rows = []
+    for split, numbers in counts.items():
+        answers = ", ".join(f"{numbers[kind]} {kind}" for kind in ANSWER_TYPES if kind in numbers)
+        kept = "{rows} | {images} | {resized}".format(**numbers)
+        rows.append(f"| {split} | {numbers['rows'] + lost[split]} | {lost[split]} | {kept} | {answers} |")
+    return _CARD.format(
+        spec=spec,
+        command=shlex.join(["verl-durian", "prepare", spec.name, "--source", source.name, "--output", str(output)]),
+        source=source,
+        revision=f" at revision `{source.revision}`" if source.revision else "",
+        rows="\n".join(rows),
+        prompt=THINKING_PROMPT,
+        dropped="\n".join(f"| {split} | {reason} | {number} |" for (split, reason), number in reasons.items()),
+    )

@@ -23,18 +23,18 @@ THINKING_PROMPT = (
 """Precedes the question in the user message; the model's own system prompt stays. The wording is that of the
 Geometry3K examples of verl and of the paper's framework."""
 
-_STRING, _INTEGER = pa.string(), pa.int64()
+_TEXT, _INTEGER = pa.string(), pa.int64()
 _EXTRA_INFO = {
-    **{"split": _STRING, "index": _INTEGER, "id": _STRING, "question": _STRING, "answer_type": _STRING},
-    **{"choices": pa.list_(_STRING), "decimals": _INTEGER, "metadata": _STRING},
+    **{"split": _TEXT, "index": _INTEGER, "id": _TEXT, "question": _TEXT, "answer_type": _TEXT},
+    **{"choices": pa.list_(_TEXT), "decimals": _INTEGER, "metadata": _TEXT},
 }
 SCHEMA = pa.schema(
     {
-        "data_source": _STRING,
-        "prompt": pa.list_(pa.struct({"role": _STRING, "content": _STRING})),
-        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": _STRING})),
-        "ability": _STRING,
-        "reward_model": pa.struct({"style": _STRING, "ground_truth": _STRING}),
+        "data_source": _TEXT,
+        "prompt": pa.list_(pa.struct({"role": _TEXT, "content": _TEXT})),
+        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": _TEXT})),
+        "ability": _TEXT,
+        "reward_model": pa.struct({"style": _TEXT, "ground_truth": _TEXT}),
         "extra_info": pa.struct(_EXTRA_INFO),
     }
 )
@@ -61,12 +61,11 @@ def convert(rows: datasets.Dataset, name: str, split: str, archive: Path | None,
     """
     spec, converted, counts, dropped = DATASETS[name], [], Counter[str](), []
     for index, row in enumerate(rows[start : start + BATCH_ROWS].to_pylist(), start):
-        row_id = "_".join(str(row[column]) for column in spec.columns["id"])
+        row_id = "_".join(str(row[column]) for column in spec.ids)
         try:
             problem = spec.problem(row)
-            contents = _image_files(row[spec.image_column], archive)
-            question, order = place_images(problem.question, len(contents))
-            images = [fit(contents[number], spec.pixels) for number in order]
+            contents = _image_files(row[spec.image], archive)
+            images = [fit(content, spec.pixels) for content in contents]
             metadata = json.dumps(spec.metadata(row), ensure_ascii=False)
         except Dropped as error:
             dropped.append({"index": index, "id": row_id, "reason": error.reason, "detail": error.detail})
@@ -74,6 +73,7 @@ def convert(rows: datasets.Dataset, name: str, split: str, archive: Path | None,
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
             raise ValueError(f"{name}, split {split}, row {index} (id {row_id}): {message}") from error
+        question = place_images(problem.question, len(images))
         extra_info = {
             "split": split,
             "index": index,
@@ -94,7 +94,7 @@ def convert(rows: datasets.Dataset, name: str, split: str, archive: Path | None,
                 "extra_info": extra_info,
             }
         )
-        resized = sum(image is not contents[number] for image, number in zip(images, order, strict=True))
+        resized = sum(image is not content for image, content in zip(images, contents, strict=True))
         counts.update({"rows": 1, "images": len(images), "resized": resized, problem.answer_type: 1})
     return Batch(pa.Table.from_pylist(converted, SCHEMA), counts, dropped)
 
@@ -104,9 +104,7 @@ def _image_files(source: Any, archive: Path | None) -> list[bytes]:
     images = source if isinstance(source, list) else [source] if source else []
     if not images:
         raise Dropped("no image")
-    if archive is not None:
-        images = [{"bytes": read_image(archive, path), "path": path} for path in images]
-    for image in images:
-        if not image or not image["bytes"]:
-            raise Dropped("an image is missing", (image or {}).get("path") or "")
-    return [image["bytes"] for image in images]
+    contents: list[Any] = [read_image(archive, image) if archive else image and image["bytes"] for image in images]
+    if not all(contents):
+        raise Dropped("an image is missing", ", ".join(images) if archive else "")
+    return contents
