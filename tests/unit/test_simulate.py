@@ -4,6 +4,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -69,7 +70,7 @@ def test_grpo_and_dr_grpo_are_those_of_verl(name, by_std):
 
 
 @pytest.mark.parametrize("filter_groups", [False, True])
-@pytest.mark.parametrize("prompts", [1, 2, 13, 32])
+@pytest.mark.parametrize("prompts", [1, 13])
 @pytest.mark.parametrize(
     "config",
     [options(), options(num_groups=4), options(quantiles=(0.1, 0.2, 0.9)), options((0, 1, 0)), options((0, 0, 1), 1)],
@@ -195,16 +196,15 @@ def test_records_that_cannot_be_used_are_named(tmp_path, changes, rewards, messa
 
 
 def test_missing_and_truncated_records_are_named(tmp_path):
-    def error() -> str:
-        return CliRunner().invoke(app, ["simulate", "weights", "--records", str(tmp_path)]).output
-
-    assert "no step_*.parquet in it" in error()
     file = tmp_path / "step_1.parquet"
     record(file, batch_of({"a": [1, 0]}))
     file.write_bytes(file.read_bytes()[:200])
-    assert "step_1.parquet is no complete file of algorithm.durian.record" in error()
+    error = re.escape("step_1.parquet is no complete file of algorithm.durian.record")
+    with pytest.raises(ValueError, match=error):
+        list(recorded_batches(tmp_path, {}))
     pq.write_table(pa.table({"uid": ["a"]}), file)
-    assert "step_1.parquet is no complete file of algorithm.durian.record" in error()
+    with pytest.raises(ValueError, match=error):
+        list(recorded_batches(tmp_path, {}))
 
 
 def test_hand_computed_step():
@@ -276,7 +276,7 @@ def test_command_writes_figure_and_table(tmp_path, name, arguments, rows):
     [
         (["weights", "--normalizers", "grpo,rloo"], "--normalizers rloo: must be one or several of grpo,dr_grpo"),
         (["weights", "--beta", "0", "1"], "--beta 0.0 1.0: both numbers must be > 0"),
-        (["weights", "--records", ".", "--prompts", "4"], "--prompts has no effect with --records: leave it out"),
+        (["weights", "--records", "."], "no step_*.parquet in it"),
         (["train", "--batch", "65"], "--batch 65 exceeds --prompts 64"),
         (["train", "--weights", "0", "0", "0"], "original, perceptual and reasoning are all 0"),
     ],

@@ -29,7 +29,7 @@ def wemath(verdicts: pd.DataFrame) -> dict[str, float]:
     problem = [verdicts["problem"], verdicts["key"].str[0].rename("steps")]  # both lengths are numbered from 1
     for (name, steps), keys in verdicts["key"].groupby(problem):
         if sorted(keys) != _KEYS.get(steps):
-            raise ValueError(f"wemath: problem {name} of {steps} steps has the questions {', '.join(sorted(keys))}")
+            raise ValueError(f"problem {name} of {steps} steps has the questions {', '.join(sorted(keys))}")
     is_multi = verdicts["key"].str.endswith("multi")
     multi = verdicts["correct"][is_multi].groupby(problem).first()
     steps = verdicts["correct"][~is_multi].groupby(problem)
