@@ -29,7 +29,6 @@ from recipes.quickstart.watchdog import DEATH, PR_SET_CHILD_SUBREAPER, is_alive,
 from verl_durian.evaluation.paper import BENCHMARKS
 from verl_durian.reward import compute_score
 
-ROOT = Path(__file__).parents[2]
 STEPS, BATCH, SEED = 4, 15, 7
 TOO_LONG = "mathvista-long"
 
@@ -159,18 +158,6 @@ def test_padding_rows_are_excluded(killed, steps):
         assert step["durian/prompts/all_equal"] == 0  # by dynamic sampling
 
 
-def test_metrics_are_those_that_are_documented(steps):
-    text = (ROOT / "docs" / "metrics.md").read_text()
-    documented = set(re.findall(r"^\| `(\S+)` \|", text, flags=re.MULTILINE))
-    logged = {
-        re.sub(r"/S\d/", "/S1/", re.sub(r"threshold_\d+", "threshold_1", key))
-        for step in steps
-        for key in step
-        if key.startswith("durian/")
-    }
-    assert logged == documented
-
-
 def test_images_are_scored_once(killed, resumed):
     assert 100 < killed.scored <= 600
     assert "visual entropy: 100%" in killed.output
@@ -245,8 +232,6 @@ def test_the_evaluation_ends_with_its_report(evaluation):
     assert f"counted as wrong, such as {TOO_LONG}" in evaluation.printed
     assert evaluation.printed.endswith((evaluation.output / "report.md").read_text() + "\n")
     assert f"# {evaluation.checkpoint}" in evaluation.printed
-    assert evaluation.report["benchmarks"]["wemath"]["problems"]["problems"] == 4
-    assert evaluation.report["benchmarks"]["hallusionbench"]["groups"]["aAcc"] > 0
     with Image.open(evaluation.output / "report.png") as picture:
         assert picture.width > 800
 

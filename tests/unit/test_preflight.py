@@ -152,18 +152,13 @@ def test_values_of_another_type():
         "data.max_prompt_length=long": "an integer >= 1",
         "data.filter_overlong_prompts=no": "true or false",
         "actor_rollout_ref.rollout.gpu_memory_utilization=half": "a number",
-        "trainer.n_gpus_per_node=0": "an integer >= 1",
-        "trainer.total_training_steps=x": "an integer",
         "trainer.max_actor_ckpt_to_keep=two": "an integer",
         "trainer.total_epochs=1.5": "an integer",
-        "actor_rollout_ref.model.lora_rank=x": "an integer",
     }
     accepted = [
         "data.filter_overlong_prompts=1",
         "trainer.test_freq=false",
         "actor_rollout_ref.model.lora_rank=-1",
-        "trainer.max_actor_ckpt_to_keep=0",
-        "trainer.total_training_steps=0",
         "hydra.run.dir=/tmp/run",
         "algorithm.rollout_correction.rollout_is_threshold='0.5_5.0'",
         "+algorithm.durian.perceptual.key=entropy",
@@ -192,54 +187,39 @@ SAVED = {"trainer.save_freq": 1, "trainer.default_local_dir": "/proc/x"}
         (check_estimator, {"algorithm.norm_adv_by_std_in_grpo": False}, PROBLEM, "norm_adv_by_std_in_grpo=False"),
         (check_estimator, {ROLLOUTS: 1}, NOTE, f"{ROLLOUTS}=1: durian compares the rollouts of a prompt with each"),
         (check_estimator, {**GRPO, ROLLOUTS: 1}, NOTE, f"{ROLLOUTS}=1: grpo compares the rollouts"),
-        (check_estimator, {"algorithm.adv_estimator": "reinforce_plus_plus", ROLLOUTS: 1}, None, ""),
-        (check_estimator, {ROLLOUTS: 1, "trainer.val_only": True}, None, ""),
         (check_estimator, FEW, NOTE, "data.train_batch_size=2: with algorithm.durian.reasoning.num_groups=12 most"),
         (check_estimator, {**FEW, "algorithm.durian.reasoning.num_groups": 1}, None, ""),
-        (check_estimator, {**FEW, "algorithm.durian.weights.reasoning": 0}, None, ""),
-        (check_estimator, {**FEW, **GRPO}, None, ""),
-        (check_with_verl, {}, None, ""),
         (check_with_verl, {"actor_rollout_ref.actor.ppo_mini_batch_size": 32}, PROBLEM, "ppo_mini_batch_size (32)"),
-        (check_with_verl, {"actor_rollout_ref.actor.loss_agg_mode": "mean"}, PROBLEM, "Invalid loss_agg_mode: mean"),
         (machine.check_gpus, GPUS, PROBLEM, "trainer.n_gpus_per_node=8: PyTorch sees 1 GPUs here; set NNODES=1 and "),
         (machine.check_gpus, {**GPUS, "trainer.n_gpus_per_node": 1}, None, ""),
-        (machine.check_gpus, {**GPUS, "trainer.nnodes": 2}, PROBLEM, "trainer.nnodes=2, trainer.n_gpus_per_node=8: "),
         (machine.check_gpus, {**GPUS, "ray_kwargs.ray_init.address": "ray://a:1"}, NOTE, "the Ray cluster at ray://a"),
         (machine.check_flash_attn, FLASH, PROBLEM, "flash_attn: not installed"),
         (machine.check_flash_attn, {ATTENTION: "sdpa"}, None, ""),
         (machine.check_flash_attn, {**FLASH, "actor_rollout_ref.actor.strategy": "veomni"}, None, ""),
-        (machine.check_flash_attn, {**FLASH, "trainer.device": "npu"}, None, ""),
         (machine.check_checkpoints, {"trainer.save_freq": 1}, None, ""),
         (machine.check_checkpoints, SAVED, PROBLEM, "trainer.default_local_dir=/proc/x: [Errno 2]"),
-        (machine.check_checkpoints, {**SAVED, "trainer.save_freq": -1}, None, ""),
         (machine.check_checkpoints, RESUME, PROBLEM, "=old/global_step_4: no checkpoint; name a folder global_step_N"),
         (data.check, {"data.train_max_samples": 10}, PROBLEM, "data.train_batch_size=24: the training set has 10 rows"),
-        (data.check, {"data.train_max_samples": 10, "trainer.val_only": True}, None, ""),
         (data.check, {"data.train_files": "/d/geometry3k/a.parquet"}, PROBLEM, "prepare geometry3k --output /d/geomet"),
         (data.check, {"data.val_files": ["/a.parquet"]}, PROBLEM, "data.val_files=/a.parquet: no such file; correct"),
         (data.check, {"data.custom_cls.path": "mine.py"}, NOTE, "data.custom_cls.path=mine.py: the data of a custom"),
         (data.check, {"data.train_files": "hf://datasets/a/train.parquet"}, NOTE, "not checked"),
-        (data.check, {"data.train_files": "data/*.parquet"}, NOTE, "data.train_files=data/*.parquet: not checked"),
         (data.check, {"algorithm.durian": "text"}, None, ""),  # reported with the estimator
-        (data.check, {"data.train_files": ["${data.val_files}"]}, None, ""),  # interpolations are resolved
     ],
 )
 def test_settings(run, one_gpu, check, changes, stops, text):
     run.expect(check, changes, stops, text)
 
 
-def test_all_findings_are_reported_at_once_and_nothing_is_written(run):
+def test_all_findings_are_reported_at_once_and_nothing_is_written(run, monkeypatch):
     before = sorted(run.folder.rglob("*"))
-    assert run.all_found() == []
+    monkeypatch.setattr(known_failures, "find", lambda config, model_type: [f"{model_type} fails"])
+    assert run.all_found() == [(PROBLEM, "qwen2_5_vl fails")]
     assert sorted(run.folder.rglob("*")) == before
+    monkeypatch.undo()
     run.train.unlink()
     found = run.all_found({"algorithm.durian.weight": 1, MODEL: "absent/model"})
     assert [re.split("[=:]", text)[0] for _, text in found] == ["algorithm.durian.weight", MODEL, "data.train_files"]
-
-
-def test_known_failures_are_problems(run, monkeypatch):
-    monkeypatch.setattr(known_failures, "find", lambda config, model_type: [f"{model_type} fails"])
-    assert run.all_found() == [(PROBLEM, "qwen2_5_vl fails")]
 
 
 def test_paths_may_exist_on_other_nodes_of_a_cluster(run, monkeypatch):
@@ -319,8 +299,6 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([row(reward_model={"style": "rule"})] * 24, {}, PROBLEM, "row 0: no reward_model.ground_truth"),
         ([row(reward_model={"ground_truth": None})] * 24, OURS, PROBLEM, "ground_truth: None cannot be an answer"),
         ([row(reward_model={"ground_truth": None})] * 24, {}, None, ""),  # another reward may accept it
-        ([row(reward_model={"ground_truth": None})] * 24, {**OURS, "reward.reward_manager.source": "mine"}, None, ""),
-        ([row(reward_model={"ground_truth": 5.0})] * 24, OURS, None, ""),
         ([row(extra_info={"decimals": "two"})] * 24, OURS, PROBLEM, "decimals: could not convert string to float"),
         ([row(extra_info={"choices": [1], "answer_type": "choice"})] * 24, OURS, PROBLEM, "ground truth 'YES' of a"),
         # prompts and images
@@ -336,12 +314,9 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([row(), DAMAGED] * 12, OLDER, NOTE, "verl drops such rows"),
         ([row(f"<image>{IMAGE_PAD}")] * 24, {**UNFILTERED, **OLDER}, PROBLEM, f"row 0: {IMAGE_PAD} in the prompt is"),
         ([row(VIDEO_PAD, images=[])] * 24, {**OLDER, **MEGATRON}, PROBLEM, f"row 0: {VIDEO_PAD} in the prompt is the"),
-        ([row(f"<image>{VIDEO_PAD}")] * 24, UNFILTERED, NOTE, "verl skips its rollouts"),
-        ([row(IMAGE_PAD, images=[])] * 24, MEGATRON, NOTE, f"row 0: {IMAGE_PAD} in the prompt is the model's own"),
         ([row("<image>red <|im_end|><|vision_start|>?")] * 24, UNFILTERED, None, ""),
         ([LONG] * 4 + [row()] * 20, {}, NOTE, "4 of the first 16 prompts are longer than data.max_prompt_length=64 "),
         ([LONG] * 4 + [row()] * 20, UNFILTERED, NOTE, "verl skips the rollouts of those with images, and truncates th"),
-        ([row()] * 20 + [LONG] * 4, {}, None, ""),  # only the first rows are read
         # rows without images
         ([NO_IMAGE_COLUMN] * 24, GRPO, PROBLEM, CRASHES),
         ([TEXT_ROW] * 24, GRPO, NOTE, CRASHES),  # micro batches may be mixed
@@ -349,13 +324,10 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([TEXT_ROW] * 24, MEGATRON, None, ""),
         # visual entropy
         ([row(visual_entropy="high")] * 24, {}, PROBLEM, "row 0: visual_entropy='high' is not a finite number of nats"),
-        ([row(visual_entropy=[1.0])] * 24, {}, PROBLEM, "row 0: visual_entropy=[1.0] is not a finite number of nats"),
         ([row(visual_entropy=float("inf"))] * 24, {}, PROBLEM, "visual_entropy=inf is not a finite number of nats"),
         ([row(visual_entropy=float("nan"))] * 24, {}, PROBLEM, "visual_entropy=nan is missing for a row with an imag"),
         ([row(visual_entropy=1.0), row(visual_entropy=None)] * 12, {}, PROBLEM, "row 1: visual_entropy=None is miss"),
         ([row(visual_entropy="high")] * 24, GRPO, None, ""),
-        ([row(visual_entropy="high")] * 24, {"algorithm.durian.weights.perceptual": 0}, None, ""),
-        ([row(visual_entropy="high")] * 24, {"trainer.val_only": True}, None, ""),
         ([row(visual_entropy=1)] * 24, {}, None, ""),
     ],
 )
@@ -370,16 +342,12 @@ def test_rows(run, rows, changes, stops, text):
         ("damaged.parquet", b"PAR1", PROBLEM, "cannot be read"),
         ("train.csv", b"prompt\n", PROBLEM, "cannot be read (verl reads .parquet, .json, .jsonl)"),
         ("empty.jsonl", b"", PROBLEM, "the file has no rows, and verl cannot read it; write it again or omit it"),
-        ("empty.parquet", None, PROBLEM, "the file has no rows, and verl cannot read it; write it again or omit it"),
         ("train.jsonl", 24 * f"{json.dumps(TEXT_ROW)}\n".encode(), NOTE, CRASHES),
     ],
 )
 def test_files(run, name, content, stops, text):
     file = run.folder / name
-    if content is None:
-        pq.write_table(pq.read_table(run.val).slice(0, 0), file)
-    else:
-        file.write_bytes(content)
+    file.write_bytes(content)
     run.expect(data.check, {"data.train_files": [str(run.val), str(file)]}, stops, text)
 
 
@@ -387,10 +355,8 @@ def test_files(run, name, content, stops, text):
     ("broken", "message"),
     [
         (row("red?"), "row 1: 0 <image> in the prompt and 1 in the column images"),
-        (row("<image><image>red?"), "row 1: 2 <image> in the prompt and 1 in the column images"),
         (row("<image><video>red?"), "row 1: 1 <video> in the prompt and 0 in the column videos"),
         (row(images=[b"no picture"]), "row 1: verl cannot build its prompt (cannot identify image file"),
-        (row(images=[None]), "row 1: verl cannot build its prompt ("),
     ],
 )
 def test_rows_for_which_verls_dataset_raises(run, broken, message):
@@ -469,10 +435,7 @@ def test_dry_run_prints_config_command_and_findings(run, capsys):
     assert config.data.train_batch_size == 2 and config.actor_rollout_ref.actor.rollout_n == 4
     assert "-m \\\n    verl.trainer.main_ppo" in words and "'trainer.logger=[console]'" in words
     assert "--dry-run" not in words and "1 problem; nothing is started" in printed.err
-
-
-def test_without_dry_run_only_findings_are_printed(run, capsys):
-    assert main(run.overrides("data.train_batch_size=2", "actor_rollout_ref.actor.ppo_mini_batch_size=2")) == 0
+    assert main(overrides) == 0
     note, last = capsys.readouterr().err.splitlines()
     assert note.startswith("preflight: note: data.train_batch_size=2") and last == "preflight: no problem found"
 
@@ -482,10 +445,8 @@ def test_without_dry_run_only_findings_are_printed(run, capsys):
     [
         ("--dryrun", "--dryrun: "),
         ("data.train_files=/a b=c", "data.train_files=/a b=c: mismatched input"),
-        ("data.train_batch_sizes=3", "Could not override 'data.train_batch_sizes'"),
         ("algorithm.durian.weights.reasoning=1", "Could not override 'algorithm.durian.weights.reasoning'"),
         ("data.train_batch_size=${data.nothing}", "Interpolation key 'data.nothing' not found"),
-        ("actor_rollout_ref.rollout.name=???", "Missing mandatory value: actor_rollout_ref.rollout.name"),
     ],
 )
 def test_overrides_that_hydra_rejects_are_one_line(run, capsys, override, message):
