@@ -73,10 +73,10 @@ def check_estimator(config: DictConfig) -> Iterator[Finding]:
     name, rollouts = str(config.algorithm.adv_estimator), config.actor_rollout_ref.rollout.n
     known = sorted(str(getattr(each, "value", each)) for each in ADV_ESTIMATOR_REGISTRY)
     if name not in known:
-        # modules of the user, which may register it
-        modules = config.actor_rollout_ref.model.external_lib, config.data.custom_cls.path
-        modules += (config.trainer.v1.sampler.custom_sampler.path,)
-        yield Finding(f"algorithm.adv_estimator={name}: verl knows {', '.join(known)}", stops=not any(modules))
+        # modules of the user may register it
+        sampler, library = config.trainer.v1.sampler.custom_sampler.path, config.actor_rollout_ref.model.external_lib
+        own = sampler or library or config.data.custom_cls.path
+        yield Finding(f"algorithm.adv_estimator={name}: verl knows {', '.join(known)}", stops=not own)
     if rollouts < 2 and name in ("durian", "grpo", "rloo"):
         text = f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other"
         yield note(f"{text}; set it to 2 or more, such as 8")
