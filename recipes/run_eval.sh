@@ -55,7 +55,7 @@ done
 if [ ${#MISSING[@]} -gt 0 ]; then exit 2; fi
 python -m verl_durian.evaluation check "${FILES[@]}"
 
-MODEL_PATH=$(python -m verl_durian.evaluation.checkpoint "$CHECKPOINT")
+MODEL_PATH=$(python -m verl_durian.evaluation checkpoint "$CHECKPOINT")
 OUTPUT=$(realpath -m "$OUTPUT")
 export VERL_FILE_LOGGER_PATH=$OUTPUT/metrics.jsonl
 GPUS=$((NNODES * NGPUS_PER_NODE))

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 try:
     import rich  # noqa: F401
     import typer
+    from typer.core import TyperGroup
 except ModuleNotFoundError as error:
     from verl_durian.hooks.doctor import install_command, unmet
 
@@ -16,13 +17,23 @@ except ModuleNotFoundError as error:
 
 from verl_durian.simulate.command import app as simulate
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Durian for verl.")
+
+class _Commands(TyperGroup):
+    """Prints an error of a command, which names its remedy, without a traceback, and exits with status 2."""
+
+    def invoke(self, context: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(context)
+        except (typer.Exit, typer.Abort):  # RuntimeErrors themselves
+            raise
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            print(f"verl-durian {context.invoked_subcommand}: {error}", file=sys.stderr)
+            raise typer.Exit(code=2) from error
+
+
+description = "Durian: difficulty-aware group normalization for verl."
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, help=description)
 app.add_typer(simulate, name="simulate")
-
-
-@app.callback()
-def _main() -> None:
-    """Durian: difficulty-aware group normalization for verl."""
 
 
 @app.command()
@@ -67,23 +78,19 @@ def score(
     from verl_durian.entropy.data_files import Columns
     from verl_durian.entropy.score import score_files
 
-    try:
-        problems = score_files(
-            model=model,
-            data=[*data, *(more_data or [])],
-            output=output,
-            cache_dir=cache or default_cache_dir(),
-            columns=Columns(image_key, video_key),
-            feature_layer=feature_layer,
-            precision=precision,
-            address=address,
-            device=device,
-            workers=workers,
-            max_patches=max_patches,
-        )
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"verl-durian score: {error}", file=sys.stderr)
-        raise typer.Exit(code=2) from error
+    problems = score_files(
+        model=model,
+        data=[*data, *(more_data or [])],
+        output=output,
+        cache_dir=cache or default_cache_dir(),
+        columns=Columns(image_key, video_key),
+        feature_layer=feature_layer,
+        precision=precision,
+        address=address,
+        device=device,
+        workers=workers,
+        max_patches=max_patches,
+    )
     raise typer.Exit(code=1 if problems and on_error == "fail" else 0)
 
 
@@ -95,22 +102,14 @@ def prepare(
     ],
     output: Annotated[Path, typer.Option(help="Folder for a parquet file of each split and a data card.")],
     source: Annotated[
-        str | None,
-        typer.Option(
-            help="Id on the hub, instead of the set's own; or a folder: a copy of that repository, or what "
-            "Dataset.save_to_disk wrote."
-        ),
+        str | None, typer.Option(help="Another id on the Hub, a copy of the repository, or what save_to_disk wrote.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of one a core.")] = None,
 ) -> None:
     """Make verl's data files of a training set or benchmark."""
     from verl_durian.prepare.prepare import prepare_dataset
 
-    try:
-        prepare_dataset(name, source, output, workers)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"verl-durian prepare: {error}", file=sys.stderr)
-        raise typer.Exit(code=2) from error
+    prepare_dataset(name, source, output, workers)
 
 
 @app.command()

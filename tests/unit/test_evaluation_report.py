@@ -90,18 +90,14 @@ def test_each_question_gets_its_own_verdict(tmp_path, data, answers):
         for cells in (line.split("|") for line in text.splitlines() if line.startswith("|"))
     }
     assert rows["**this model**"] == [f"{100 * share:.1f}" for share in (*accuracies, result["average"])]
-    assert rows["paper: Durian on GRPO, Geometry3K"] == ["52.8", "28.8", "72.3", "69.2", "72.9", "59.2"]
+    averages = ["53.3", "56.9", "59.2", "57.3", "59.3", "58.8", "60.1"]  # as printed in the paper
+    assert [row[-1] for name, row in rows.items() if name.startswith("paper: ")] == averages
     assert rows["WeMath"] == ["plain", "strict", "loose", "problems", "IK", "IG", "RM strict", "RM loose"]
     assert "| | 50.0 | 0.0 | 50.0 | 4 | 2 | 0 | 2 | 0 |" in printed
     assert "judge is not published" in text and "no single setting reaches" in text
     assert "MathVerse: 8 questions; the published set has 3,940" in text
     with Image.open(tmp_path / "report.png") as picture:
         assert picture.size == (1080, 1620)
-
-
-def test_averages_are_those_of_the_paper():
-    printed = [53.3, 56.9, 59.2, 57.3, 59.3, 58.8, 60.1]
-    assert [round(sum(numbers) / 5, 1) for numbers in PAPER.values()] == printed
 
 
 @pytest.mark.parametrize(
@@ -142,7 +138,7 @@ def test_a_subset_has_neither_average_nor_strict_score(tmp_path, data, answers):
     assert result["average"] is None and list(result["benchmarks"]) == ["wemath"]
     assert "**this model** | | | | 50.0 | | |" in printed
     assert result["benchmarks"]["wemath"]["problems"] is None
-    assert "No strict and loose score: wemath: problem 1 of 2 steps has the questions 2steps_1." in printed
+    assert "WeMath: no strict and loose score: problem 1 of 2 steps has the questions 2steps_1." in printed
 
 
 @pytest.mark.parametrize(
@@ -166,14 +162,14 @@ def test_an_unusable_dump_is_refused(tmp_path, data, answers, change, message):
     assert not list(tmp_path.glob("report.*"))
 
 
-def second_row(name: str, **changes: object) -> Callable[[Path], pa.Table]:
+def second_row(name: str, data_source: str | None = None, **changes: object) -> Callable[[Path], pa.Table]:
     """A benchmark whose second row has another `data_source` or `extra_info`."""
 
     def table(data: Path) -> pa.Table:
         original = pq.read_table(data / name / f"{SPLITS[name]}.parquet")
         rows = original.to_pylist()
-        rows[1]["data_source"] = changes.get("data_source", name)
-        rows[1]["extra_info"].update({key: value for key, value in changes.items() if key != "data_source"})
+        rows[1]["data_source"] = data_source or name
+        rows[1]["extra_info"] |= changes
         return pa.Table.from_pylist(rows, original.schema)
 
     return table
@@ -197,7 +193,3 @@ def test_unusable_data_are_refused(tmp_path, data, table, message):
     if table:
         pq.write_table(table(data), file)
     assert message in run("check", file)
-
-
-def test_check_counts_the_questions(data):
-    assert "wemath: 14 questions" in run("check", *sorted(data.glob("*/*.parquet")))

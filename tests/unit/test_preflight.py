@@ -3,7 +3,6 @@
 """The checks before a run: each problem in one line with its fix, and what is only a note."""
 
 import copy
-import dataclasses
 import functools
 import json
 import re
@@ -18,12 +17,14 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import Qwen2Config
+from verl.workers.config import HFModelConfig
 
 from verl_durian.hooks import known_failures
 from verl_durian.preflight import Finding, data, machine
 from verl_durian.preflight.__main__ import examine, main
-from verl_durian.preflight.compose import check_estimator, check_separate_async, check_values, check_with_verl, compose
-from verl_durian.preflight.model import Model, check_weights, read
+from verl_durian.preflight.compose import check_estimator, check_values, check_with_verl, compose
+from verl_durian.preflight.model import count_parameters, read
 
 Changes = dict[str, object]
 
@@ -73,7 +74,7 @@ def row(question: str = "<image>red?", images: list[bytes] | None = None, **othe
 
 
 @functools.cache
-def tiny_model(path: Path) -> Model | None:
+def tiny_model(path: Path) -> HFModelConfig:
     return read(OmegaConf.create({"path": str(path)}))
 
 
@@ -105,22 +106,19 @@ class Run:
             OmegaConf.update(config, name, value, force_add=True)
         return config
 
-    def found(self, check: Callable, changes: Changes | None = None) -> list[tuple[bool, str]]:
-        """Whether each finding of a check stops the run, and its text."""
-        arguments = [self.config(changes), tiny_model(self.path)][: check.__code__.co_argcount]
-        return listed(check(*arguments))
-
     def all_found(self, changes: Changes | None = None) -> list[tuple[bool, str]]:
         return listed(examine(self.config(changes), []))
 
     def expect(self, check: Callable, changes: Changes, stops: bool | None = None, text: str = "") -> None:
         """Expects one finding with this text, or none if `stops` is None."""
-        found = self.found(check, changes)
+        arguments = [self.config(changes), tiny_model(self.path)][: check.__code__.co_argcount]
+        found = listed(check(*arguments))
         assert [kind for kind, _ in found] == ([] if stops is None else [stops]), found
         assert all(text in message for _, message in found), found
 
 
 def listed(findings) -> list[tuple[bool, str]]:
+    """Whether each finding stops the run, and its text."""
     findings = list(findings)
     assert all(isinstance(each, Finding) and "\n" not in each.text for each in findings)
     return [(each.stops, each.text) for each in findings]
@@ -141,10 +139,9 @@ def run(tmp_path, tiny_qwen25vl, base, monkeypatch) -> Run:
 
 
 @pytest.fixture
-def no_gpus(monkeypatch) -> None:
-    find_spec, absent = machine.find_spec, ("megatron", "flash_attn")
-    monkeypatch.setattr(machine, "find_spec", lambda name: None if name.split(".")[0] in absent else find_spec(name))
-    monkeypatch.setattr(machine, "visible_gpus", list)
+def one_gpu(monkeypatch) -> None:
+    monkeypatch.setattr(machine, "find_spec", lambda name: None)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
 
 
 # --- values and settings
@@ -155,18 +152,13 @@ def test_values_of_another_type():
         "data.max_prompt_length=long": "an integer >= 1",
         "data.filter_overlong_prompts=no": "true or false",
         "actor_rollout_ref.rollout.gpu_memory_utilization=half": "a number",
-        "trainer.n_gpus_per_node=0": "an integer >= 1",
-        "trainer.total_training_steps=x": "an integer",
         "trainer.max_actor_ckpt_to_keep=two": "an integer",
         "trainer.total_epochs=1.5": "an integer",
-        "actor_rollout_ref.model.lora_rank=x": "an integer",
     }
     accepted = [
         "data.filter_overlong_prompts=1",
         "trainer.test_freq=false",
         "actor_rollout_ref.model.lora_rank=-1",
-        "trainer.max_actor_ckpt_to_keep=0",
-        "trainer.total_training_steps=0",
         "hydra.run.dir=/tmp/run",
         "algorithm.rollout_correction.rollout_is_threshold='0.5_5.0'",
         "+algorithm.durian.perceptual.key=entropy",
@@ -177,13 +169,9 @@ def test_values_of_another_type():
     assert listed(examine(compose(list(wrong)), list(wrong))) == expected  # no other check reads them
 
 
-TP = "actor_rollout_ref.rollout.tensor_model_parallel_size"
 ATTENTION = "actor_rollout_ref.model.override_config.attn_implementation"
 FLASH = {ATTENTION: "flash_attention_2"}
 GPUS = {"trainer.device": "cuda", "trainer.n_gpus_per_node": 8}
-SEPARATE = {"trainer.v1.trainer_mode": "separate_async", "trainer.n_gpus_per_node": 4, TP: 8}
-SYNC_STEP = "trainer.v1.separate_async.parameter_sync_step"
-TRAINING_GPUS_ALONE = {**SEPARATE, "actor_rollout_ref.hybrid_engine": False}
 FEW = {"data.train_batch_size": 2}
 RESUME = {"trainer.resume_mode": "resume_path", "trainer.resume_from_path": "old/global_step_4"}
 SAVED = {"trainer.save_freq": 1, "trainer.default_local_dir": "/proc/x"}
@@ -192,75 +180,46 @@ SAVED = {"trainer.save_freq": 1, "trainer.default_local_dir": "/proc/x"}
 @pytest.mark.parametrize(
     ("check", "changes", "stops", "text"),
     [
-        (check_estimator, {"algorithm.adv_estimator": "durain"}, PROBLEM, "did you mean durian? verl knows durian, g"),
-        (check_estimator, {"algorithm.adv_estimator": "sft"}, PROBLEM, "=sft: verl knows durian, gae, "),
+        (check_estimator, {"algorithm.adv_estimator": "durain"}, PROBLEM, "=durain: verl knows durian, gae, "),
         (check_estimator, {"algorithm.adv_estimator": "a", "data.custom_cls.path": "b.py"}, NOTE, "=a: verl knows "),
         (check_estimator, {"algorithm.durian": "text"}, PROBLEM, "algorithm.durian='text': must be a mapping with"),
         (check_estimator, {"algorithm.durian.reasoning.groups": 3}, PROBLEM, "num_groups, confidence"),
         (check_estimator, {"algorithm.norm_adv_by_std_in_grpo": False}, PROBLEM, "norm_adv_by_std_in_grpo=False"),
         (check_estimator, {ROLLOUTS: 1}, NOTE, f"{ROLLOUTS}=1: durian compares the rollouts of a prompt with each"),
         (check_estimator, {**GRPO, ROLLOUTS: 1}, NOTE, f"{ROLLOUTS}=1: grpo compares the rollouts"),
-        (check_estimator, {"algorithm.adv_estimator": "grpo_passk", ROLLOUTS: 1}, PROBLEM, "grpo_passk compares the"),
-        (check_estimator, {"algorithm.adv_estimator": "reinforce_plus_plus", ROLLOUTS: 1}, None, ""),
-        (check_estimator, {ROLLOUTS: 1, "trainer.val_only": True}, None, ""),
         (check_estimator, FEW, NOTE, "data.train_batch_size=2: with algorithm.durian.reasoning.num_groups=12 most"),
         (check_estimator, {**FEW, "algorithm.durian.reasoning.num_groups": 1}, None, ""),
-        (check_estimator, {**FEW, "algorithm.durian.weights.reasoning": 0}, None, ""),
-        (check_estimator, {**FEW, **GRPO}, None, ""),
-        (check_separate_async, {**SEPARATE, SYNC_STEP: 1}, None, ""),
-        (
-            check_separate_async,
-            {**SEPARATE, SYNC_STEP: 2},
-            PROBLEM,
-            "data.train_batch_size=24: trainer.v1.trainer_mode",
-        ),
-        (check_separate_async, {**SEPARATE, SYNC_STEP: 2, **OLDER}, None, ""),
-        (check_with_verl, {}, None, ""),
         (check_with_verl, {"actor_rollout_ref.actor.ppo_mini_batch_size": 32}, PROBLEM, "ppo_mini_batch_size (32)"),
-        (check_with_verl, {"actor_rollout_ref.actor.loss_agg_mode": "mean"}, PROBLEM, "Invalid loss_agg_mode: mean"),
-        (machine.check_gpus, GPUS, PROBLEM, "trainer.n_gpus_per_node=8: PyTorch sees 0 GPUs here; run it on a machin"),
-        (machine.check_gpus, {**GPUS, "trainer.nnodes": 2}, PROBLEM, "trainer.nnodes=2, trainer.n_gpus_per_node=8: "),
+        (machine.check_gpus, GPUS, PROBLEM, "trainer.n_gpus_per_node=8: PyTorch sees 1 GPUs here; set NNODES=1 and "),
+        (machine.check_gpus, {**GPUS, "trainer.n_gpus_per_node": 1}, None, ""),
         (machine.check_gpus, {**GPUS, "ray_kwargs.ray_init.address": "ray://a:1"}, NOTE, "the Ray cluster at ray://a"),
-        (machine.check_gpus, {TP: 2}, PROBLEM, "1 GPUs are not divisible into rollout engines of 2"),
-        # `hybrid_engine`: training GPUs have engines too
-        (machine.check_gpus, SEPARATE, PROBLEM, "4 GPUs are not divisible"),
-        (machine.check_gpus, {**TRAINING_GPUS_ALONE, "trainer.v1.trainer_mode": "sync"}, PROBLEM, "4 GPUs are not di"),
-        (machine.check_gpus, TRAINING_GPUS_ALONE, None, ""),
-        (machine.check_packages, FLASH, PROBLEM, "flash_attn: not installed"),
-        (machine.check_packages, {ATTENTION: "sdpa"}, None, ""),
-        (machine.check_packages, {**FLASH, "actor_rollout_ref.actor.strategy": "veomni"}, None, ""),
-        (machine.check_packages, {**FLASH, "trainer.device": "npu"}, None, ""),
+        (machine.check_flash_attn, FLASH, PROBLEM, "flash_attn: not installed"),
+        (machine.check_flash_attn, {ATTENTION: "sdpa"}, None, ""),
+        (machine.check_flash_attn, {**FLASH, "actor_rollout_ref.actor.strategy": "veomni"}, None, ""),
         (machine.check_checkpoints, {"trainer.save_freq": 1}, None, ""),
         (machine.check_checkpoints, SAVED, PROBLEM, "trainer.default_local_dir=/proc/x: [Errno 2]"),
-        (machine.check_checkpoints, {**SAVED, "trainer.save_freq": -1}, None, ""),
         (machine.check_checkpoints, RESUME, PROBLEM, "=old/global_step_4: no checkpoint; name a folder global_step_N"),
         (data.check, {"data.train_max_samples": 10}, PROBLEM, "data.train_batch_size=24: the training set has 10 rows"),
-        (data.check, {"data.train_max_samples": 10, "trainer.val_only": True}, None, ""),
         (data.check, {"data.train_files": "/d/geometry3k/a.parquet"}, PROBLEM, "prepare geometry3k --output /d/geomet"),
         (data.check, {"data.val_files": ["/a.parquet"]}, PROBLEM, "data.val_files=/a.parquet: no such file; correct"),
         (data.check, {"data.custom_cls.path": "mine.py"}, NOTE, "data.custom_cls.path=mine.py: the data of a custom"),
         (data.check, {"data.train_files": "hf://datasets/a/train.parquet"}, NOTE, "not checked"),
-        (data.check, {"data.train_files": "data/*.parquet"}, NOTE, "data.train_files=data/*.parquet: not checked"),
         (data.check, {"algorithm.durian": "text"}, None, ""),  # reported with the estimator
-        (data.check, {"data.train_files": ["${data.val_files}"]}, None, ""),  # interpolations are resolved
     ],
 )
-def test_settings(run, no_gpus, check, changes, stops, text):
+def test_settings(run, one_gpu, check, changes, stops, text):
     run.expect(check, changes, stops, text)
 
 
-def test_all_findings_are_reported_at_once_and_nothing_is_written(run):
+def test_all_findings_are_reported_at_once_and_nothing_is_written(run, monkeypatch):
     before = sorted(run.folder.rglob("*"))
-    assert run.all_found() == []
+    monkeypatch.setattr(known_failures, "find", lambda config, model_type: [f"{model_type} fails"])
+    assert run.all_found() == [(PROBLEM, "qwen2_5_vl fails")]
     assert sorted(run.folder.rglob("*")) == before
+    monkeypatch.undo()
     run.train.unlink()
     found = run.all_found({"algorithm.durian.weight": 1, MODEL: "absent/model"})
     assert [re.split("[=:]", text)[0] for _, text in found] == ["algorithm.durian.weight", MODEL, "data.train_files"]
-
-
-def test_known_failures_are_problems(run, monkeypatch):
-    monkeypatch.setattr(known_failures, "find", lambda config, model_type: [f"{model_type} fails"])
-    assert run.all_found() == [(PROBLEM, "qwen2_5_vl fails")]
 
 
 def test_paths_may_exist_on_other_nodes_of_a_cluster(run, monkeypatch):
@@ -277,7 +236,7 @@ def test_paths_may_exist_on_other_nodes_of_a_cluster(run, monkeypatch):
     ("path", "removed", "message"),
     [
         ("absent/model", None, "=absent/model: verl cannot read it"),
-        ("/absent/model", None, "=/absent/model: no such folder"),
+        ("/absent/model", None, "=/absent/model: verl cannot read it"),
         ("{}", "config.json", "name the folder of a complete checkpoint"),
         ("{}", "tokenizer.json", "verl cannot read it"),
     ],
@@ -291,21 +250,13 @@ def test_models_that_verl_cannot_read(tmp_path, tiny_qwen25vl, path, removed, me
     assert "\n" not in str(error.value)
 
 
-def test_a_folder_without_weights(run, tmp_path, tiny_qwen25vl):
-    part = Path(shutil.copytree(tiny_qwen25vl, tmp_path / "part", ignore=shutil.ignore_patterns("*.safetensors")))
-    run.expect(check_weights, {MODEL: part}, PROBLEM, "the folder has no weights")
-    run.expect(check_weights, {MODEL: part, **MEGATRON}, NOTE)  # may have a checkpoint format of its own
-    (part / "model.safetensors").touch()
-    run.expect(check_weights, {MODEL: part})
-
-
 def test_config_and_tokenizer_in_other_folders(tmp_path, tiny_qwen25vl):
     shutil.copy(tiny_qwen25vl / "model.safetensors", tmp_path)
     paths = {"path": tmp_path, "hf_config_path": tiny_qwen25vl, "tokenizer_path": tiny_qwen25vl}
     model = read(OmegaConf.create({name: str(folder) for name, folder in paths.items()}))
     assert hasattr(model.processor, "image_processor")
     weights = load_file(tiny_qwen25vl / "model.safetensors")
-    assert model.parameters == sum(weight.numel() for weight in weights.values())
+    assert count_parameters(model) == sum(weight.numel() for weight in weights.values())
 
 
 def test_a_model_with_its_own_code(tmp_path, tiny_qwen25vl):
@@ -320,7 +271,7 @@ def test_a_model_with_its_own_code(tmp_path, tiny_qwen25vl):
         read(settings)
     settings.trust_remote_code = True
     model = read(settings)
-    assert (model.type, model.parameters) == ("mine", None)
+    assert (model.hf_config.model_type, count_parameters(model)) == ("mine", 0)
 
 
 # --- data
@@ -331,7 +282,7 @@ PICTURES = {"pictures" if key == "images" else key: value for key, value in row(
 UNGRADED = {"prompt": row()["prompt"], "images": row()["images"]}
 LONG = row("<image>" + "red " * 100)
 DAMAGED = row(images=[picture(280)[:-100]])
-CRASHES = "16 of the first 16 rows have no image, and verl crashes on a micro batch of such rows"
+CRASHES = "16 of the first 16 rows have no image, and verl crashes on a micro batch of such rows alone"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text", "text": "red?"}]}])
 
@@ -348,8 +299,6 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([row(reward_model={"style": "rule"})] * 24, {}, PROBLEM, "row 0: no reward_model.ground_truth"),
         ([row(reward_model={"ground_truth": None})] * 24, OURS, PROBLEM, "ground_truth: None cannot be an answer"),
         ([row(reward_model={"ground_truth": None})] * 24, {}, None, ""),  # another reward may accept it
-        ([row(reward_model={"ground_truth": None})] * 24, {**OURS, "reward.reward_manager.source": "mine"}, None, ""),
-        ([row(reward_model={"ground_truth": 5.0})] * 24, OURS, None, ""),
         ([row(extra_info={"decimals": "two"})] * 24, OURS, PROBLEM, "decimals: could not convert string to float"),
         ([row(extra_info={"choices": [1], "answer_type": "choice"})] * 24, OURS, PROBLEM, "ground truth 'YES' of a"),
         # prompts and images
@@ -365,26 +314,20 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([row(), DAMAGED] * 12, OLDER, NOTE, "verl drops such rows"),
         ([row(f"<image>{IMAGE_PAD}")] * 24, {**UNFILTERED, **OLDER}, PROBLEM, f"row 0: {IMAGE_PAD} in the prompt is"),
         ([row(VIDEO_PAD, images=[])] * 24, {**OLDER, **MEGATRON}, PROBLEM, f"row 0: {VIDEO_PAD} in the prompt is the"),
-        ([row(f"<image>{VIDEO_PAD}")] * 24, UNFILTERED, NOTE, "verl skips its rollouts"),
-        ([row(IMAGE_PAD, images=[])] * 24, MEGATRON, NOTE, f"row 0: {IMAGE_PAD} in the prompt is the model's own"),
         ([row("<image>red <|im_end|><|vision_start|>?")] * 24, UNFILTERED, None, ""),
         ([LONG] * 4 + [row()] * 20, {}, NOTE, "4 of the first 16 prompts are longer than data.max_prompt_length=64 "),
         ([LONG] * 4 + [row()] * 20, UNFILTERED, NOTE, "verl skips the rollouts of those with images, and truncates th"),
-        ([row()] * 20 + [LONG] * 4, {}, None, ""),  # only the first rows are read
         # rows without images
-        ([NO_IMAGE_COLUMN] * 24, GRPO, PROBLEM, f"{CRASHES}; add rows"),
-        ([TEXT_ROW] * 24, GRPO, NOTE, f"{CRASHES} alone"),  # micro batches may be mixed
+        ([NO_IMAGE_COLUMN] * 24, GRPO, PROBLEM, CRASHES),
+        ([TEXT_ROW] * 24, GRPO, NOTE, CRASHES),  # micro batches may be mixed
         ([TEXT_ROW] * 3 + [row()] * 21, {}, NOTE, "3 of the first 16 rows have no image, and verl crashes"),
         ([TEXT_ROW] * 24, MEGATRON, None, ""),
         # visual entropy
         ([row(visual_entropy="high")] * 24, {}, PROBLEM, "row 0: visual_entropy='high' is not a finite number of nats"),
-        ([row(visual_entropy=[1.0])] * 24, {}, PROBLEM, "row 0: visual_entropy=[1.0] is not a finite number of nats"),
         ([row(visual_entropy=float("inf"))] * 24, {}, PROBLEM, "visual_entropy=inf is not a finite number of nats"),
         ([row(visual_entropy=float("nan"))] * 24, {}, PROBLEM, "visual_entropy=nan is missing for a row with an imag"),
         ([row(visual_entropy=1.0), row(visual_entropy=None)] * 12, {}, PROBLEM, "row 1: visual_entropy=None is miss"),
         ([row(visual_entropy="high")] * 24, GRPO, None, ""),
-        ([row(visual_entropy="high")] * 24, {"algorithm.durian.weights.perceptual": 0}, None, ""),
-        ([row(visual_entropy="high")] * 24, {"trainer.val_only": True}, None, ""),
         ([row(visual_entropy=1)] * 24, {}, None, ""),
     ],
 )
@@ -399,33 +342,21 @@ def test_rows(run, rows, changes, stops, text):
         ("damaged.parquet", b"PAR1", PROBLEM, "cannot be read"),
         ("train.csv", b"prompt\n", PROBLEM, "cannot be read (verl reads .parquet, .json, .jsonl)"),
         ("empty.jsonl", b"", PROBLEM, "the file has no rows, and verl cannot read it; write it again or omit it"),
-        ("empty.parquet", None, PROBLEM, "the file has no rows, and verl cannot read it; write it again or omit it"),
-        ("train.jsonl", 24 * f"{json.dumps(TEXT_ROW)}\n".encode(), NOTE, f"{CRASHES} alone"),
+        ("train.jsonl", 24 * f"{json.dumps(TEXT_ROW)}\n".encode(), NOTE, CRASHES),
     ],
 )
 def test_files(run, name, content, stops, text):
     file = run.folder / name
-    if content is None:
-        pq.write_table(pq.read_table(run.val).slice(0, 0), file)
-    else:
-        file.write_bytes(content)
+    file.write_bytes(content)
     run.expect(data.check, {"data.train_files": [str(run.val), str(file)]}, stops, text)
-
-
-def test_images_of_a_model_whose_tower_is_not_supported(run):
-    model = dataclasses.replace(tiny_model(run.path), type="llava")
-    ((stops, text),) = listed(data.check(run.config(), model))
-    assert stops and text.startswith(f"data.train_files={run.train}: no column visual_entropy") and "qwen2_5_vl" in text
 
 
 @pytest.mark.parametrize(
     ("broken", "message"),
     [
         (row("red?"), "row 1: 0 <image> in the prompt and 1 in the column images"),
-        (row("<image><image>red?"), "row 1: 2 <image> in the prompt and 1 in the column images"),
         (row("<image><video>red?"), "row 1: 1 <video> in the prompt and 0 in the column videos"),
         (row(images=[b"no picture"]), "row 1: verl cannot build its prompt (cannot identify image file"),
-        (row(images=[None]), "row 1: verl cannot build its prompt ("),
     ],
 )
 def test_rows_for_which_verls_dataset_raises(run, broken, message):
@@ -457,7 +388,9 @@ def test_lengths_are_those_of_verls_filter(run):
 
 
 def test_images_for_a_text_model(run):
-    text_model = dataclasses.replace(tiny_model(run.path), type="qwen2", processor=None)
+    text_model = copy.copy(tiny_model(run.path))
+    object.__setattr__(text_model, "processor", None)
+    object.__setattr__(text_model, "hf_config", Qwen2Config())
     config = run.config({**GRPO, "data.val_files": []})
     ((stops, text),) = listed(data.check(config, text_model))
     assert stops and text.startswith("data.train_files=") and "only takes text" in text
@@ -468,51 +401,26 @@ def test_images_for_a_text_model(run):
 # --- machine and checkpoints
 
 
-def test_packages_for_megatron(run, no_gpus):
-    found = run.found(machine.check_packages, MEGATRON)
-    assert [text.split(":")[0] for _, text in found] == ["megatron.core", "megatron.bridge"]
-    assert all('pip install "verl[megatron]"' in text for _, text in found)
-
-
-def test_nodes_that_share_a_machine(run, monkeypatch):
-    """Without a cluster, verl only asks Ray for the sum of the GPUs."""
-    monkeypatch.setattr(machine, "visible_gpus", lambda: [80 << 30] * 8)
-    half = {"trainer.device": "cuda", "trainer.nnodes": 2, "trainer.n_gpus_per_node": 4}
-    run.expect(machine.check_gpus, half)
-
-
-LARGE = Model("qwen2_5_vl", 73_411_000_000, None, None)
-ACTOR = "actor_rollout_ref.actor"
-POLICY = {f"{ACTOR}.strategy": "fsdp2", f"{ACTOR}.fsdp_config.offload_policy": True}
-
-
 @pytest.mark.parametrize(
-    ("check", "available", "changes", "text"),
+    ("free", "changes", "text"),
     [
-        (machine.check_memory, 80e9, {}, "take an estimated 147 GB per GPU, which has 80 GB"),
-        (machine.check_memory, 80e9, {"trainer.nnodes": 2}, None),
-        (machine.check_memory, 80e9, {"actor_rollout_ref.model.lora_rank": 8}, None),
-        (machine.check_memory, 80e9, POLICY, None),
-        (machine.check_disk, 2000e9, {}, "2000 GB are free, and this machine writes an estimated 3 x 881 GB"),
-        (machine.check_disk, 2700e9, {}, None),
-        (machine.check_disk, 800e9, {f"{ACTOR}.checkpoint.save_contents": ["model"]}, "3 x 294 GB"),
-        (machine.check_disk, 1000e9, {"trainer.nnodes": 2}, "3 x 440 GB"),
-        (machine.check_disk, 800e9, {"actor_rollout_ref.model.lora_rank": 8}, "3 x 294 GB"),
-        (machine.check_disk, 1000e9, {"trainer.max_actor_ckpt_to_keep": 1}, "2 x 881 GB"),
+        (2000e9, {}, "2000 GB are free, and this machine writes an estimated 3 x 881 GB"),
+        (2700e9, {}, None),
+        (800e9, {"actor_rollout_ref.actor.checkpoint.save_contents": ["model"]}, "3 x 294 GB"),
+        (1000e9, {"trainer.nnodes": 2}, "3 x 440 GB"),
+        (800e9, {"actor_rollout_ref.model.lora_rank": 8}, "3 x 294 GB"),
+        (1000e9, {"trainer.max_actor_ckpt_to_keep": 1}, "2 x 881 GB"),
     ],
 )
-def test_estimates_are_notes(run, check, available, changes, text):
+def test_disk_for_checkpoints(run, free, changes, text):
     config = run.config({"trainer.n_gpus_per_node": 8, "trainer.max_actor_ckpt_to_keep": 3, **changes})
-    found = listed(check(config, LARGE, available))
+    found = listed(machine.check_disk(config, 73_411_000_000, free))
     assert [stops for stops, _ in found] == [NOTE] * (text is not None) and all(text in note for _, note in found)
 
 
-def test_checkpoints_to_resume_from(run):
-    existing = run.folder / "global_step_2"
-    (existing / "actor").mkdir(parents=True)
-    run.expect(machine.check_checkpoints, {**RESUME, "trainer.resume_from_path": existing})
-    for folder in (run.folder, f"{existing}/"):  # verl reads the step from the end of the path
-        run.expect(machine.check_checkpoints, {**RESUME, "trainer.resume_from_path": folder}, PROBLEM, "(RESUME)")
+def test_a_checkpoint_to_resume_from(run):
+    (run.folder / "global_step_2" / "actor").mkdir(parents=True)
+    run.expect(machine.check_checkpoints, {**RESUME, "trainer.resume_from_path": run.folder / "global_step_2"})
 
 
 # --- command line
@@ -527,10 +435,7 @@ def test_dry_run_prints_config_command_and_findings(run, capsys):
     assert config.data.train_batch_size == 2 and config.actor_rollout_ref.actor.rollout_n == 4
     assert "-m \\\n    verl.trainer.main_ppo" in words and "'trainer.logger=[console]'" in words
     assert "--dry-run" not in words and "1 problem; nothing is started" in printed.err
-
-
-def test_without_dry_run_only_findings_are_printed(run, capsys):
-    assert main(run.overrides("data.train_batch_size=2", "actor_rollout_ref.actor.ppo_mini_batch_size=2")) == 0
+    assert main(overrides) == 0
     note, last = capsys.readouterr().err.splitlines()
     assert note.startswith("preflight: note: data.train_batch_size=2") and last == "preflight: no problem found"
 
@@ -540,10 +445,8 @@ def test_without_dry_run_only_findings_are_printed(run, capsys):
     [
         ("--dryrun", "--dryrun: "),
         ("data.train_files=/a b=c", "data.train_files=/a b=c: mismatched input"),
-        ("data.train_batch_sizes=3", "Could not override 'data.train_batch_sizes'"),
         ("algorithm.durian.weights.reasoning=1", "Could not override 'algorithm.durian.weights.reasoning'"),
         ("data.train_batch_size=${data.nothing}", "Interpolation key 'data.nothing' not found"),
-        ("actor_rollout_ref.rollout.name=???", "Missing mandatory value: actor_rollout_ref.rollout.name"),
     ],
 )
 def test_overrides_that_hydra_rejects_are_one_line(run, capsys, override, message):

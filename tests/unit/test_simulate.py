@@ -4,6 +4,7 @@
 
 import json
 import math
+import re
 
 import numpy as np
 import pandas as pd
@@ -12,7 +13,6 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from typer.testing import CliRunner
-from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import compute_durian_outcome_advantage, durian_advantages
@@ -58,18 +58,8 @@ def test_hand_computed_normalizers():
         assert RIVALS[name](rewards, prompt, batch).tolist() == pytest.approx(expected, abs=1e-5), name
 
 
-@pytest.mark.parametrize(("name", "by_std"), [("grpo", True), ("dr_grpo", False)])
-def test_grpo_and_dr_grpo_are_those_of_verl(name, by_std):
-    rewards, prompt, batch, *_ = rollouts_of(2, 40)
-    mask = torch.ones(len(rewards), 1)
-    of_verl, _ = compute_grpo_outcome_advantage(
-        rewards.float().unsqueeze(-1), mask, prompt.numpy(), norm_adv_by_std_in_grpo=by_std
-    )
-    assert torch.allclose(RIVALS[name](rewards, prompt, batch).float(), of_verl.squeeze(-1), atol=1e-5)
-
-
 @pytest.mark.parametrize("filter_groups", [False, True])
-@pytest.mark.parametrize("prompts", [1, 2, 13, 32])
+@pytest.mark.parametrize("prompts", [1, 13])
 @pytest.mark.parametrize(
     "config",
     [options(), options(num_groups=4), options(quantiles=(0.1, 0.2, 0.9)), options((0, 1, 0)), options((0, 0, 1), 1)],
@@ -195,16 +185,15 @@ def test_records_that_cannot_be_used_are_named(tmp_path, changes, rewards, messa
 
 
 def test_missing_and_truncated_records_are_named(tmp_path):
-    def error() -> str:
-        return CliRunner().invoke(app, ["simulate", "weights", "--records", str(tmp_path)]).output
-
-    assert "no step_*.parquet in it" in error()
     file = tmp_path / "step_1.parquet"
     record(file, batch_of({"a": [1, 0]}))
     file.write_bytes(file.read_bytes()[:200])
-    assert "step_1.parquet is no complete file of algorithm.durian.record" in error()
+    error = re.escape("step_1.parquet is no complete file of algorithm.durian.record")
+    with pytest.raises(ValueError, match=error):
+        list(recorded_batches(tmp_path, {}))
     pq.write_table(pa.table({"uid": ["a"]}), file)
-    assert "step_1.parquet is no complete file of algorithm.durian.record" in error()
+    with pytest.raises(ValueError, match=error):
+        list(recorded_batches(tmp_path, {}))
 
 
 def test_hand_computed_step():
@@ -253,17 +242,12 @@ def test_hand_computed_curve_table():
 @pytest.mark.parametrize(
     ("name", "arguments", "rows"),
     [
-        ("weights", ["--batches", "2", "--prompts", "40", "--rollouts", "4"], 5 * 5),
-        (
-            "curves",
-            ["--seeds", "10", "--steps", "3", "--normalizers", "grpo,durian", "--weights", "0", "1", "0"],
-            2 * 4 * 4,
-        ),
+        ("weights", "weights --batches 2 --prompts 40 --rollouts 4", 5 * 5),
+        ("curves", "train --seeds 10 --steps 3 --normalizers grpo,durian --weights 0 1 0", 2 * 4 * 4),
     ],
 )
 def test_command_writes_figure_and_table(tmp_path, name, arguments, rows):
-    command = "train" if name == "curves" else name
-    result = CliRunner().invoke(app, ["simulate", command, *arguments, "--output", str(tmp_path)])
+    result = CliRunner().invoke(app, ["simulate", *arguments.split(), "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "GRPO" in result.output and "Durian" in result.output
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{name}.csv", f"{name}.png", f"{name}.svg"]
@@ -276,7 +260,7 @@ def test_command_writes_figure_and_table(tmp_path, name, arguments, rows):
     [
         (["weights", "--normalizers", "grpo,rloo"], "--normalizers rloo: must be one or several of grpo,dr_grpo"),
         (["weights", "--beta", "0", "1"], "--beta 0.0 1.0: both numbers must be > 0"),
-        (["weights", "--records", ".", "--prompts", "4"], "--prompts has no effect with --records: leave it out"),
+        (["weights", "--records", "."], "no step_*.parquet in it"),
         (["train", "--batch", "65"], "--batch 65 exceeds --prompts 64"),
         (["train", "--weights", "0", "0", "0"], "original, perceptual and reasoning are all 0"),
     ],

@@ -3,6 +3,7 @@
 """The commands that `recipes/run_eval.sh` runs before and after verl.
 
 python -m verl_durian.evaluation check FILES...                                # validate the data files
+python -m verl_durian.evaluation checkpoint CHECKPOINT                         # print its Hugging Face folder
 python -m verl_durian.evaluation report OUTPUT --model NAME FILES...           # write OUTPUT/report.{json,md,png}
 """
 
@@ -12,7 +13,8 @@ from typing import Annotated
 
 import typer
 
-from verl_durian.evaluation.report import MARKDOWN, write_report
+from verl_durian.evaluation.checkpoint import hugging_face_folder
+from verl_durian.evaluation.report import write_report
 from verl_durian.evaluation.verdicts import read_questions, read_verdicts
 
 DUMP = Path("answers", "0.jsonl")
@@ -30,6 +32,14 @@ def check(files: Files) -> None:
 
 
 @app.command()
+def checkpoint(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of verl, folder, or id on the Hub.")],
+) -> None:
+    """Prints the folder or id that the rollout engine loads; merges shards first."""
+    print(hugging_face_folder(checkpoint))
+
+
+@app.command()
 def report(
     output: Annotated[Path, typer.Argument(help="Folder with verl's answers, to which the report is written.")],
     files: Files,
@@ -37,7 +47,7 @@ def report(
 ) -> None:
     """Writes report.json, report.md and report.png from verl's answers, and prints the table."""
     write_report(model, read_verdicts(output / DUMP, read_questions(files)), output)
-    print((output / MARKDOWN).read_text())
+    print((output / "report.md").read_text())
 
 
 if __name__ == "__main__":

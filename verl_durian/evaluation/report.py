@@ -15,8 +15,6 @@ from verl_durian.evaluation import scores
 from verl_durian.evaluation.paper import BASE, BENCHMARKS, CAVEATS, DAPO, DURIAN, PAPER
 from verl_durian.files import whole_file
 
-JSON, MARKDOWN, PICTURE = "report.json", "report.md", "report.png"
-
 _DRAWN = {
     BASE: ("paper: base model", "#BBBBBB"),
     DAPO: ("paper: DAPO", "#DDAA33"),
@@ -28,13 +26,11 @@ _DRAWN = {
 def write_report(model: str, verdicts: pd.DataFrame, output: Path) -> None:
     """Writes the report of a model to a folder, as JSON, Markdown and PNG; replaces an existing report."""
     report = make_report(model, verdicts)
-    for name, text in (
-        (JSON, json.dumps(report, indent=2, ensure_ascii=False) + "\n"),
-        (MARKDOWN, as_markdown(report)),
-    ):
-        with whole_file(output / name) as file:
-            file.write(text.encode())
-    with whole_file(output / PICTURE) as file:
+    with whole_file(output / "report.json") as file:
+        file.write(json.dumps(report, indent=2, ensure_ascii=False).encode() + b"\n")
+    with whole_file(output / "report.md") as file:
+        file.write(as_markdown(report).encode())
+    with whole_file(output / "report.png") as file:
         draw_bars(report).savefig(file)
 
 
@@ -74,51 +70,44 @@ def _scores(name: str, verdicts: pd.DataFrame) -> dict[str, Any]:
 
 def _notes(name: str, result: Mapping[str, Any]) -> list[str]:
     """Caveats about the numbers of a benchmark."""
-    benchmark, notes = BENCHMARKS[name], []
+    benchmark, unanswered, notes = BENCHMARKS[name], result["unanswered"], []
     if result["questions"] != benchmark.questions:
+        notes.append(f"{result['questions']:,} questions; the published set has {benchmark.questions:,}.")
+    if unanswered:
         notes.append(
-            f"{benchmark.title}: {result['questions']:,} questions; the published set has {benchmark.questions:,}."
-        )
-    if unanswered := result["unanswered"]:
-        notes.append(
-            f"{benchmark.title}: {len(unanswered)} without an answer, counted as wrong, such as {unanswered[0]}: "
-            "see verl's output for the reason."
+            f"{len(unanswered)} without an answer, counted as wrong, such as {unanswered[0]}: see verl's output for "
+            "the reason."
         )
     if "problems_lack" in result:
-        notes.append(f"No strict and loose score: {result['problems_lack']}.")
-    return notes
+        notes.append(f"no strict and loose score: {result['problems_lack']}.")
+    return [f"{benchmark.title}: {note}" for note in notes]
 
 
 def as_markdown(report: Mapping[str, Any]) -> str:
     """The report as text: a table with the paper's rows, then the details of each benchmark."""
     benchmarks = report["benchmarks"]
-    ours = [benchmarks.get(name, {}).get("accuracy") for name in BENCHMARKS]
-    paper = [[f"paper: {row}", *map(str, numbers.values())] for row, numbers in report["paper"].items()]
-    details = [
-        [BENCHMARKS[name].title, each["accuracy"], each["questions"], len(each["unanswered"]), each["formatted"]]
+    table = {
+        "": [*(benchmark.title for benchmark in BENCHMARKS.values()), "average"],
+        "**this model**": [*(benchmarks.get(name, {}).get("accuracy") for name in BENCHMARKS), report["average"]],
+        **{f"paper: {row}": [str(number) for number in numbers.values()] for row, numbers in report["paper"].items()},
+    }
+    details = {"": ["accuracy", "questions", "unanswered", "in the format"]} | {
+        BENCHMARKS[name].title: [each["accuracy"], each["questions"], len(each["unanswered"]), each["formatted"]]
         for name, each in benchmarks.items()
-    ]
-    header = ["", *(benchmark.title for benchmark in BENCHMARKS.values()), "average"]
-    blocks = [
-        [f"# {report['model']}"],
-        ["Accuracy in percent, greedy decoding."],
-        _table(header, ["**this model**", *ours, report["average"]], *paper),
-        _table(["", "accuracy", "questions", "unanswered", "in the format"], *details),
-    ]
+    }
+    blocks = [f"# {report['model']}", "Accuracy in percent, greedy decoding.", _table(table), _table(details)]
     if problems := benchmarks.get("wemath", {}).get("problems"):
         columns = {"plain": benchmarks["wemath"]["accuracy"], **problems}
-        header = ["WeMath", *(name.replace("_", " ") for name in columns)]
-        blocks.append(_table(header, ["", *columns.values()]))
+        blocks.append(_table({"WeMath": [name.replace("_", " ") for name in columns], "": list(columns.values())}))
     if groups := benchmarks.get("hallusionbench", {}).get("groups"):
-        blocks.append(_table(["HallusionBench", *groups], ["", *groups.values()]))
-    blocks.append([f"- {note}" for note in report["notes"]])
-    return "\n\n".join("\n".join(block) for block in blocks) + "\n"
+        blocks.append(_table({"HallusionBench": list(groups), "": list(groups.values())}))
+    return "\n\n".join([*blocks, "\n".join(f"- {note}" for note in report["notes"])]) + "\n"
 
 
-def _table(header: Sequence[str], *rows: Sequence[Any]) -> list[str]:
-    """The lines of a table in Markdown, with shares in percent."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *([_cell(value) for value in row] for row in rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+def _table(rows: Mapping[str, Sequence[float | str | None]]) -> str:
+    """A table in Markdown, with shares in percent; the first row is the header."""
+    header, *lines = [f"| {name} | {' | '.join(map(_cell, values))} |" for name, values in rows.items()]
+    return "\n".join([header, f"| --- |{' ---: |' * (header.count('|') - 2)}", *lines])
 
 
 def _cell(value: float | str | None) -> str:
@@ -129,27 +118,23 @@ def _cell(value: float | str | None) -> str:
 
 def draw_bars(report: Mapping[str, Any]) -> Figure:
     """Draws the accuracies next to the paper's, 1080 x 1620 pixels, readable on a phone."""
-    benchmarks = report["benchmarks"]
-    shares = [*(benchmarks.get(name, {}).get("accuracy") for name in BENCHMARKS), report["average"]]
-    names = []
+    benchmarks, names = report["benchmarks"], []
     for name, benchmark in BENCHMARKS.items():
         questions = benchmarks.get(name, {}).get("questions", benchmark.questions)
         subset = f"\n{questions:,} of {benchmark.questions:,}\nquestions" if questions != benchmark.questions else ""
         names.append(benchmark.title + subset)
-    percents = pd.DataFrame({"this model": pd.Series(shares, dtype=float) * 100})
+    shares = [*(benchmarks.get(name, {}).get("accuracy") for name in BENCHMARKS), report["average"]]
+    percents = pd.DataFrame({"this model": pd.array(shares, dtype=float) * 100}, [*names, "average"])
     for row, (label, _) in _DRAWN.items():
         percents[label] = list(report["paper"][row].values())
     figure = Figure(figsize=(7.2, 10.8), dpi=150, layout="constrained")
-    axes = percents.plot.barh(
-        ax=figure.subplots(), width=0.8, color=["#004488", *(colour for _, colour in _DRAWN.values())], legend=False
-    )
+    colours = ["#004488", *(colour for _, colour in _DRAWN.values())]
+    axes = percents.plot.barh(ax=figure.subplots(), width=0.8, color=colours, legend=False, fontsize=14)
     for label, bars in zip(percents, axes.containers, strict=True):
         texts = ["not evaluated" if pd.isna(percent) else f"{percent:.1f}" for percent in percents[label]]
         axes.bar_label(bars, texts, padding=4, size=14, weight="bold" if label == "this model" else "normal")
-    axes.set_yticks(range(len(percents)), [*names, "average"], size=14)
     axes.invert_yaxis()
     axes.set_xlim(0, 100)
-    axes.tick_params(axis="x", labelsize=14)
     axes.set_xlabel("accuracy in percent", size=14)
     axes.spines[["top", "right"]].set_visible(False)
     figure.legend(loc="outside upper left", fontsize=14, frameon=False)

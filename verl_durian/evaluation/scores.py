@@ -23,34 +23,25 @@ def wemath(verdicts: pd.DataFrame) -> dict[str, float]:
     Args:
         verdicts: `correct`, and of the question's metadata `problem` and `key`: `2steps_1`, `2steps_2`, `2steps_multi`.
 
-    Returns:
-        The scores `strict` and `loose`, and the numbers `problems`, `IK`, `IG`, `RM_strict` and `RM_loose`.
-
     Raises:
         ValueError: A question of a problem is missing, as in a subset of the benchmark.
     """
     problem = [verdicts["problem"], verdicts["key"].str[0].rename("steps")]  # both lengths are numbered from 1
     for (name, steps), keys in verdicts["key"].groupby(problem):
         if sorted(keys) != _KEYS.get(steps):
-            raise ValueError(f"wemath: problem {name} of {steps} steps has the questions {', '.join(sorted(keys))}")
+            raise ValueError(f"problem {name} of {steps} steps has the questions {', '.join(sorted(keys))}")
     is_multi = verdicts["key"].str.endswith("multi")
     multi = verdicts["correct"][is_multi].groupby(problem).first()
     steps = verdicts["correct"][~is_multi].groupby(problem)
-    count = len(multi)
     kinds = {
         "IK": ~multi & ~steps.all(),
         "IG": ~multi & steps.all(),
         "RM_strict": multi & ~steps.all(),
         "RM_loose": multi & ~steps.any(),
     }
-    numbers = {kind: int(found.sum()) for kind, found in kinds.items()}
-    lost = numbers["IG"] / 2 + numbers["IK"]
-    return {
-        "strict": 1 - (lost + numbers["RM_strict"]) / count,
-        "loose": 1 - (lost + numbers["RM_loose"]) / count,
-        "problems": count,
-        **numbers,
-    }
+    numbers = {"problems": len(multi), **{kind: int(found.sum()) for kind, found in kinds.items()}}
+    scored = len(multi) - numbers["IG"] / 2 - numbers["IK"]
+    return {kind: (scored - numbers[f"RM_{kind}"]) / len(multi) for kind in ("strict", "loose")} | numbers
 
 
 def hallusionbench(verdicts: pd.DataFrame) -> dict[str, float]:
@@ -59,11 +50,7 @@ def hallusionbench(verdicts: pd.DataFrame) -> dict[str, float]:
     A figure is correct if all questions about it are; a question is correct if it is for every figure of its set.
 
     Args:
-        verdicts: `correct`, and of the question's metadata `category`, `subcategory`, `set_id`, `figure_id` and
-            `question_id`.
-
-    Returns:
-        `aAcc`, `fAcc`, `qAcc` and their `mean`.
+        verdicts: `correct`, and the question's metadata.
     """
     figures = ["category", "subcategory", "set_id"]
     scores = {"aAcc": float(verdicts["correct"].mean())}

@@ -18,8 +18,7 @@ def read_questions(files: Sequence[Path]) -> pd.DataFrame:
     """Reads the questions of data files that `verl-durian prepare` wrote.
 
     Returns:
-        One row per question, with the index `benchmark` and `id`, and a column for each key of its metadata that the
-        benchmark's own score requires.
+        One row per question, with the index `benchmark` and `id`, and the metadata that the benchmark's score requires.
 
     Raises:
         ValueError: A file is not one of a benchmark, lacks what the scores require, or repeats a question.
@@ -63,8 +62,8 @@ def read_verdicts(dump: Path, questions: pd.DataFrame) -> pd.DataFrame:
         questions: All questions of the data files.
 
     Returns:
-        The questions with the columns `answered`, `correct` and `formatted`. All are False if verl returned no answer,
-        for example because the prompt is too long.
+        The questions with the columns `answered`, `correct` and `formatted`: all False without an answer, for example
+        because the prompt is too long.
 
     Raises:
         ValueError: The dump does not belong to these questions.

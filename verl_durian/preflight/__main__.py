@@ -15,7 +15,6 @@ from verl_durian.hooks import known_failures
 from verl_durian.preflight import Finding, compose, note, one_line
 
 DRY_RUN = "--dry-run"
-REFUSED = 2
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -32,7 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     except (ModuleNotFoundError, ValueError, HydraException, OmegaConfBaseException) as error:
         override = getattr(error, "override", None)  # Hydra's message about its syntax does not name it
         print(f"preflight: {f'{override}: ' if override else ''}{one_line(error)}", file=sys.stderr)
-        return REFUSED
+        return 2
     if DRY_RUN in arguments:
         print(OmegaConf.to_yaml(config, resolve=True))
         command = ["python", "-m", "verl.trainer.main_ppo", *overrides]
@@ -41,18 +40,13 @@ def main(arguments: Sequence[str]) -> int:
         print(f"preflight: {'' if finding.stops else 'note: '}{finding.text}", file=sys.stderr)
     if problems := sum(finding.stops for finding in findings):
         print(f"preflight: {problems} problem{'s' * (problems > 1)}; nothing is started", file=sys.stderr)
-        return REFUSED
+        return 2
     print(f"preflight: no problem found{'; nothing is started' * (DRY_RUN in arguments)}", file=sys.stderr)
     return 0
 
 
 def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
-    """Runs all checks, in an order in which none depends on a value that an earlier one refused.
-
-    Args:
-        config: verl's config.
-        overrides: The Hydra overrides that it was composed from.
-    """
+    """Runs all checks of verl's config, in an order in which none depends on a value that an earlier one refused."""
     from verl_durian.preflight import data, machine, model  # import torch
 
     if wrong := list(compose.check_values(config, overrides)):
@@ -63,20 +57,17 @@ def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
     if not any(finding.stops for finding in of_verl):
         yield from compose.check_estimator(config)
         yield from compose.check_with_verl(config)
-    yield from compose.check_separate_async(config)
-    yield from machine.check_packages(config)
+    yield from machine.check_flash_attn(config)
     read = None
     try:
         read = model.read(config.actor_rollout_ref.model)
     except ValueError as error:
         yield machine.local_problem(config, str(error))
-    else:
-        yield from model.check_weights(config)
-    model_type = read.type if read else None
+    model_type = read.hf_config.model_type if read else None
     yield from map(Finding, known_failures.find(config, model_type))
     yield from map(note, known_failures.find_risks(config, model_type))
     yield from data.check(config, read)
-    yield from machine.check_gpus(config, read)
+    yield from machine.check_gpus(config)
     yield from machine.check_checkpoints(config, read)
 
 

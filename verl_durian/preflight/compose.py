@@ -3,16 +3,14 @@
 """verl's config: composed by Hydra, then checked by value, by the estimator and by verl."""
 
 import contextlib
-import difflib
 import inspect
 import io
-import warnings
 from collections.abc import Iterator, Sequence
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from verl_durian.hooks.known_failures import package_folder, trains, uses_v1
+from verl_durian.hooks.known_failures import package_folder, trains
 from verl_durian.preflight import Finding, note, one_line
 
 _TYPES = {bool: "true or false", int: "an integer", float: "a number"}
@@ -26,7 +24,7 @@ _POSITIVE = (
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
 )
-"""verl and these checks compute with these."""
+"""verl and the checks compute with these."""
 _INTEGERS = (
     "data.seed",
     "trainer.total_epochs",
@@ -38,23 +36,9 @@ _INTEGERS = (
 _TAKES_A_RANGE = "algorithm.rollout_correction.rollout_is_threshold"
 """verl's default is a number, but it also accepts a text such as 0.5_5.0."""
 
-_GROUP_ESTIMATORS = (
-    "durian gdpo gpg grpo grpo_passk grpo_vectorized opo reinforce_plus_plus_baseline rloo rloo_vectorized".split()
-)
-"""Estimators that compare the rollouts of a prompt."""
-_USER_MODULES = (
-    "actor_rollout_ref.model.external_lib",
-    "data.custom_cls.path",
-    "trainer.v1.sampler.custom_sampler.path",
-)
-"""Settings with a module of the user, which may register an estimator."""
-
 
 def compose(overrides: Sequence[str]) -> DictConfig:
-    """Composes verl's config for `verl.trainer.main_ppo`, without importing verl.
-
-    Args:
-        overrides: Hydra overrides such as `["data.train_batch_size=512"]`.
+    """Composes verl's config from Hydra overrides for `verl.trainer.main_ppo`, without importing verl.
 
     Raises:
         HydraException: An override cannot be parsed, or its key is unknown.
@@ -89,14 +73,13 @@ def check_estimator(config: DictConfig) -> Iterator[Finding]:
     name, rollouts = str(config.algorithm.adv_estimator), config.actor_rollout_ref.rollout.n
     known = sorted(str(getattr(each, "value", each)) for each in ADV_ESTIMATOR_REGISTRY)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        own = any(OmegaConf.select(config, key) for key in _USER_MODULES)
-        yield Finding(f"algorithm.adv_estimator={name}: {meant}verl knows {', '.join(known)}", stops=not own)
-    if rollouts < 2 and name in _GROUP_ESTIMATORS:
-        text = f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other; "
-        # grpo_passk raises an error for a group of size one
-        yield Finding(f"{text}set it to 2 or more, such as 8", stops=name == "grpo_passk")
+        # modules of the user may register it
+        sampler, library = config.trainer.v1.sampler.custom_sampler.path, config.actor_rollout_ref.model.external_lib
+        own = sampler or library or config.data.custom_cls.path
+        yield Finding(f"algorithm.adv_estimator={name}: verl knows {', '.join(known)}", stops=not own)
+    if rollouts < 2 and name in ("durian", "grpo", "rloo"):
+        text = f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other"
+        yield note(f"{text}; set it to 2 or more, such as 8")
     if not checks.is_durian(name):
         return
     try:
@@ -113,19 +96,6 @@ def check_estimator(config: DictConfig) -> Iterator[Finding]:
         )
 
 
-def check_separate_async(config: DictConfig) -> Iterator[Finding]:
-    """A batch that is not the prompts of its updates, which the trainer refuses after Ray has started."""
-    mode, batch = config.trainer.v1.trainer_mode, config.data.train_batch_size
-    if not uses_v1(config) or mode != "separate_async":
-        return
-    updates, prompts = config.trainer.v1[mode].parameter_sync_step, config.actor_rollout_ref.actor.ppo_mini_batch_size
-    if batch != updates * prompts:
-        yield Finding(
-            f"data.train_batch_size={batch}: trainer.v1.trainer_mode={mode} takes parameter_sync_step={updates} x "
-            f"actor_rollout_ref.actor.ppo_mini_batch_size={prompts} prompts per step; set it to {updates * prompts}"
-        )
-
-
 def check_with_verl(config: DictConfig) -> Iterator[Finding]:
     """Runs verl's own `validate_config`, which stops at the first problem. Imports verl."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
@@ -133,8 +103,7 @@ def check_with_verl(config: DictConfig) -> Iterator[Finding]:
 
     validate = inspect.unwrap(verl_config.validate_config)  # without the checks of our plugin
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):
             validate(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     except Exception as error:  # assertions and ValueErrors, or Hydra's errors around them
         cause: BaseException = error

@@ -15,12 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_durian import reward
 from verl_durian.algo.config import DurianConfig
-from verl_durian.entropy.vision_tower import FAMILIES
 from verl_durian.hooks import known_failures
 from verl_durian.hooks.checks import is_durian
 from verl_durian.hooks.dataset import is_entropy
 from verl_durian.preflight import Finding, machine, note, one_line
-from verl_durian.preflight.model import Model
 
 Row = dict[str, Any]
 
@@ -32,13 +30,8 @@ _OUR_REWARDS = ("pkg://verl_durian.reward", "pkg://verl_durian.evaluation.named_
 _MEDIA = ("image", "video", "audio")
 
 
-def check(config: DictConfig, model: Model | None) -> Iterator[Finding]:
-    """Checks the training and validation files.
-
-    Args:
-        config: verl's config.
-        model: The model whose processor builds the prompts; None skips everything that depends on it.
-    """
+def check(config: DictConfig, model: Any | None) -> Iterator[Finding]:
+    """Checks the training and validation files; without the model (`model.read`), nothing that depends on it."""
     if config.data.custom_cls.path is not None:
         yield note(f"data.custom_cls.path={config.data.custom_cls.path}: the data of a custom class is not checked")
         return
@@ -79,8 +72,8 @@ def _check_batch_size(config: DictConfig) -> Iterator[Finding]:
         return
     total = min(total, limit) if limit > 0 else total
     if 0 < total < batch:
-        text = f"data.train_batch_size={batch}: the training set has {total} rows, and verl drops incomplete batches"
-        yield Finding(f"{text}; lower it (TRAIN_BATCH_SIZE)")
+        text = f"data.train_batch_size={batch}: the training set has {total} rows, fewer than a batch; lower it"
+        yield Finding(f"{text} (TRAIN_BATCH_SIZE)")
 
 
 def _read_first_rows(path: Path) -> list[Row]:
@@ -96,9 +89,7 @@ def _read_first_rows(path: Path) -> list[Row]:
     return list(islice(rows, _ROWS))
 
 
-def _check_rows(
-    rows: list[Row], where: str, config: DictConfig, model: Model | None, trains: bool
-) -> Iterator[Finding]:
+def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, trains: bool) -> Iterator[Finding]:
     """Checks the first rows of a file: one line about its worst row, then what concerns all of them."""
     if not rows:
         yield Finding(f"{where}: the file has no rows, and verl cannot read it; write it again or omit it")
@@ -117,15 +108,23 @@ def _check_rows(
     lengths: list[int] = []
     dataset = None if model is None else _dataset_without_files(config, model)
     for number, row in enumerate(rows):
-        row_findings = list(_check_row(row, f"{where}: row {number}", config))
-        if dataset is not None and not row_findings:
-            row_findings = list(_check_prompt(row, f"{where}: row {number}", config, dataset, lengths))
-        findings += row_findings
+        of_row = list(_check_row(row, f"{where}: row {number}", config))
+        if dataset is not None and not of_row:
+            of_row = list(_check_prompt(row, f"{where}: row {number}", config, dataset, lengths))
+        findings += of_row
     yield from sorted(findings, key=lambda finding: not finding.stops)[:1]
-    yield from _check_lengths(lengths, where, config)
+    longest = config.data.max_prompt_length
+    if over := sum(length > longest for length in lengths):
+        truncates = "skips the rollouts of those with images, and truncates the others"
+        fate = "drops them" if config.data.filter_overlong_prompts else truncates
+        yield note(
+            f"{where}: {over} of the first {len(lengths)} prompts are longer than data.max_prompt_length={longest} "
+            f"tokens (maximum {max(lengths)}), and verl {fate}; raise it (MAX_PROMPT_LENGTH), or use smaller images"
+        )
     if trains and not any(finding.stops for finding in findings):
-        yield from _check_text_rows(rows, where, config, model)
-        yield from _check_visual_entropy(rows, where, config, model)
+        if model is not None and model.hf_config.model_type in known_failures.QWEN2_VL_FAMILY:
+            yield from _check_text_rows(rows, where, config)
+        yield from _check_visual_entropy(rows, where, config)
 
 
 def _verl_grades(config: DictConfig) -> bool:
@@ -200,7 +199,7 @@ def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, length
         yield Finding(text, stops=not known_failures.uses_v1(config))
 
 
-def _dataset_without_files(config: DictConfig, model: Model) -> Any:
+def _dataset_without_files(config: DictConfig, model: Any) -> Any:
     """verl's dataset, only for its methods."""
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
@@ -228,33 +227,18 @@ def _count_tokens(messages: list[Row], dataset: Any) -> int:
     return len(build_multimodal_processor_inputs(dataset.processor, text=[text], **settings)["input_ids"][0])
 
 
-def _check_lengths(lengths: list[int], where: str, config: DictConfig) -> Iterator[Finding]:
-    """Prompts longer than the limit."""
-    longest, filtered = config.data.max_prompt_length, config.data.filter_overlong_prompts
-    if over := sum(length > longest for length in lengths):
-        fate = "drops them" if filtered else "skips the rollouts of those with images, and truncates the others"
-        text = f"{where}: {over} of the first {len(lengths)} prompts are longer than data.max_prompt_length={longest} "
-        text += f"tokens (maximum {max(lengths)}), and verl {fate}; raise it (MAX_PROMPT_LENGTH), or use smaller images"
-        yield note(text)
-
-
-def _check_text_rows(rows: list[Row], where: str, config: DictConfig, model: Model | None) -> Iterator[Finding]:
+def _check_text_rows(rows: list[Row], where: str, config: DictConfig) -> Iterator[Finding]:
     """Rows without images, on a micro batch of which verl crashes with some models."""
     without_media = sum(not _has_media(row, config) for row in rows)
-    if not without_media or model is None or model.type not in known_failures.QWEN2_VL_FAMILY:
-        return
-    if not known_failures.crashes_without_images(config):
-        return
-    text = f"{where}: {without_media} of the first {len(rows)} rows have no image, and verl crashes on a micro batch of"
-    only_text = not any(config.data[f"{kind}_key"] in rows[0] for kind in _MEDIA)
-    if only_text and len(_names(config, "train_files")) == 1:
-        yield Finding(f"{text} such rows; add rows with images, train a text model, or patch verl (patches/README.md)")
-    else:
-        yield note(f"{text} such rows alone; remove them, or use larger micro batches (PPO_MICRO_BATCH_SIZE)")
+    if without_media and known_failures.crashes_without_images(config):
+        only_text = not any(config.data[f"{kind}_key"] in rows[0] for kind in _MEDIA)
+        text = f"{where}: {without_media} of the first {len(rows)} rows have no image, and verl crashes on a micro "
+        text += "batch of such rows alone; remove them, use larger micro batches (PPO_MICRO_BATCH_SIZE), or patch verl "
+        yield Finding(f"{text}(patches/README.md)", stops=only_text and len(_names(config, "train_files")) == 1)
 
 
-def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig, model: Model | None) -> Iterator[Finding]:
-    """Values of the visual entropy column, or whether the images can be scored without it."""
+def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig) -> Iterator[Finding]:
+    """Values of the visual entropy column, if there is one."""
     if not is_durian(config.algorithm.adv_estimator):
         return
     try:
@@ -262,14 +246,7 @@ def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig, model
     except ValueError:  # reported with the estimator
         return
     key = options.perceptual.key
-    if options.weights.perceptual == 0:
-        return
-    if key not in rows[0]:
-        if any(_has_media(row, config) for row in rows) and model is not None and model.type not in FAMILIES:
-            yield Finding(
-                f"{where}: no column {key}, and the vision tower of {model.type} is not supported (supported: "
-                f"{', '.join(FAMILIES)}); add the column with `verl-durian score --model` and one of those"
-            )
+    if options.weights.perceptual == 0 or key not in rows[0]:
         return
     for number, row in enumerate(rows):
         missing = _has_media(row, config) and (row[key] is None or row[key] != row[key])

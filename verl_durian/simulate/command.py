@@ -2,9 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `verl-durian simulate`."""
 
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,12 +26,10 @@ Seed = Annotated[int, Option(min=0, help="Seed of the random numbers.")]
 Output = Annotated[Path | None, Option(help="Folder for the figure (SVG, PNG) and its numbers (CSV).")]
 
 _ALL = "grpo,dr_grpo,batch_std,mad,durian"
-_SIMULATED = ("batches", "prompts", "rollouts", "beta", "entropy_correlation", "confidence_correlation", "seed")
 
 
 @app.command()
 def weights(
-    context: typer.Context,
     records: Annotated[Path | None, Option(help="Folder of algorithm.durian.record: the prompts of a run.")] = None,
     normalizers: Normalizers = _ALL,
     batches: Annotated[int, Option(min=1, help="Batches to average over.")] = 50,
@@ -49,27 +44,24 @@ def weights(
     seed: Seed = 0,
     output: Output = None,
 ) -> None:
-    """Show the weight of a prompt by its pass rate. With --records, Durian's options default to those of the run."""
+    """Show the weight of a prompt by its pass rate.
+
+    With --records, the prompts and the defaults of Durian's options are those of the run; nothing is drawn.
+    """
     from verl_durian.algo.config import DurianConfig
     from verl_durian.simulate import weights as simulation
     from verl_durian.simulate.output import save
 
-    with _errors_in_one_line("weights"):
-        options = _durian_options(weights, num_groups)
-        if records is None:
-            drawn = simulation.simulated_batches(
-                **{name: context.params[name] for name in _SIMULATED},
-                options=DurianConfig.from_algorithm({"durian": options}),
-            )
-        else:
-            for name in _SIMULATED:
-                if "COMMANDLINE" in str(context.get_parameter_source(name)):
-                    raise ValueError(f"--{name.replace('_', '-')} has no effect with --records: leave it out")
-            drawn = simulation.recorded_batches(records, options)
-        table = simulation.weights_by_pass_rate(drawn, _names(normalizers), filter_groups)
-        simulation.print_weights(table)
-        if output is not None:
-            save(output, "weights", simulation.plot_weights(table), table)
+    options = _durian_options(weights, num_groups)
+    if records is None:
+        correlations, config = (entropy_correlation, confidence_correlation), DurianConfig.from_algorithm(options)
+        drawn = simulation.simulated_batches(batches, prompts, rollouts, beta, *correlations, config, seed)
+    else:
+        drawn = simulation.recorded_batches(records, options["durian"])
+    table = simulation.weights_by_pass_rate(drawn, _names(normalizers), filter_groups)
+    simulation.print_weights(table)
+    if output is not None:
+        save(output, "weights", simulation.plot_weights(table), table)
 
 
 @app.command()
@@ -102,19 +94,17 @@ def train(
     from verl_durian.simulate import training
     from verl_durian.simulate.output import save
 
-    with _errors_in_one_line("train"):
-        durian = DurianConfig.from_algorithm({"durian": _durian_options(weights, num_groups)})
-        names = {field.name for field in fields(training.Settings)} & context.params.keys()
-        settings = training.Settings(durian=durian, **{name: context.params[name] for name in names})
-        curves = {name: training.learning_curves(name, settings) for name in _names(normalizers)}
-        training.print_summary(curves)
-        if output is not None:
-            table = training.curve_table(curves)
-            save(output, "curves", training.plot_curves(table), table)
+    durian = DurianConfig.from_algorithm(_durian_options(weights, num_groups))
+    names = {field.name for field in fields(training.Settings)} & context.params.keys()
+    settings = training.Settings(durian=durian, **{name: context.params[name] for name in names})
+    curves = {name: training.learning_curves(name, settings) for name in _names(normalizers)}
+    training.print_summary(curves)
+    if output is not None:
+        table = training.curve_table(curves)
+        save(output, "curves", training.plot_curves(table), table)
 
 
 def _names(normalizers: str) -> list[str]:
-    """Returns the names in the option --normalizers."""
     names = list(dict.fromkeys(normalizers.split(",")))
     if unknown := set(names) - set(_ALL.split(",")):
         raise ValueError(f"--normalizers {unknown.pop()}: must be one or several of {_ALL}")
@@ -122,20 +112,10 @@ def _names(normalizers: str) -> list[str]:
 
 
 def _durian_options(weights: tuple[float, float, float] | None, num_groups: int | None) -> dict[str, Any]:
-    """Returns the given options under algorithm.durian."""
+    """The node `algorithm` with the given options of Durian."""
     options: dict[str, Any] = {}
     if weights is not None:
         options["weights"] = dict(zip(("original", "perceptual", "reasoning"), weights, strict=True))
     if num_groups is not None:
         options["reasoning"] = {"num_groups": num_groups}
-    return options
-
-
-@contextmanager
-def _errors_in_one_line(command: str) -> Iterator[None]:
-    """Prints an error that names its remedy without a traceback, and exits with status 2."""
-    try:
-        yield
-    except (ValueError, OSError) as error:
-        print(f"verl-durian simulate {command}: {error}", file=sys.stderr)
-        raise typer.Exit(code=2) from error
+    return {"durian": options}

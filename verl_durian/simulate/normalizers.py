@@ -60,9 +60,8 @@ def durian(
             rollouts are excluded.
         entropy: Visual entropy of each prompt, shape (num_batches, num_prompts).
         confidence: Confidence of each prompt, shape (num_batches, num_prompts).
-        options: The options of the estimator, with `perceptual.thresholds=batch`.
+        options: The options of the estimator.
     """
-
     num_batches, num_prompts = entropy.shape
     present = prompt.bincount(minlength=entropy.numel()).view_as(entropy) > 0
     size = present.sum(dim=-1, keepdim=True)
@@ -84,10 +83,8 @@ def durian(
 
 
 def _mean(values: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """Returns the mean of the group of each value."""
     return group_stats(values, group, len(group.bincount())).mean[group]
 
 
 def _std(values: torch.Tensor, group: torch.Tensor) -> torch.Tensor:
-    """Returns the std of the group of each value."""
     return group_stats(values, group, len(group.bincount())).std[group]

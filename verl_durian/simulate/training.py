@@ -28,33 +28,29 @@ PROMPTS = ["all prompts", "hardest third", "middle third", "easiest third"]
 
 @dataclass
 class Settings:
-    """A simulated training."""
+    """A simulated training; the fields are the options of `verl-durian simulate train`."""
 
     seeds: int = 1000
-    """Number of trainings; each draws its own prompts, batches and rollouts."""
     prompts: int = 64
-    """Prompts in the training set."""
     batch: int = 32
-    """Prompts in a step, drawn without replacement."""
     rollouts: int = 8
     answers: int = 4
-    """K, the number of possible answers."""
+    """K."""
     features: int = 32
-    """Length of x_s. The fewer, the more prompts share."""
+    """Length of x_s."""
     steps: int = 100
     learning_rate: float = 20.0
     beta: tuple[float, float] = (0.5, 0.4)
     """Beta distribution of the pass rates at the start."""
     entropy_correlation: float = -0.2
-    """Correlation of visual entropy with the pass rate at the start."""
+    """With the pass rate at the start."""
     confidence_correlation: float = 0.5
-    """Correlation of confidence with the current pass rate."""
+    """With the current pass rate."""
     noise: float = 0.0
     """Std of a part of confidence that each step draws anew; the other parts have variance 1 together."""
     filter_groups: bool = False
-    """Exclude prompts with equal rewards from a step, as dynamic sampling (DAPO) does, but without new ones instead."""
+    """Unlike DAPO's dynamic sampling, without new prompts in place of the excluded ones."""
     match_rms: bool = True
-    """Scale the advantages of a batch to the root mean square of GRPO's, so that the step sizes are equal."""
     durian: DurianConfig = field(default_factory=DurianConfig)
     seed: int = 0
 
@@ -111,7 +107,7 @@ def learning_curves(normalizer: str, settings: Settings) -> torch.Tensor:
 def _advantages(
     normalizer: str, rewards: torch.Tensor, entropy: torch.Tensor, confidence: torch.Tensor, settings: Settings
 ) -> torch.Tensor:
-    """Returns the advantages; rewards and result have the shape (seeds, batch, rollouts)."""
+    """The advantages; rewards and result have the shape (seeds, batch, rollouts)."""
     seeds, prompts, rollouts = rewards.shape
     kept = torch.ones_like(rewards, dtype=torch.bool)
     if settings.filter_groups:
@@ -132,10 +128,7 @@ def _advantages(
 
 
 def curve_table(curves: Mapping[str, torch.Tensor]) -> pd.DataFrame:
-    """Averages learning curves over the seeds.
-
-    Args:
-        curves: The result of `learning_curves` for each normalizer.
+    """Averages the `learning_curves` of each normalizer over the seeds.
 
     Returns:
         One row for each `normalizer`, `step` and `prompts` (see `PROMPTS`), with the mean `pass_rate`, the mean

@@ -24,8 +24,6 @@ from verl_durian.simulate.prompts import difficulty_signal, draw_pass_rates
 
 Batch = tuple[pd.DataFrame, DurianConfig]
 _COLUMNS = ["uid", "reward", "accuracy", "visual_entropy", "confidence"]
-_UPDATE = "update"
-"""Column of the records: some trainers update the policy several times in a step, each time with a batch of its own."""
 _RECORDS_VERSION = 1
 _LABELS = {"largest": "Largest |advantage| of a rollout", "relative": "Weight relative to the average prompt"}
 
@@ -40,10 +38,7 @@ def simulated_batches(
     options: DurianConfig,
     seed: int,
 ) -> Iterator[Batch]:
-    """Draws batches of rewards 0 and 1, with pass rates from a Beta distribution.
-
-    The correlations are those of visual entropy and confidence with the pass rate, see `difficulty_signal`.
-    """
+    """Draws batches of rewards 0 and 1; the correlations are with the pass rate, see `difficulty_signal`."""
     random = np.random.default_rng(seed)
     for _ in range(batches):
         pass_rate = draw_pass_rates(random, beta, prompts)
@@ -58,23 +53,19 @@ def simulated_batches(
 
 
 def recorded_batches(folder: Path, options: Mapping[str, Any]) -> Iterator[Batch]:
-    """Reads the steps that a run wrote with `algorithm.durian.record`.
-
-    Args:
-        folder: The folder of the records.
-        options: Options under `algorithm.durian` that replace those of the run.
+    """Reads the steps that a run wrote with `algorithm.durian.record`; `options` replace those of the run.
 
     Raises:
         ValueError: The folder has no records, or a file cannot be used; the message names it.
     """
-    files = sorted(folder.glob("step_*.parquet"))
+    files, columns = sorted(folder.glob("step_*.parquet")), [*_COLUMNS, "update"]
     if not files:
         raise ValueError(f"--records {folder}: no step_*.parquet in it: name the folder of algorithm.durian.record")
     for file in files:
         try:
             with open_parquet(str(file)) as parquet:
                 run = json.loads(parquet.schema_arrow.metadata[b"verl_durian"])
-                rows = parquet.read(columns=[*_COLUMNS, _UPDATE]).to_pandas().reindex(columns=[*_COLUMNS, _UPDATE])
+                rows = parquet.read(columns=columns).to_pandas().reindex(columns=columns)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is no complete file of algorithm.durian.record: copy it again") from error
         if (version := run.get("version")) != _RECORDS_VERSION:
@@ -95,7 +86,7 @@ def recorded_batches(folder: Path, options: Mapping[str, Any]) -> Iterator[Batch
             "epsilon": run["epsilon"],
         }
         config = DurianConfig.from_algorithm({"durian": {**of_run, **options}})
-        for _, of_update in rows.groupby(_UPDATE, dropna=False):
+        for _, of_update in rows.groupby("update", dropna=False):  # each is a batch of its own
             yield of_update[_COLUMNS], config
 
 
@@ -103,11 +94,6 @@ def weights_by_pass_rate(
     batches: Iterable[Batch], normalizers: Sequence[str], filter_groups: bool = False
 ) -> pd.DataFrame:
     """Computes the weight of a prompt under each normalizer. Prompts with a single rollout are left out of the result.
-
-    Args:
-        batches: The rollouts of each step, and the options of the estimator.
-        normalizers: Keys of `NAMES`.
-        filter_groups: Exclude prompts with equal rewards, as dynamic sampling (DAPO) does.
 
     Returns:
         One row for each `normalizer` and `pass_rate` (the mean accuracy of a prompt, as a multiple of 1 / rollouts),
@@ -141,7 +127,6 @@ def weights_by_pass_rate(
 
 
 def _advantages(name: str, rows: pd.DataFrame, options: DurianConfig) -> torch.Tensor:
-    """Returns the advantage of each rollout; Durian's is that of the estimator."""
     rewards, entropy, confidence = (
         torch.from_numpy(rows[column].to_numpy(copy=True)) for column in ("reward", "visual_entropy", "confidence")
     )
