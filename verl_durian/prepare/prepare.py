@@ -6,12 +6,11 @@ The metadata of each parquet file contain how it was made: `settings` (what the 
 files), `digest` (of the source files), `counts` (of `rows.Batch`) and `dropped` (index, id, reason and detail of rows).
 """
 
-import ctypes
 import json
 import multiprocessing
 import os
 import shlex
-import signal
+import threading
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -32,7 +31,6 @@ from verl_durian.prepare.sources import Source, open_source
 
 CARD, DROPPED = "README.md", "dropped.jsonl"
 _SUMMARY_KEY = b"verl_durian.prepare"
-_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
 _CARD = """\
 # {spec.name} for verl
 
@@ -163,8 +161,13 @@ def _write_split(
 
 
 def _end_with_command() -> None:
-    """Asks the kernel to kill a worker when the command is killed."""
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    """Ends a worker when the command is killed."""
+
+    def wait(command: Any) -> None:
+        command.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, args=[multiprocessing.parent_process()], daemon=True).start()
 
 
 def _card(
