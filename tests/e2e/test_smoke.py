@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -66,6 +68,8 @@ class Launch:
             "trainer.resume_mode=auto",
             f"trainer.default_local_dir={out / 'checkpoints'}",
             f"trainer.rollout_data_dir={out / 'rollouts'}",
+            f"+algorithm.durian.record={out / 'records'}",
+            "+algorithm.durian.record_texts=true",
         )
         variables = {"OUT": str(out), "STEPS": str(STEPS), "VERL_DURIAN_CACHE": str(out / "cache")}
         segments, runs, log = shared_memory(), set(out.glob("runs/*")), out / name
@@ -140,6 +144,17 @@ def test_the_same_command_resumes_with_the_data_that_were_left(out, killed, resu
     # Prompts are read one by one; dynamic sampling skips those without learning signal, rarely many in a row.
     loader = torch.load(out / "checkpoints" / f"global_step_{killed.last}" / "data.pt", weights_only=False)
     assert loader["_num_yielded"] <= places[killed.last + 1][0] < loader["_num_yielded"] + 4 * BATCH
+
+
+def test_each_step_is_recorded_with_the_rows_of_its_prompts(out, resumed):
+    files = sorted((out / "records").iterdir())
+    assert [file.name for file in files] == [f"step_{step:08d}.parquet" for step in range(1, STEPS + 1)]
+    for file in files:
+        rows = pd.read_parquet(file)
+        numbers = rows["prompt"].str.extract(r"\((\d+)\)\n")[0].astype(int)
+        assert rows["row"].tolist() == numbers.tolist() and rows["uid"].nunique() == BATCH
+        assert rows["answer"].str.len().min() > 0 and set(rows["accuracy"]) == {0, 1}
+        np.testing.assert_allclose(rows["advantage"], rows["advantage_durian"], rtol=1e-5)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import advantage_step
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,10 +18,11 @@ import torch
 from advantage_step import DURIAN, ENTROPIES, assert_expected, load_training_set, make_rows, padded, run_v0, run_v1
 from local_ray import join_local_ray
 from verl.trainer.ppo.core_algos import AdvantageEstimator
+from verl.utils.config import validate_config
 
 from verl_durian.algo import estimator
 from verl_durian.algo.config import DurianConfig
-from verl_durian.hooks import trainers, verl_symbols
+from verl_durian.hooks import record, trainers, verl_symbols
 
 OF_DATASET = "+algorithm.durian.perceptual.thresholds=dataset"
 STEPS = {"v1": run_v1, "older": run_v0}
@@ -48,7 +50,7 @@ def nothing_logged_yet(monkeypatch):
 
 def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tiny_qwen25vl, tmp_path, caplog):
     of_batch = advantage_step.expected(make_rows(), config)
-    config = load_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, OF_DATASET)
+    config = load_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, OF_DATASET).config
     assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == [3.0, 5.0]
     assert "thresholds of visual entropy of the training set, nats: [3.0000, 5.0000]" in caplog.text
     metrics = assert_expected(STEPS[trainer](make_rows(), config), make_rows(), config)
@@ -66,7 +68,7 @@ def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tin
     ],
 )
 def test_thresholds_after_loading(overrides, entropies, thresholds, tiny_qwen25vl, tmp_path):
-    config = load_training_set("v1", tiny_qwen25vl, tmp_path, entropies, *overrides)
+    config = load_training_set("v1", tiny_qwen25vl, tmp_path, entropies, *overrides).config
     assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == thresholds
 
 
@@ -94,6 +96,57 @@ def test_older_trainer_keeps_the_column_through_generation(config):
     gen_batch = trainer._get_gen_batch(batch)
     assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0, None]
     assert "visual_entropy" not in gen_batch.non_tensor_batch and "raw_prompt" in gen_batch.non_tensor_batch
+
+    trainer.config = advantage_step.compose("+algorithm.durian.record=records")
+    columns = {"uid": ["a"], "visual_entropy": [1.0], record.ROW: [3.0], "raw_prompt": ["x"]}
+    batch = DataProto.from_dict(
+        tensors={"dummy": torch.zeros(1)},
+        non_tensors={name: np.array(values, dtype=object) for name, values in columns.items()},
+    )
+    assert set(trainer._get_gen_batch(batch).non_tensor_batch) == {"uid", "raw_prompt"}
+    assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0]
+    assert batch.non_tensor_batch[record.ROW].tolist() == [3.0] and not batch.meta_info
+
+
+def test_rows_of_a_recorded_training_set_have_their_number(trainer, tiny_qwen25vl, tmp_path):
+    """After a random selection and a filter; nothing is scored with another estimator."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    questions = ["What?", "Too long. " * 300, *(f"What is {number}?" for number in range(10))]
+    for folder in folders:
+        folder.mkdir()
+        prompts = [[{"role": "user", "content": f"{folder.name} {question}"}] for question in questions]
+        columns = {"prompt": prompts, "images": [[] for _ in prompts]}
+        datasets.Dataset.from_dict(columns).to_parquet(folder / "more.parquet")
+    settings = (
+        OF_DATASET,
+        "algorithm.adv_estimator=grpo",
+        f"+algorithm.durian.record={tmp_path / 'records'}",
+        f"data.train_files=[{','.join(str(folder / 'more.parquet') for folder in folders)}]",
+        "data.train_max_samples=20",
+        "data.filter_overlong_prompts=True",
+        "data.max_prompt_length=512",
+        "data.dataloader_num_workers=0",
+    )
+    loaded = load_training_set(trainer, tiny_qwen25vl, folders[0], ENTROPIES, *settings)
+    assert loaded.config.algorithm.durian.perceptual.thresholds == "batch"
+    rows, numbers = loaded.train_dataset, []
+    assert "visual_entropy" not in rows.dataframe.column_names and 18 <= len(rows) < 20
+    for position in range(len(rows)):
+        example = rows[position]
+        numbers.append(int(example[record.ROW]))
+        file, place = divmod(numbers[-1], len(questions))
+        assert example["prompt"][0]["content"] == f"{folders[file].name} {questions[place]}"
+    assert numbers != sorted(numbers) and len(set(numbers)) == len(numbers)
+    assert set(next(iter(loaded.train_dataloader))[record.ROW]) <= set(numbers)
+
+
+@pytest.mark.parametrize("option", ["record_every=0", "record_texts=1", "record=s3://bucket", "record=3"])
+def test_invalid_options_of_the_record_are_an_error_with_any_estimator(option, trainer, tiny_qwen25vl, tmp_path):
+    settings = ("algorithm.adv_estimator=grpo", "+algorithm.durian.record=records", f"++algorithm.durian.{option}")
+    with pytest.raises(ValueError, match=f"algorithm.durian.{option.split('=')[0]}=.*must be"):
+        load_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, *settings)
+    with pytest.raises(ValueError, match=f"algorithm.durian.{option.split('=')[0]}=.*must be"):
+        validate_config(advantage_step.compose(*settings), use_reference_policy=False, use_critic=False)
 
 
 def test_a_verl_that_forwards_the_batch_is_left_alone(config, monkeypatch):

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 
 import advantage_step
 import numpy as np
+import pandas as pd
 import pytest
 import ray
 import torch
@@ -57,8 +58,10 @@ def trainer_of(name: str, config):
         "one_step_off_policy": OneStepOffRayTrainer,
         "fully_async_policy": FullyAsyncTrainer.__ray_metadata__.modified_class,
     }
-    trainer = object.__new__(classes[name])
-    trainer.config, trainer.metrics, trainer.timing_raw = config, {}, {"step": 1.0}
+    trainer = advantage_step.in_last_step(object.__new__(classes[name]), config)
+    trainer.metrics, trainer.timing_raw = {}, {"step": 1.0}
+    if name == "fully_async_policy":
+        trainer.current_param_version, trainer.local_trigger_step = 0, 1
     trainer.kl_ctrl_in_reward = get_kl_controller(config.algorithm.kl_ctrl)
     trainer.use_rm, trainer.use_critic = False, bool(config.critic.enable)
     trainer.resource_pool_manager = ResourcePoolManager({"trainer_pool": [1]}, {})
@@ -169,10 +172,40 @@ def test_a_critic_changes_nothing_and_learns_from_the_advantages(step, monkeypat
     assert torch.equal(advantages, returns)
 
 
+@pytest.mark.parametrize("estimator", ["durian", "grpo", "rloo"])
+def test_record(step, estimator, tmp_path):
+    rows, recorded = make_rows(), f"+algorithm.durian.record={tmp_path / 'records'}"
+    rejected = [row["key"].startswith("prompt4_0") for row in rows]
+    rows[rejected.index(True)]["rollout_log_probs"] = rows[rejected.index(True)]["old_log_probs"] - 3
+    plain, config = compose(*REJECTION), compose(*REJECTION, recorded, "+algorithm.durian.record_texts=true")
+    plain.algorithm.adv_estimator = config.algorithm.adv_estimator = estimator
+    advantages = step(rows, plain)[0]
+    assert torch.equal(advantages, step(rows, config)[0])
+
+    (file,) = (tmp_path / "records").iterdir()
+    found, kept = pd.read_parquet(file), [row for row, each in zip(rows, rejected, strict=True) if not each]
+    assert file.name == "step_00000001.parquet"
+    infos = [row["extra_fields"]["reward_extra_info"] for row in kept]
+    for column, values in {
+        "uid": [row["uid"] for row in kept],
+        "row": [row["durian_row"] for row in kept],
+        "accuracy": [info["acc"] for info in infos],
+        "response_length": [len(row["responses"]) for row in kept],
+        "prompt": ["1 1 1 1 1"] * len(kept),
+        "answer": [" ".join("1" * len(row["responses"])) for row in kept],
+    }.items():
+        assert found[column].tolist() == values
+    np.testing.assert_allclose(found["advantage_durian"], expected(kept, config), rtol=1e-5, atol=1e-5)
+    of_run = advantages.sum(dim=-1)[~torch.tensor(rejected)] / torch.tensor(found["response_length"])
+    np.testing.assert_allclose(found["advantage"], of_run, rtol=1e-5, atol=1e-6)
+    if estimator != "rloo":
+        np.testing.assert_allclose(found["advantage"], found[f"advantage_{estimator}"], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", V1_MODES)
-def test_last_output_of_a_session_stands_for_all(mode):
+def test_last_output_of_a_session_stands_for_all(mode, tmp_path):
     """Padding, two-output sessions among one-output ones, a session whose last output is rejected."""
-    rows, config = make_rows(outputs=2), compose(*REJECTION)
+    rows, config = make_rows(outputs=2), compose(*REJECTION, f"+algorithm.durian.record={tmp_path}")
     rows = [row for row in rows if row["key"] not in ("prompt0_0_1", "prompt1_2_0")]
     sessions, last = [row["key"].rsplit("_", 1)[0] for row in rows], {}
     for session, row in zip(sessions, rows, strict=True):
@@ -187,8 +220,12 @@ def test_last_output_of_a_session_stands_for_all(mode):
     wanted = torch.tensor([of_session[session] for session in sessions]).unsqueeze(-1) * mask[: len(rows)]
     torch.testing.assert_close(advantages[: len(rows)], wanted, rtol=1e-5, atol=1e-5)
     assert not advantages[len(rows) :].any()
+    found = pd.read_parquet(tmp_path / "step_00000001.parquet")
+    recorded = [f"{uid}_{rollout}" for uid, rollout in zip(found["uid"], found["rollout"], strict=True)]
+    assert sorted(recorded) == sorted(set(of_session) - {"prompt4_1"})
+    np.testing.assert_allclose(found["advantage"], [of_session[each] for each in recorded], rtol=1e-5, atol=1e-5)
 
-    config.algorithm.adv_estimator = "grpo"
+    config.algorithm.adv_estimator, config.algorithm.durian.record = "grpo", None
     of_grpo, _, _ = run_v1(rows, config, multiple=16, mode=mode)
     for found in (advantages, of_grpo):  # as for GRPO, a session has one advantage
         for session in last:
@@ -229,14 +266,15 @@ def put_group(uid: str, rows: list[dict], status: str, age: int) -> None:
 
 
 @pytest.mark.parametrize(("mode", "updates"), [("sync", 1), ("colocate_async", 1), ("separate_async", 3)])
-def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates):
+def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates, tmp_path):
     """V1's own ``step``: an update is a batch of its own. Failed groups stay small (sync) or are refilled (async)."""
     import transfer_queue as tq
     from verl.trainer.ppo.v1 import get_trainer_cls
     from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
 
     rows = make_rows()
-    config = compose(f"data.train_batch_size={9 - 9 % updates}", f"trainer.v1.trainer_mode={mode}")
+    recorded = f"+algorithm.durian.record={tmp_path}"
+    config = compose(f"data.train_batch_size={9 - 9 % updates}", f"trainer.v1.trainer_mode={mode}", recorded)
     rows_of_refill = [{**row, "key": f"new{row['key']}", "uid": f"new{row['uid']}"} for row in rows]
     order = [f"prompt{number}" for number in range(9)]  # oldest first
 
@@ -247,7 +285,8 @@ def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates):
 
     kind = ReplayBuffer if mode == "sync" else ReplayBufferAsync
     trainer = object.__new__(type("Trainer", (WithoutWorkers, get_trainer_cls(mode)), {}))
-    trainer.config, trainer.parameter_sync_step, trainer.global_steps = config, updates, 10
+    trainer.config, trainer.parameter_sync_step = config, updates
+    trainer.global_steps = trainer.total_training_steps = 10
     trainer.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
     trainer.use_reference_policy = trainer.use_critic = False
     trainer.replay_buffer = kind(mode, config.trainer, 10, "drop", None, poll_interval=0.1, refill_fn=refill)
@@ -266,13 +305,16 @@ def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates):
     by_key = {row["key"]: row for row in rows + rows_of_refill}
     assert sum(key not in by_key for key in batch.keys) > 0  # padding rows
     each = len(order) // updates
+    sizes = []
     for start in range(0, len(order), each):
         of_update = [row for row in by_key.values() if row["uid"] in order[start : start + each]]
+        sizes.append(len(of_update))
         for row, advantage in zip(of_update, expected(of_update, config), strict=True):
             row_advantages, mask = found.pop(row["key"])
             torch.testing.assert_close(row_advantages, advantage * mask, rtol=1e-5, atol=1e-5)
     assert all(key.startswith("pad") and not advantages.any() for key, (advantages, _) in found.items())
     assert metrics["durian/prompts/num"] == pytest.approx(each)
+    assert pd.read_parquet(tmp_path / "step_00000010.parquet")["update"].value_counts(sort=False).tolist() == sizes
     assert metrics["durian/reasoning/std_min"] <= metrics["durian/reasoning/std_median"]
     assert metrics["durian/hook_seconds"] > 0
 
@@ -291,7 +333,8 @@ def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
     rollouts = []
     for group in groups:
         batch = pad_responses(data_proto(group), max(len(row["responses"]) for row in rows))
-        del batch.non_tensor_batch["visual_entropy"], batch.meta_info["global_token_num"]
+        del batch.non_tensor_batch["visual_entropy"], batch.non_tensor_batch["durian_row"]
+        del batch.meta_info["global_token_num"]
         for name in ("min_global_steps", "max_global_steps"):
             batch.non_tensor_batch[name] = np.zeros(len(group), dtype=object)
         batch.meta_info["metrics"] = [{"generate_sequences": 1.0, "tool_calls": 0.0} for _ in group]
@@ -310,7 +353,7 @@ def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
     manager = object.__new__(FullyAsyncAgentLoopManager)
 
     def generate(entropies: list) -> DataProto:
-        columns = {"visual_entropy": np.array(entropies, dtype=object)}
+        columns = {name: np.array(entropies, dtype=object) for name in ("visual_entropy", "durian_row")}
         prompts = DataProto.from_dict(tensors={"dummy": torch.zeros(len(entropies))}, non_tensors=columns)
         return asyncio.run(manager.generate_sequences_single(prompts))
 
@@ -328,10 +371,13 @@ def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
     metrics = assert_expected(found, ordered, rollouter_config)
     assert metrics["durian/perceptual/threshold_1"] == 1.5
 
-    manager.config = copy.deepcopy(rollouter_config)
-    manager.config.algorithm.adv_estimator = "grpo"
-    manager.agent_loop_workers = [AgentLoopWorker.remote(rollouts)]
-    assert "visual_entropy" not in generate([1.0]).non_tensor_batch
+    for recorded in ((), ("+algorithm.durian.record=records",)):
+        manager.config = compose(f"{THRESHOLDS}=[1.5,2.5]", *recorded)
+        manager.config.algorithm.adv_estimator = "grpo"
+        manager.agent_loop_workers = [AgentLoopWorker.remote(rollouts)]
+        output = generate([1.0])
+        assert ({"visual_entropy", "durian_row"} <= set(output.non_tensor_batch)) is bool(recorded)
+        assert ([1.5, 2.5] in [list(each) for each in output.meta_info.values() if len(each) == 2]) is bool(recorded)
 
 
 def pad_responses(batch: DataProto, width: int) -> DataProto:

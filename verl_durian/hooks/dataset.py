@@ -62,7 +62,7 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
                 f"or the visual entropy in nats as a column {key!r}"
             )
         entropies = _score(dataset, config, media_columns) if present else np.full(len(rows), np.nan)
-        dataset.dataframe = rows = _with_column(rows, key, entropies)
+        dataset.dataframe = rows = with_column(rows, key, entropies)
     _check_column(rows, key, present)
 
 
@@ -112,7 +112,7 @@ def _column(rows: datasets.Dataset, key: str) -> np.ndarray:
     return _entropies(rows.with_format("arrow")[key].to_pylist(), key)
 
 
-def _with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datasets.Dataset:
+def with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datasets.Dataset:
     """Adds a column. If the set has an index (after `filter`, `select`), `add_column` would copy all columns to disk:
     the column is added to the table below the index instead."""
     if rows._indices is None:
