@@ -1,18 +1,22 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `algorithm.durian.record` adds to a step of trainer V1: the time of its advantage step with and without.
+"""What `algorithm.durian.record` adds to a step of 512 prompts x 8 rollouts of 128 to 2048 tokens.
 
     python benchmarks/bench_record.py
 
-The rollouts are in TransferQueue, as in a training: 512 prompts x 8 rollouts of 128 to 2048 tokens. "added ms" is on
-the critical path (to be at most 600, 1 % of a step of 60 s); a thread writes the file while the actor is updated.
+On the critical path, to be at most 600 ms (1 % of a step of 60 s): "copy", and in trainer V1 "fetch" from
+TransferQueue; the estimator `durian` fetches most of it anyway, in the same call. A thread writes the file while the
+actor is updated.
 """
 
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from statistics import median
 
+import numpy as np
 import ray
 import torch
 import transfer_queue as tq
@@ -22,10 +26,11 @@ from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 from rich.console import Console
 from rich.table import Table
+from verl.protocol import DataProto
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.tensordict_utils import list_of_dict_to_tensordict
 
-from verl_durian.hooks import record
+from verl_durian.hooks import record, trainers
 
 
 class Tokenizer:
@@ -35,29 +40,51 @@ class Tokenizer:
         return ["x" * len(row) for row in ids]
 
 
-def put_rows(prompts: int, rollouts: int, tokens: int) -> tq.KVBatchMeta:
-    """Puts rollouts into TransferQueue as verl's agent loop and the passes through the models do."""
-    batch = make_batch(prompts, rollouts, tokens, torch.int64)
-    keys, rows = [], []
-    for row, uid in enumerate(batch["index"]):
-        mask = batch["response_mask"][row].bool()
-        keys.append(f"{uid}_{row % rollouts}_0")
-        rows.append(
-            {
-                "uid": uid,
-                "prompts": torch.ones(512, dtype=torch.long),
-                "responses": torch.ones(int(mask.sum()), dtype=torch.long),
-                "response_mask": torch.ones(int(mask.sum()), dtype=torch.long),
-                "rm_scores": batch["token_level_rewards"][row][mask],
-                "old_log_probs": batch["batch"]["old_log_probs"][row][mask],
-                "visual_entropy": float(batch["non_tensor_batch"]["visual_entropy"][row]),
-                record.ROW: float(row),
-                "extra_fields": {"reward_extra_info": {"acc": float(row % 2)}},
-            }
-        )
+def put_rows(batch: DataProto) -> tq.KVBatchMeta:
+    """Puts what verl's agent loop knows of the rollouts into TransferQueue."""
+    names, mask = ("prompts", "responses"), batch.batch["response_mask"].bool()
+    rows = [
+        {
+            "prompts": batch.batch["prompts"][row],
+            "responses": batch.batch["responses"][row][mask[row]],
+            **{name: values[row] for name, values in batch.non_tensor_batch.items() if name not in (*names, "acc")},
+            "extra_fields": {"reward_extra_info": {"acc": float(batch.non_tensor_batch["acc"][row])}},
+        }
+        for row in range(len(batch))
+    ]
+    keys = [f"key{row}" for row in range(len(batch))]
     tags = [{"status": "success"} for _ in keys]
     tq.kv_batch_put(keys=keys, partition_id="train", fields=list_of_dict_to_tensordict(rows), tags=tags)
     return tq.KVBatchMeta(keys=keys, tags=tags, partition_id="train")
+
+
+def make_data(prompts: int, rollouts: int, tokens: int) -> DataProto:
+    """A batch with advantages, as an older trainer has it."""
+    batch = make_batch(prompts, rollouts, tokens, torch.int64)
+    mask = batch["response_mask"]
+    asked = torch.ones(len(mask), 512, dtype=torch.long)
+    return DataProto.from_dict(
+        tensors={
+            **{name: batch[name] for name in ("token_level_rewards", "response_mask")},
+            "old_log_probs": batch["batch"]["old_log_probs"],
+            "advantages": mask * torch.randn(len(mask), 1),
+            "prompts": asked,
+            "responses": torch.ones_like(mask),
+            "attention_mask": torch.cat([asked, mask], dim=1),
+        },
+        non_tensors={
+            "uid": batch["index"],
+            "visual_entropy": batch["non_tensor_batch"]["visual_entropy"].astype(object),
+            "acc": np.arange(len(mask)) % 2,
+            record.ROW: np.arange(len(mask), dtype=np.float64).astype(object),
+        },
+    )
+
+
+def milliseconds(function: Callable[[], object], times: list[float]) -> None:
+    start = time.perf_counter()
+    function()
+    times.append((time.perf_counter() - start) * 1e3)
 
 
 def main(prompts: int = 512, rollouts: int = 8, tokens: int = 2048, repeats: int = 9) -> None:
@@ -65,33 +92,27 @@ def main(prompts: int = 512, rollouts: int = 8, tokens: int = 2048, repeats: int
     with initialize_config_module("verl.trainer.config", version_base=None):
         config = compose("ppo_trainer", overrides=["+algorithm.durian={record: null, record_texts: false}"])
     config.transfer_queue.enable = True
-    OmegaConf.resolve(config)
     config.transfer_queue.backend.SimpleStorage.num_data_storage_units = 2
+    OmegaConf.resolve(config)
     ray.init("local", num_cpus=4, include_dashboard=False, object_store_memory=500_000_000, log_to_driver=False)
     tq.init(config.transfer_queue)
-    meta = put_rows(prompts, rollouts, tokens)
-    table = Table("estimator", "texts", "without ms", "with ms", "added ms", "thread ms", "file KB")
-    for estimator in ("grpo", "durian"):
-        for texts in (False, True):
-            times: dict[bool, list[float]] = {False: [], True: []}
-            written, size = [], 0
-            with tempfile.TemporaryDirectory() as folder:
-                trainer = object.__new__(get_trainer_cls("sync"))
-                trainer.config, trainer.tokenizer = config, Tokenizer()
-                config.algorithm.adv_estimator, config.algorithm.durian.record_texts = estimator, texts
-                for trainer.global_steps in range(repeats):
-                    for recorded in (False, True):
-                        config.algorithm.durian.record = folder if recorded else None
-                        start = time.perf_counter()
-                        trainer._compute_advantage(meta, {})
-                        times[recorded].append((time.perf_counter() - start) * 1e3)
-                    start = time.perf_counter()
-                    record._recorders[trainer].flush()
-                    written.append((time.perf_counter() - start) * 1e3)
-                size = max(file.stat().st_size for file in Path(folder).iterdir()) // 1000
-            without, with_record = median(times[False]), median(times[True])
-            shown = (without, with_record, with_record - without, median(written))
-            table.add_row(estimator, "yes" if texts else "no", *(f"{value:.0f}" for value in shown), str(size))
+    data = make_data(prompts, rollouts, tokens)
+    meta = put_rows(data)
+    table = Table("texts", "copy ms", "fetch ms", "thread ms", "file KB")
+    for texts in (False, True):
+        copy, fetch, thread = [], [], []
+        with tempfile.TemporaryDirectory() as folder:
+            trainer = object.__new__(get_trainer_cls("sync"))
+            trainer.config, trainer.tokenizer, trainer.global_steps = config, Tokenizer(), 0
+            config.algorithm.durian.record, config.algorithm.durian.record_texts = folder, texts
+            fields = record.fields(trainer)
+            for trainer.global_steps in range(repeats):
+                milliseconds(partial(trainers._fetch, DataProto(), meta, fields), fetch)
+                milliseconds(partial(record.add, trainer, data), copy)
+                milliseconds(record._recorders[trainer].flush, thread)
+            size = max(file.stat().st_size for file in Path(folder).iterdir()) // 1000
+        shown = (f"{median(times):.0f}" for times in (copy, fetch, thread))
+        table.add_row("yes" if texts else "no", *shown, str(size))
     console.print(f"{prompts} prompts x {rollouts} rollouts x {tokens} tokens, median of {repeats} steps", table)
     tq.close()
     ray.shutdown()
