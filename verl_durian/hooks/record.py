@@ -93,7 +93,7 @@ def prepare(trainer: Any) -> None:
         dataset = trainer.train_dataset
         numbers = _row_numbers(dataset)
         if numbers is None:
-            logger.warning("durian: %s may reorder the rows: they are recorded as null", type(dataset).__name__)
+            logger.warning("durian: the record has no row numbers, which %s does not tell", type(dataset).__name__)
         else:
             dataset.dataframe = with_column(dataset.dataframe, ROW, numbers)
 
