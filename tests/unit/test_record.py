@@ -296,14 +296,14 @@ def nan_reward(folder, data, trainer):
 
 
 def fetch_fails(folder, data, trainer):
-    trainer.fetch = lambda: 1 / 0
+    trainer.fetch = lambda names: 1 / 0
 
 
 @pytest.mark.parametrize("break_it", [no_folder, odd_entropy, no_uid, no_step, nan_reward, fetch_fails])
 def test_an_error_is_one_warning_and_ends_the_recording(break_it, tmp_path, caplog):
     data, trainer, folder = make_data(), make_trainer(tmp_path / "records"), tmp_path / "records"
     break_it(folder, data, trainer)
-    fetch = getattr(trainer, "fetch", lambda: None)
+    fetch = getattr(trainer, "fetch", None)
     for step in (1, 2):
         record.add(trainer, data, None, fetch)
         record._recorders[trainer].flush()
@@ -331,9 +331,9 @@ def test_a_slow_disk_leaves_steps_out(tmp_path, caplog, monkeypatch):
     monkeypatch.setattr("verl_durian.algo.estimator._WARNED", set())
     trainer, gate, write = make_trainer(tmp_path), threading.Event(), record.Recorder._write
 
-    def slow(self, update):
+    def slow(self, *args):
         gate.wait(60)
-        write(self, update)
+        write(self, *args)
 
     monkeypatch.setattr(record.Recorder, "_write", slow)
     for trainer.global_steps in range(1, 7):

@@ -6,7 +6,7 @@ One Parquet file a step, `step_00000012.parquet`, has one row per rollout with t
 columns. With another estimator, the terms of Durian are computed here, and the advantages stay as they are. If a step
 has several updates, its file is written again after each of them.
 
-A thread writes the files while the trainer goes on. An error is logged once and ends the recording, never the training.
+Threads fetch and write while the trainer goes on. An error is logged once and ends the recording, never the training.
 """
 
 import json
@@ -73,7 +73,10 @@ SCHEMA = pa.schema(
 _TEXTS = [pa.field("prompt", pa.string()), pa.field("answer", pa.string())]
 
 _MAX_WAITING = 2  # updates in memory that are not written yet
+_FETCH_SECONDS = 60
 _LAST_STEP_SECONDS = 60  # Ray may kill the trainer's process after the last step
+
+Fetch = Callable[[list[str]], dict[str, np.ndarray]]
 
 
 def prepare(trainer: Any) -> None:
@@ -112,15 +115,6 @@ def _row_numbers(dataset: Any) -> np.ndarray | None:
     return (np.arange(len(rows)) if index is None else index.column(0).to_numpy()).astype(np.float64)
 
 
-def fields(trainer: Any) -> list[str]:
-    """Returns the fields of TransferQueue that the record of this step reads; none if it is not recorded."""
-    if not is_recorded(trainer.config.algorithm):
-        return []
-    recorder = _recorder(trainer)
-    texts = ["prompts", "responses"] if recorder.options.record_texts else []
-    return [recorder.options.perceptual.key, ROW, "acc", *texts] if recorder.is_due(trainer) else []
-
-
 def remember(trainer: Any) -> None:
     """Keeps the older trainer of this process for `add_of_older_trainer`."""
     global _older_trainer
@@ -148,7 +142,7 @@ def add(
     trainer: Any,
     data: DataProto,
     keys: list[str] | None = None,
-    fetch: Callable[[], None] = lambda: None,
+    fetch: Fetch | None = None,
 ) -> None:
     """Records an update.
 
@@ -156,7 +150,7 @@ def add(
         trainer: One of verl's trainers.
         data: The batch with advantages.
         keys: The key in TransferQueue of each row, `{uid}_{session}_{output}`. Each session's last output is recorded.
-        fetch: Adds `fields` to `data.non_tensor_batch`.
+        fetch: Returns the columns of these names that TransferQueue has. A thread calls it.
     """
     _recorder(trainer).add(trainer, data, keys, fetch)
 
@@ -174,6 +168,8 @@ class _Update:
     step: int
     update: int
     """Number of the update in its step."""
+    rows: np.ndarray
+    """The rows of the batch that are recorded."""
     uids: np.ndarray
     rollout: np.ndarray
     rewards: torch.Tensor
@@ -182,10 +178,9 @@ class _Update:
     """Mean over the tokens."""
     log_probs: torch.Tensor | None
     """Sum over the tokens (Eq. 14)."""
-    columns: dict[str, np.ndarray | None]
-    """The columns `perceptual.key`, `ROW` and `acc`."""
-    texts: dict[str, Any] | None
-    """Token ids, see `_token_ids`."""
+    columns: dict[str, Any]
+    """`perceptual.key`, `ROW`, `acc`, and token ids of prompts and answers with the mask of those that are no padding;
+    what the run lacks is absent."""
 
 
 class Recorder:
@@ -214,7 +209,8 @@ class Recorder:
         }
         self._tokenizer = getattr(trainer, "tokenizer", None)
         self._stopped = False
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="durian-record")  # joined at exit
+        # Joined at exit. Trainer V1 deletes a batch after its step: fetching must not wait for a slow disk.
+        self._writer, self._fetcher = (ThreadPoolExecutor(1, f"durian-record-{name}") for name in ("write", "fetch"))
         self._waiting: list[Future] = []
         self._step: int | None = None
         self._updates: dict[int, pa.Table] = {}
@@ -251,24 +247,19 @@ class Recorder:
                     error,
                 )
 
-    def is_due(self, trainer: Any) -> bool:
-        """Returns whether this step of the trainer is recorded."""
-        with self.or_stop():
-            return not self._stopped and _place(trainer)[0] % self.options.record_every == 0
-        return False
-
-    def add(self, trainer: Any, data: DataProto, keys: list[str] | None, fetch: Callable[[], None]) -> None:
+    def add(self, trainer: Any, data: DataProto, keys: list[str] | None, fetch: Fetch | None) -> None:
         """Copies what is recorded of an update, and has it written by the thread."""
         with self.or_stop():
-            if not self.is_due(trainer):
-                return
             step, update = _place(trainer)
+            if self._stopped or step % self.options.record_every != 0:
+                return
             self._waiting = [future for future in self._waiting if not future.done()]
             if len(self._waiting) >= _MAX_WAITING:
                 warn_once("record", f"durian: {self.folder} is written too slowly, step {step} is not recorded")
                 return
-            fetch()
-            self._waiting.append(self._writer.submit(self._write, _read(step, update, data, keys, self.options)))
+            read = _read(step, update, data, keys, self.options)
+            fetched = None if fetch is None else self._fetcher.submit(fetch, self._missing(data))
+            self._waiting.append(self._writer.submit(self._write, read, fetched))
             if step >= (_total_steps(trainer) or math.inf):
                 self.flush(_LAST_STEP_SECONDS)
 
@@ -276,10 +267,19 @@ class Recorder:
         """Waits until everything is written, at most this long."""
         wait(self._waiting, seconds)
 
-    def _write(self, update: _Update) -> None:
+    def _missing(self, data: DataProto) -> list[str]:
+        """Returns the columns that trainer V1 has left in TransferQueue."""
+        texts = ["prompts", "responses"] if self.options.record_texts else []
+        names = [self.options.perceptual.key, ROW, "acc", *texts]
+        return [name for name in names if name not in data.non_tensor_batch]
+
+    def _write(self, update: _Update, fetched: Future | None) -> None:
         with self.or_stop():
             if self._stopped or not (update.lengths > 0).any():
                 return
+            if fetched is not None:
+                columns = {name: column[update.rows] for name, column in fetched.result(_FETCH_SECONDS).items()}
+                update.columns |= columns
             if self._step is None:
                 self.check_folder()
             if self._step != update.step:
@@ -330,18 +330,18 @@ def _read(step: int, update: int, data: DataProto, keys: list[str] | None, optio
         rows = np.array(sorted(last.values()))
         rollout = np.array([int(keys[row].rsplit("_", 2)[1]) for row in rows])
     of_row = torch.from_numpy(rows).to(mask.device)
-    found = {name: columns.get(name) for name in (options.perceptual.key, ROW, "acc")}
+    kept = {name: np.asarray(columns[name])[rows] for name in (options.perceptual.key, ROW, "acc") if name in columns}
     return _Update(
         step,
         update,
+        rows,
         uids[rows],
         rollout,
         batch["token_level_rewards"].sum(dim=-1)[of_row].cpu(),
         lengths[of_row].cpu(),
         (advantages / lengths.clamp(min=1))[of_row].cpu(),
         None if log_probs is None else log_probs[of_row].cpu(),
-        {name: None if column is None else np.asarray(column)[rows] for name, column in found.items()},
-        _token_ids(data, rows) if options.record_texts else None,
+        kept | (_token_ids(batch) if options.record_texts and keys is None else {}),
     )
 
 
@@ -350,19 +350,16 @@ def _output(key: str) -> int:
     return int(key.rpartition("_")[2])
 
 
-def _token_ids(data: DataProto, rows: np.ndarray) -> dict[str, Any]:
-    """Returns the token ids of prompts and answers, and the mask of those that are not padding if there are any."""
-    columns, batch = data.non_tensor_batch, data.batch
-    if "responses" in columns:  # fetched from TransferQueue
-        return {name: columns[name][rows] for name in ("prompts", "responses")}
+def _token_ids(batch: Any) -> dict[str, torch.Tensor]:
+    """Returns the token ids of prompts and answers of an older trainer, and the mask of those that are no padding."""
     ids = {name: batch[name].to(torch.int32).cpu() for name in ("prompts", "responses")}
     of_prompt, of_answer = batch["attention_mask"].bool().cpu().split([each.shape[1] for each in ids.values()], dim=1)
     return {**ids, "prompts_mask": of_prompt, "responses_mask": of_answer}
 
 
-def _decode(tokenizer: Any, texts: dict[str, Any], name: str, rows: Any) -> list[str]:
+def _decode(tokenizer: Any, columns: dict[str, Any], name: str, rows: Any) -> list[str]:
     """Returns the text of these rows."""
-    ids, mask = texts[name], texts.get(f"{name}_mask")
+    ids, mask = columns[name], columns.get(f"{name}_mask")
     kept = [ids[row] if mask is None else ids[row][mask[row]] for row in rows]
     return tokenizer.batch_decode(kept, skip_special_tokens=True)
 
@@ -373,7 +370,7 @@ def _table(update: _Update, options: DurianConfig, tokenizer: Any, about: dict[s
     rows = kept.numpy()
     uids, lengths = update.uids[rows], update.lengths[kept]
     entropy = log_probs = None
-    if (column := update.columns[options.perceptual.key]) is not None:
+    if (column := update.columns.get(options.perceptual.key)) is not None:
         entropy = torch.from_numpy(entropy_of_rows(column[rows], uids))
     if update.log_probs is not None:
         log_probs = update.log_probs[kept]
@@ -405,10 +402,10 @@ def _table(update: _Update, options: DurianConfig, tokenizer: Any, about: dict[s
         "step": np.full(len(uids), update.step),
         "update": np.full(len(uids), update.update),
         "uid": [str(uid) for uid in uids],
-        "row": _numbers(update.columns[ROW], rows),
+        "row": _numbers(update.columns.get(ROW), rows),
         "rollout": update.rollout[rows],
         "reward": found.scores,
-        "accuracy": _numbers(update.columns["acc"], rows),
+        "accuracy": _numbers(update.columns.get("acc"), rows),
         "response_length": lengths,
         "visual_entropy": entropy,
         "confidence": None if found.reasoning is None else found.reasoning.difficulty[prompt],
@@ -421,13 +418,13 @@ def _table(update: _Update, options: DurianConfig, tokenizer: Any, about: dict[s
         "advantage_durian": None if lacking else found.advantage,
     }
     schema = SCHEMA
-    if update.texts is not None:
+    if options.record_texts:
         schema = pa.schema([*SCHEMA, *_TEXTS])
         places = np.flatnonzero(rows)
         _, first = np.unique(prompt.numpy(), return_index=True)
-        of_prompt = _decode(tokenizer, update.texts, "prompts", places[first])
+        of_prompt = _decode(tokenizer, update.columns, "prompts", places[first])
         values["prompt"] = [of_prompt[number] for number in prompt.tolist()]
-        values["answer"] = _decode(tokenizer, update.texts, "responses", places)
+        values["answer"] = _decode(tokenizer, update.columns, "responses", places)
     arrays = [_array(values[field.name], field.type, len(uids)) for field in schema]
     axes = {"perceptual": found.perceptual, "reasoning": found.reasoning}
     thresholds = {name: _thresholds(axis) for name, axis in axes.items()}

@@ -11,8 +11,8 @@ its first argument.
     column visual_entropy between data and estimator, keep it: `get_gen_batch` (older trainers) and
     `generate_sequences_single` (fully asynchronous), or fetch it: `compute_advantage_for_multi_trajectories` (V1).
 (c) Add metrics to those of the step. `v1_compute_advantage` (V1), `compute_data_metrics` (older trainers).
-(d) With `algorithm.durian.record`, record the step, with any estimator: `compute_advantage_for_multi_trajectories`
-    (V1), `compute_advantage` (older trainers; `load_data` and `fit_compute_advantage` remember the trainer).
+(d) With `algorithm.durian.record`, record the step, with any estimator: `v1_compute_advantage` (V1),
+    `compute_advantage` (older trainers; `load_data` and `fit_compute_advantage` remember the trainer).
 
 The older trainers are `RayPPOTrainer` and the trainers that derive from it and import its functions: one-step
 off-policy and fully asynchronous training.
@@ -63,10 +63,11 @@ class _V1Step:
 
     meta: Any  # TransferQueue's KVBatchMeta
     metrics: dict[str, Any]
-    trainer: Any
+    algorithm: Any  # verl's node of that name
     grpo_is_durian: bool = False
     fetch_seconds: float = 0.0
     computed: bool = False  # whether the estimator ran
+    result: tuple[DataProto, list[str]] | None = None  # the batch with advantages, and the key of each row
 
 
 _V1_STEP: ContextVar[_V1Step | None] = ContextVar("durian_v1_step", default=None)
@@ -206,7 +207,7 @@ def compute_data_metrics(
 
 
 def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-    """Wraps `PPOTrainer._compute_advantage` of trainer V1: (c).
+    """Wraps `PPOTrainer._compute_advantage` of trainer V1: (c) and (d).
 
     Raises:
         RuntimeError: The estimator durian did not run in this step.
@@ -214,7 +215,7 @@ def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, me
     computes_durian = is_durian(self.config.algorithm.adv_estimator)
     if not (computes_durian or is_recorded(self.config.algorithm)):
         return original(self, batch, metrics)
-    step = _V1Step(batch, metrics, self)
+    step = _V1Step(batch, metrics, self.config.algorithm)
     token = _V1_STEP.set(step)
     try:
         result = original(self, batch, metrics)
@@ -222,21 +223,22 @@ def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, me
         _V1_STEP.reset(token)
     if computes_durian and not step.computed:
         raise _not_computed_error(original)
+    if step.result is not None and is_recorded(self.config.algorithm):
+        record.add(self, *step.result, partial(_fetch, batch))
     return result
 
 
 def compute_advantage_for_multi_trajectories(
     original: Callable[..., DataProto], data: DataProto, batch_keys: Any, adv_estimator: Any, *args: Any, **kwargs: Any
 ) -> DataProto:
-    """Wraps the function of this name in trainer V1: (b) and (d)."""
+    """Wraps the function of this name in trainer V1: (b)."""
     step = _V1_STEP.get()
-    if step is None or adv_estimator != step.trainer.config.algorithm.adv_estimator:
+    if step is None or adv_estimator != step.algorithm.adv_estimator:
         return original(data, batch_keys, adv_estimator, *args, **kwargs)
-    algorithm, passed = step.trainer.config.algorithm, adv_estimator
-    recorded = record.fields(step.trainer)
+    passed = adv_estimator
     if is_durian(adv_estimator):
         start = time.perf_counter()
-        _add_columns(data, step.meta, DurianConfig.from_algorithm(algorithm), recorded)
+        _add_columns(data, step.meta, DurianConfig.from_algorithm(step.algorithm))
         step.fetch_seconds = time.perf_counter() - start
         # verl computes the advantage of a session from its last output for GRPO only. So ask it for GRPO here;
         # compute_advantage above replaces GRPO by durian.
@@ -245,8 +247,7 @@ def compute_advantage_for_multi_trajectories(
         data = original(data, batch_keys, passed, *args, **kwargs)
     finally:
         step.grpo_is_durian = False
-    if recorded:
-        record.add(step.trainer, data, batch_keys, partial(_fetch, data, step.meta, recorded))
+    step.result = data, batch_keys
     return data
 
 
@@ -259,37 +260,35 @@ def _not_computed_error(function: Callable[..., Any]) -> RuntimeError:
     )
 
 
-def _fetch(data: DataProto, meta: Any, names: list[str]) -> None:
-    """Adds the columns of these names that trainer V1 leaves in TransferQueue, as far as there are any."""
+def _fetch(meta: Any, names: list[str]) -> dict[str, np.ndarray]:
+    """Returns the columns of these names that trainer V1 leaves in TransferQueue, as far as there are any."""
     import transfer_queue as tq
     from verl.utils.tensordict_utils import unwrap_non_tensor_data
 
-    columns = data.non_tensor_batch
-    missing = [name for name in dict.fromkeys(names) if name not in columns]
-    fields = [*missing, *(["extra_fields"] if _ACCURACY in missing else [])]
-    if not missing:
-        return
+    if not names:
+        return {}
+    fields = [*names, *(["extra_fields"] if _ACCURACY in names else [])]
     found = tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=fields)
     values = {name: [unwrap_non_tensor_data(each) for each in found[name]] for name in fields if name in found.keys()}
     # The agent loop stores the accuracy among extra_fields, a colocated reward model as a field of its own.
     with suppress(KeyError, TypeError):
         values[_ACCURACY] = [each["reward_extra_info"][_ACCURACY] for each in values.pop("extra_fields")]
-    for name, of_rows in values.items():  # lists of equal length make no second dimension
-        columns[name] = np.fromiter(of_rows, dtype=object, count=len(of_rows))
+    # np.array would make lists of equal length a second dimension.
+    return {name: np.fromiter(of_rows, dtype=object, count=len(of_rows)) for name, of_rows in values.items()}
 
 
-def _add_columns(data: DataProto, meta: Any, options: DurianConfig, more: list[str]) -> None:
-    """Fetches the columns of estimator and metrics, and more. Raises ValueError without visual entropies."""
-    key = options.perceptual.key
+def _add_columns(data: DataProto, meta: Any, options: DurianConfig) -> None:
+    """Fetches the columns of estimator and metrics, unless the batch has them. Raises ValueError without entropies."""
+    key, columns = options.perceptual.key, data.non_tensor_batch
     needed = [key] if options.weights.perceptual > 0 else []
-    _fetch(data, meta, [*needed, _ACCURACY, *more])
-    if not data.non_tensor_batch.keys() >= set(needed):
+    columns.update(_fetch(meta, [name for name in (*needed, _ACCURACY) if name not in columns]))
+    if not columns.keys() >= set(needed):
         raise ValueError(
             f"the rollouts in TransferQueue have no field {key!r} (algorithm.durian.perceptual.key), which verl's "
             "agent loop copies from the training set. Keep the field in your rollout (rollouts restored from a "
             "checkpoint of another estimator lack it), or set +algorithm.durian.weights.perceptual=0"
         )
-    if _ACCURACY not in data.non_tensor_batch:
+    if _ACCURACY not in columns:
         _warn_of_accuracy("the rollouts have none")
 
 
