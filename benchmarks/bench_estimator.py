@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Times the estimator against verl's grpo and against the memory traffic that no estimator can avoid, in one process.
+"""Compares the time of the estimator with that of verl's grpo and with the unavoidable memory traffic.
 
     python benchmarks/bench_estimator.py
 
-Prints, for 512 prompts x 8 rollouts x 2048 tokens in float32, the ratio to verl's ``grpo`` (to be at most 0.6) and to
-the floor (at most 2): sum the rewards, read log-probabilities and mask once, write the result. A second table shows
+Prints, for 512 prompts x 8 rollouts x 2048 tokens in float32, the ratio to verl's `grpo` (target: at most 0.45) and to
+the floor (target: at most 2): read rewards, log-probabilities and mask once, write the result. A second table shows
 that the cost grows linearly with rows and with tokens.
 """
 
@@ -32,7 +32,7 @@ def durian(batch: dict) -> torch.Tensor:
 
 
 def best_ms(functions: list[Callable[[dict], torch.Tensor]], batch: dict, repeats: int) -> list[float]:
-    """The shortest of ``repeats`` calls of each function in turn: what other processes take away is left out."""
+    """The shortest of `repeats` calls of each function, which excludes interruptions by other processes."""
     best = [float("inf")] * len(functions)
     for _ in range(repeats):
         for which, function in enumerate(functions):

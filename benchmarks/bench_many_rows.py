@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Time, throughput and memory of `verl-durian score` on many rows, and again with all scores in the cache.
+"""Measures time, throughput and memory of `verl-durian score` on many rows, and again with all scores in the cache.
 
     python benchmarks/bench_many_rows.py [--rows 5000 --rows 20000]
 

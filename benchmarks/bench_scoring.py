@@ -50,9 +50,10 @@ from transformers import Qwen2_5_VLConfig, Qwen2VLImageProcessor
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 
 from recipes.quickstart.model import make_config, make_tokenizer
-from verl_durian.entropy.placement import MAX_PATCHES
-from verl_durian.entropy.score import SUMMARY, Request, score_files
-from verl_durian.entropy.vision_tower import Precision, VisionTower, load_vision_tower
+from verl_durian.entropy.data_files import Columns
+from verl_durian.entropy.pipeline import MAX_PATCHES
+from verl_durian.entropy.score import SUMMARY, score_files
+from verl_durian.entropy.vision_tower import Precision, VisionTower, read_tower
 
 CORES = len(os.sched_getaffinity(0))
 PATCH = 14
@@ -151,7 +152,7 @@ def images_per_second(model: Any, shape: tuple[int, int], images: int) -> float:
 def encode_on_request(folder: Path, precision: Precision, shapes: Connection) -> None:
     """Runs in its own process: answers each shape with the throughput in one thread, one image per pass."""
     torch.set_num_threads(1)
-    model = load_vision_tower(str(folder), precision=precision).model
+    model = VisionTower(*read_tower(str(folder), precision=precision)).model
     shapes.send("ready")
     for shape in iter(shapes.recv, None):
         shapes.send(images_per_second(model, shape, 1))
@@ -184,16 +185,12 @@ def tower_alone(tower: VisionTower, processes: Sequence[Connection], shape: tupl
 def end_to_end(tower: Path, file: Path, precision: Precision) -> float:
     """Seconds to score a file with an empty cache."""
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        request = Request(
-            str(tower),
-            [str(file)],
-            output=Path(folder, "output"),
-            cache_dir=Path(folder, "cache"),
-            precision=precision,
-            workers=1 if torch.cuda.is_available() else None,
+        workers = 1 if torch.cuda.is_available() else None
+        output, cache = Path(folder, "output"), Path(folder, "cache")
+        seconds = timed(
+            lambda: score_files(str(tower), [str(file)], output, cache, Columns(), precision=precision, workers=workers)
         )
-        seconds = timed(lambda: score_files(request))
-        summary = json.loads((request.output / SUMMARY).read_text())
+        summary = json.loads((output / SUMMARY).read_text())
     assert summary["images_encoded"] == summary["rows"], "all images must be different and valid"
     return seconds
 
@@ -219,7 +216,7 @@ def main(
     with tempfile.TemporaryDirectory() as temporary:
         folder, file = Path(temporary, "tower"), Path(temporary, "rows.parquet")
         parameters = write_tower(folder, name)
-        loaded = load_vision_tower(str(folder), device, precision=precision)
+        loaded = VisionTower(*read_tower(str(folder), precision=precision), device)
         processes = start_processes(folder, precision) if device == "cpu" else []
         write_rows(file, jpegs(1, shapes[0], rng))
         end_to_end(folder, file, precision)  # the first run reads more from the disk

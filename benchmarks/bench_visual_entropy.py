@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The figures of docs/visual-entropy.md that are not of throughput (those are of bench_scoring.py).
+"""Measures group assignment, eigenvalue solvers and precision: the numbers of docs/, except for throughput.
 
     OMP_NUM_THREADS=1 python benchmarks/bench_visual_entropy.py
 
-Prints how many prompts of a batch fall into another group than by the quartiles of all prompts, what eigenvalues cost
-by several routes, and how far bfloat16 and float32 are apart (Qwen2.5-VL-7B's vision tower with random weights). Takes
-some minutes and 5 GB.
+Prints the share of prompts that the quartiles of a batch put into another group than the quartiles of all prompts, the
+time of several eigenvalue solvers, and the visual entropy of images in float32 and bfloat16 (the vision tower of
+Qwen2.5-VL-7B with random weights). Takes some minutes and 5 GB of memory.
 """
 
 import time
@@ -29,7 +29,7 @@ from verl_durian.entropy.visual_entropy import scatter_matrix, visual_entropy
 
 
 def best_ms(function: Callable[[], object], repeats: int = 7) -> float:
-    """The shortest of some calls: what other processes take away is left out."""
+    """The shortest of some calls, which excludes interruptions by other processes."""
     best = float("inf")
     for _ in range(repeats):
         start = time.perf_counter()
@@ -82,13 +82,13 @@ def precision() -> Table:
     return table
 
 
-def luck() -> Table:
+def group_changes() -> Table:
     table = Table("prompts", "in another group", title="Quartiles of a batch against those of all prompts")
     rng, of_all = np.random.default_rng(0), torch.tensor([0.25, 0.75], dtype=torch.float64)
     for prompts in (16, 32, 64, 128, 512):
         differing = 0.0
         for _ in range(2000):
-            ranks = torch.from_numpy(rng.random(prompts))  # where the prompts stand among all
+            ranks = torch.from_numpy(rng.random(prompts))  # of the prompts among all, from 0 to 1
             by_batch = perceptual_groups(ranks, perceptual_thresholds(ranks, [0.25, 0.75]))
             differing += (by_batch != perceptual_groups(ranks, of_all)).double().mean().item() / 2000
         table.add_row(str(prompts), f"{differing:.1%}")
@@ -97,5 +97,5 @@ def luck() -> Table:
 
 if __name__ == "__main__":
     console = Console()
-    for figures in (luck, eigenvalues, precision):
+    for figures in (group_changes, eigenvalues, precision):
         console.print(figures())

@@ -53,10 +53,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 LIMIT = 480.0
 """Seconds after which the process ends, even if a call to the GPU does not return."""
 PATCH = 14
-CALLS = 2
-"""Concurrent calls of a scorer, as in a worker of `verl-durian score`."""
-THREADS = max(1, min(8, len(os.sched_getaffinity(0)) - 1))
-"""Threads that decode images, as in a worker on a GPU."""
+CALLS = max(2, min(8, len(os.sched_getaffinity(0))))
+"""Concurrent calls of a scorer, as in a worker of `verl-durian score` on a GPU."""
 
 TOWER_7B = {
     "depth": 32,
@@ -125,8 +123,7 @@ def import_project() -> list[str]:
     """Imports the measured code, with stand-ins for packages that it imports and does not need here.
 
     It only calls `is_config` and, for images that keep their size, `fetch_image`. The stand-ins leave `sys.modules`
-    afterwards, so that transformers does not mistake them for the packages, except for qwen_vl_utils, which is imported
-    when an image is decoded.
+    afterwards, so that transformers does not mistake them for the packages.
 
     Returns:
         Names of the missing packages.
@@ -147,7 +144,7 @@ def import_project() -> list[str]:
         "datasets": {},
         "omegaconf": {"OmegaConf": OmegaConf},
         "qwen_vl_utils": {"vision_process": None},
-        "qwen_vl_utils.vision_process": {"fetch_image": fetch_image},
+        "qwen_vl_utils.vision_process": {"fetch_image": fetch_image, "fetch_video": None},
         "requests": {},
         "torchvision": {},
     }
@@ -161,8 +158,7 @@ def import_project() -> list[str]:
         import verl_durian.entropy.scorer  # noqa: F401
     finally:
         for name in replaced:
-            if not name.startswith("qwen_vl_utils"):
-                del sys.modules[name]
+            del sys.modules[name]
     return missing
 
 
@@ -258,7 +254,7 @@ class Check:
         if precision not in self._scorers:
             settings, state = self._read_tower(precision)
             arrays = to_arrays(state)
-            self._scorers[precision] = Scorer(settings, arrays, self.device.type, self.size.max_patches, THREADS)
+            self._scorers[precision] = Scorer(settings, arrays, self.device.type, self.size.max_patches)
         return self._scorers[precision]
 
     def scoring(self, precision: str) -> None:

@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the quickstart with several seeds and shows the spread of what it learns.
+"""Runs the quickstart with several seeds and compares the results.
 
-    python benchmarks/quickstart_seeds.py [--seeds 1,2,3] [HYDRA_OVERRIDE ...]
+    python benchmarks/quickstart_seeds.py [--seeds 1,2,3] [--out outputs/seeds] [HYDRA_OVERRIDE ...]
 
-Each seed draws another order of the training questions and other rollouts. Prints, as a Markdown table, accuracy on the
-test questions by kind, before and after, mean and smallest and largest over the seeds, and draws the curves.
+A seed changes the order of the training questions and the rollouts. Prints the test accuracy of each kind of question
+before and after training (mean, lowest and highest of the seeds) as a Markdown table, and draws the curves.
 """
 
 import os

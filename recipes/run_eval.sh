@@ -8,8 +8,8 @@
 #   BENCHMARKS="mathvista wemath" bash recipes/run_eval.sh CHECKPOINT        # some of the five
 #   bash recipes/run_eval.sh CHECKPOINT actor_rollout_ref.rollout.enforce_eager=True   # any setting of verl
 #
-# Data: verl-durian prepare mathverse --source AI4Math/MathVerse --output data/mathverse, and so on. Writes the results
-# beside the paper's to OUTPUT/report.{json,md,png}, all answers to OUTPUT/answers/0.jsonl. See docs/evaluation.md.
+# Prepare the data first: verl-durian prepare mathverse --output data/mathverse, and so on. Writes accuracies next to the
+# paper's to OUTPUT/report.{json,md,png}, all answers to OUTPUT/answers/0.jsonl. See docs/evaluation.md.
 
 set -euo pipefail
 RECIPES=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
@@ -33,7 +33,7 @@ ROLLOUT_TP=${ROLLOUT_TP:-1} # GPUs per rollout engine
 
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-4096} # a million pixels are 1276 tokens
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-2048}
-QUESTIONS_AT_ONCE=${QUESTIONS_AT_ONCE:-1024} # their decoded images are in memory: up to 3 MB each
+QUESTIONS_AT_ONCE=${QUESTIONS_AT_ONCE:-1024} # in memory with their decoded images, up to 3 MB each
 LOGGER=${LOGGER:-[console,file]}             # loggers of verl; file writes OUTPUT/metrics.jsonl
 
 #######################################################################
@@ -55,7 +55,7 @@ done
 if [ ${#MISSING[@]} -gt 0 ]; then exit 2; fi
 python -m verl_durian.evaluation check "${FILES[@]}"
 
-MODEL_PATH=$(python -m verl_durian.evaluation.checkpoint "$CHECKPOINT")
+MODEL_PATH=$(python -m verl_durian.evaluation checkpoint "$CHECKPOINT")
 OUTPUT=$(realpath -m "$OUTPUT")
 export VERL_FILE_LOGGER_PATH=$OUTPUT/metrics.jsonl
 GPUS=$((NNODES * NGPUS_PER_NODE))
@@ -91,7 +91,7 @@ ACTOR=(
 
 ROLLOUT=(
     actor_rollout_ref.rollout.name=vllm
-    # The default of verl, dummy, leaves random values in a buffer of vLLM that normalizes images.
+    # verl's default, dummy, leaves random values in the buffer with which vLLM normalizes images.
     actor_rollout_ref.rollout.load_format=auto
     actor_rollout_ref.rollout.n=1
     actor_rollout_ref.rollout.val_kwargs.n=1
@@ -122,7 +122,7 @@ TRAINER=(
     trainer.project_name=durian
     trainer.experiment_name="$(basename "$OUTPUT")"
     trainer.logger="$LOGGER"
-    # On a running cluster the trainer does not inherit this environment.
+    # The trainer is a Ray actor; on a running cluster it does not inherit this environment.
     +ray_kwargs.ray_init.runtime_env.env_vars.VERL_FILE_LOGGER_PATH="$OUTPUT/metrics.jsonl"
     hydra.run.dir="$OUTPUT/hydra"
 )

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# A complete experiment without a GPU (Python 3.11, 2 CPU cores, 12 GB of memory): installs the environment, makes image
-# questions and a tiny Qwen2.5-VL that sees but answers badly, trains it with verl and Durian on DAPO, prints a report.
+# A complete experiment without a GPU (Python 3.11, 2 CPU cores, 12 GB of memory): installs the environment, generates
+# image questions and a deliberately degraded tiny Qwen2.5-VL, trains it with Durian on DAPO, and prints a report.
 #
 #   bash recipes/run_quickstart.sh                                # 10 to 20 minutes the first time
 #   bash recipes/run_quickstart.sh algorithm.adv_estimator=grpo   # the baseline; reuses environment, data and model
 #
-# Every run has its own folder, $OUT/runs/<time>. Arguments are settings of verl; they override those below.
+# STEPS sets the number of steps, OUT another folder; every run writes to its own $OUT/runs/TIME. Arguments are settings
+# of verl and override those below.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,10 +24,10 @@ OUT=$(cd "$OUT" && pwd)
 RUN=$OUT/runs/$(date +%Y%m%d-%H%M%S)
 mkdir -p "$RUN"
 
-# Run verl without a GPU (see recipes/cpu_settings.sh), download nothing.
+# Run verl without a GPU (see recipes/cpu_settings.sh), without downloads.
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-# Data and model are made once, and again after a change of their sources.
+# Data and model are generated once, and again when their sources change.
 STAMP=$(cat recipes/quickstart/{data,model}.py recipes/quickstart/start.safetensors | sha256sum)
 if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     OMP_NUM_THREADS=2 python -m recipes.quickstart.data "$OUT"
@@ -34,10 +35,12 @@ if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     echo "$STAMP" >"$OUT/made_by.sha256"
 fi
 
-# Greedy validation.
+# Greedy validation, and records of all rollouts for the report.
 QUICK=(
     actor_rollout_ref.rollout.val_kwargs.do_sample=False
     actor_rollout_ref.rollout.val_kwargs.temperature=0
+    +algorithm.durian.record="$RUN/records"
+    +algorithm.durian.record_texts=true
 )
 
 echo "Training: verl takes a minute to start and about ten seconds per step; log: $RUN/train.log"
@@ -51,3 +54,4 @@ BACKBONE=dapo ESTIMATOR=durian MODEL_PATH=$OUT/model OUTPUT=$RUN \
     bash recipes/run_qwen25vl_durian.sh "${QUICK[@]}" "$@"
 
 python -m recipes.quickstart.report "$RUN"
+verl-durian report "$RUN" --output "$RUN/report.html" || echo "The training is complete; only this report failed."

@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Durian on DAPO (or GRPO) with Qwen2.5-VL and Geometry3K (or ViRL39K), by default the paper's main experiment on a node
-# with 8 GPUs. The variables below give every other row of its tables, see recipes/README.md.
+# Durian on DAPO (or GRPO) with Qwen2.5-VL and Geometry3K (or ViRL39K). The defaults are the paper's main experiment on
+# one node with 8 GPUs; recipes/README.md has the variables for every other row of its tables.
 #
 #   verl-durian prepare geometry3k --output data/geometry3k                       # once: the data
 #   bash recipes/run_qwen25vl_durian.sh                                           # Durian on DAPO
 #   ESTIMATOR=grpo bash recipes/run_qwen25vl_durian.sh                            # the baseline: DAPO alone
 #   BACKBONE=grpo bash recipes/run_qwen25vl_durian.sh                             # Durian on GRPO
 #   bash recipes/run_qwen25vl_durian.sh +algorithm.durian.reasoning.num_groups=8  # any setting of verl or Durian
-#   bash recipes/run_qwen25vl_durian.sh --dry-run                                 # checks, shows config and command
+#   bash recipes/run_qwen25vl_durian.sh --dry-run                                 # checks, prints config and command
 #
 # The same command resumes from the last checkpoint. The visual entropy of the training images is computed before the
 # first step and cached on disk.
@@ -25,10 +25,10 @@ command -v python >/dev/null || refuse "python: not found; activate the environm
 
 BACKBONE=${BACKBONE:-dapo}     # dapo or grpo: the objective
 ESTIMATOR=${ESTIMATOR:-durian} # any advantage estimator of verl: durian, grpo, rloo, reinforce_plus_plus_baseline, ...
-ENGINE=${ENGINE:-fsdp}         # fsdp or megatron (by run_qwen25vl_durian_megatron.sh)
+ENGINE=${ENGINE:-fsdp}         # fsdp; run_qwen25vl_durian_megatron.sh sets megatron
 
 MODEL_PATH=${MODEL_PATH:-Qwen/Qwen2.5-VL-7B-Instruct} # a folder, or a model on the hub
-# flash_attention_2, or sdpa if flash-attn is not installed: slower, see recipes/README.md. FSDP only.
+# flash_attention_2; with FSDP also sdpa, for an environment without flash-attn (slower, see recipes/README.md)
 ATTENTION=${ATTENTION:-flash_attention_2}
 LORA_RANK=${LORA_RANK:-0} # 0: train all weights; otherwise adapters of this rank in the language model
 
@@ -61,7 +61,7 @@ ROLLOUTS=${ROLLOUTS:-8}                         # rollouts per prompt
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-2048}
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-2048}
 FILTER_WORKERS=${FILTER_WORKERS:-8} # processes that filter prompts that are too long
-LR=${LR:-$([ "$LORA_RANK" = 0 ] && echo 1e-6 || echo 1e-5)} # for adapters ten times larger, as recommended by verl
+LR=${LR:-$([ "$LORA_RANK" = 0 ] && echo 1e-6 || echo 1e-5)} # ten times larger for adapters, as verl recommends
 EPOCHS=${EPOCHS:-15}
 TOTAL_STEPS=${TOTAL_STEPS:-null} # null: determined by EPOCHS
 SEED=${SEED:-1}

@@ -8,7 +8,7 @@
 #   MODEL_PATH=Qwen/Qwen2.5-VL-72B-Instruct bash recipes/run_qwen25vl_durian_megatron.sh  # on a cluster with 32
 #
 # ACTOR_TP and ACTOR_PP are the tensor and pipeline parallel sizes. Megatron shards weights and gradients over fewer GPUs
-# than FSDP, therefore they are offloaded to the machine's memory during rollouts.
+# than FSDP, so they are offloaded to the machine's memory during rollouts.
 
 set -euo pipefail
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Installs verl, vLLM and this project for machines without a GPU into .venv; does nothing if that is up to date. Needs
-# Python 3.11. VENV names another folder, CONSTRAINTS another file of pins; arguments replace what pip installs (this
-# project and verl_cpu).
+# Installs verl, vLLM and this project for machines without a GPU into .venv (Python 3.11); does nothing if .venv is up to
+# date. PYTHON names another interpreter, VENV another folder, CONSTRAINTS another file of pins; arguments replace what
+# pip installs (this project and verl_cpu).
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -36,8 +36,8 @@ fi
 echo "Installing $* (some minutes)"
 install --quiet "$@"
 
-# Dependencies may have installed CUDA builds of these packages, whose import fails with a CPU build of torch. They are
-# for audio; transformers and vLLM work without them, but not if their import fails.
+# Dependencies may install CUDA builds of these audio packages, whose import fails with a CPU build of torch. transformers
+# and vLLM work without them, but not if their import fails.
 for package in torchaudio torchcodec; do
     if ! "$VENV/bin/python" -c "import $package" 2>/dev/null; then
         "$VENV/bin/python" -m pip uninstall --quiet --yes "$package" 2>/dev/null

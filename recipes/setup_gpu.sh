@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
 # Installs verl, vLLM and this project for NVIDIA GPUs into .venv (Linux x86-64, CUDA 13, 11 GB), with Python 3.12 or
-# 3.11. PYTHON names another interpreter, VENV another folder. Skips what is already done. The last step, flash-attn,
-# may fail: everything else works without it, see ATTENTION in recipes/README.md.
+# 3.11. PYTHON names another interpreter, VENV another folder. Steps that are done are skipped. The last one, flash-attn,
+# may fail: everything else works without it, see recipes/README.md.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."

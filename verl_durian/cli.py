@@ -9,22 +9,36 @@ from typing import Annotated, Literal
 try:
     import rich  # noqa: F401
     import typer
+    from typer.core import TyperGroup
 except ModuleNotFoundError as error:
-    from verl_durian.hooks.dependencies import install_command, unmet
+    from verl_durian.hooks.doctor import install_command, unmet
 
     sys.exit(f"verl-durian: {error.name} is not installed. In bash:\n  {install_command(unmet())}")
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, help="Durian for verl.")
+from verl_durian.simulate.command import app as simulate
 
 
-@app.callback()
-def _main() -> None:
-    """Durian: difficulty-aware group normalization for verl."""
+class _Commands(TyperGroup):
+    """Prints an error of a command, which names its remedy, without a traceback, and exits with status 2."""
+
+    def invoke(self, context: typer.Context) -> object:  # type: ignore[override]
+        try:
+            return super().invoke(context)
+        except (typer.Exit, typer.Abort):  # RuntimeErrors themselves
+            raise
+        except (ValueError, OSError, ImportError, RuntimeError) as error:
+            print(f"verl-durian {context.invoked_subcommand}: {error}", file=sys.stderr)
+            raise typer.Exit(code=2) from error
+
+
+description = "Durian: difficulty-aware group normalization for verl."
+app = typer.Typer(cls=_Commands, no_args_is_help=True, add_completion=False, help=description)
+app.add_typer(simulate, name="simulate")
 
 
 @app.command()
 def doctor(
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list versions and passed checks.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list passed checks.")] = False,
 ) -> None:
     """Check the installation and suggest fixes: packages, plugin, estimator and hook."""
     from verl_durian.hooks.doctor import examine
@@ -62,9 +76,9 @@ def score(
     """Add the visual entropy of each row to verl's data files."""
     from verl_durian.entropy.cache import default_cache_dir
     from verl_durian.entropy.data_files import Columns
-    from verl_durian.entropy.score import Request, score_files
+    from verl_durian.entropy.score import score_files
 
-    request = Request(
+    problems = score_files(
         model=model,
         data=[*data, *(more_data or [])],
         output=output,
@@ -77,11 +91,6 @@ def score(
         workers=workers,
         max_patches=max_patches,
     )
-    try:
-        problems = score_files(request)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"verl-durian score: {error}", file=sys.stderr)
-        raise typer.Exit(code=2) from error
     raise typer.Exit(code=1 if problems and on_error == "fail" else 0)
 
 
@@ -93,22 +102,40 @@ def prepare(
     ],
     output: Annotated[Path, typer.Option(help="Folder for a parquet file of each split and a data card.")],
     source: Annotated[
-        str | None,
-        typer.Option(
-            help="Id on the hub, instead of the set's own; or a folder: a copy of that repository, or what "
-            "Dataset.save_to_disk wrote."
-        ),
+        str | None, typer.Option(help="Another id on the Hub, a copy of the repository, or what save_to_disk wrote.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of one a core.")] = None,
 ) -> None:
     """Make verl's data files of a training set or benchmark."""
     from verl_durian.prepare.prepare import prepare_dataset
 
+    prepare_dataset(name, source, output, workers)
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN...",
+            help="Folder with metrics.jsonl or with the records of algorithm.durian.record. LABEL=RUN names it; runs "
+            "with the same label are shown as seeds of the same settings.",
+            show_default=False,
+        ),
+    ],
+    output: Annotated[Path, typer.Option(help="HTML file; its figures go to a folder beside it.")] = Path(
+        "report.html"
+    ),
+) -> None:
+    """Make a page of what the normalization does to the prompts of one or several runs."""
+    from verl_durian.report.page import figures_folder, write_report
+
     try:
-        prepare_dataset(name, source, output, workers)
-    except (ValueError, OSError, ImportError, RuntimeError) as error:
-        print(f"verl-durian prepare: {error}", file=sys.stderr)
+        notes = write_report(runs, output)
+    except (ValueError, OSError) as error:
+        print(f"verl-durian report: {error}", file=sys.stderr)
         raise typer.Exit(code=2) from error
+    print("\n".join([*notes, f"report:  {output}", f"figures: {figures_folder(output)}"]))
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ from typing import IO
 import fsspec  # type: ignore[import-untyped]
 import pyarrow.parquet as pq
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
 
 @contextmanager
 def output_folder(output: Path) -> Iterator[None]:
@@ -68,7 +66,7 @@ def room_for(file: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in _NO_SPACE:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise OSError(
                 f"no space left to write {file} ({error.strerror}): free some space, then run the same command again"
             ) from error

@@ -83,8 +83,8 @@ def compute_score(
         gold, choices, decimals = _answer_key(ground_truth, row)
         correct = grade(answer or "", gold, row.get("answer_type") or "number", choices, decimals)
     except ValueError as error:
-        name = next((f"extra_info.{key}={row[key]}" for key in ("id", "index") if row.get(key) is not None), None)
-        raise ValueError(f"{error} (data_source={data_source}{f', {name}' if name else ''})") from error
+        name = next((f", extra_info.{key}={row[key]}" for key in ("id", "index") if row.get(key) is not None), "")
+        raise ValueError(f"{error}; correct the row or remove it (data_source={data_source}{name})") from error
     accuracy = float(correct and answer is not None)
     formatted = float(has_format(solution_str))
     return {"score": ACCURACY_WEIGHT * accuracy + FORMAT_WEIGHT * formatted, "acc": accuracy, "format": formatted}
@@ -93,26 +93,17 @@ def compute_score(
 def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int | None]:
     """Ground truth, choices and decimals of a row, in the types that `grade` expects."""
     choices, decimals = row.get("choices"), row.get("decimals")
-    try:
-        field = "reward_model.ground_truth"
-        gold = _as_text(ground_truth)
-        field = "extra_info.choices"
-        if isinstance(choices, (str, bytes, dict)):
-            raise ValueError(f"{choices!r} must be a list")
-        texts = [] if choices is None else [_as_text(choice) for choice in choices]
-        field = "extra_info.decimals"
-        places = None if decimals is None else float(decimals)
-        if places is not None and not (places >= 0 and places.is_integer()):
-            raise ValueError(f"{decimals!r} must be an integer, 0 or more, or null")
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{field}: {error}; correct the row or remove it") from error
-    return gold, texts, None if places is None else int(places)
+    if not isinstance(choices, list | tuple | np.ndarray | None):
+        raise ValueError(f"extra_info.choices: {choices!r} must be a list")
+    if decimals is not None and not re.fullmatch(r"\d+(\.0*)?", str(decimals)):
+        raise ValueError(f"extra_info.decimals: {decimals!r} must be an integer, 0 or more, or null")
+    texts = [] if choices is None else [_as_text("extra_info.choices", choice) for choice in choices]
+    gold = _as_text("reward_model.ground_truth", ground_truth)
+    return gold, texts, None if decimals is None else int(float(decimals))
 
 
-def _as_text(value: object) -> str:
+def _as_text(field: str, value: object) -> str:
     """The text of an answer, which may be a number or a truth value, of Python or NumPy."""
-    if isinstance(value, (str, bool, np.bool_)):
+    if isinstance(value, str | np.bool_) or (isinstance(value, Real | Decimal) and value - value == 0):  # finite
         return str(value)
-    if isinstance(value, (Real, Decimal)) and value - value == 0:  # neither infinite nor NaN
-        return str(value)
-    raise ValueError(f"{value!r} cannot be an answer: must be a text or a finite number")
+    raise ValueError(f"{field}: {value!r} cannot be an answer: must be a text or a finite number")

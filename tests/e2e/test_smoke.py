@@ -31,7 +31,6 @@ from recipes.quickstart.watchdog import DEATH, PR_SET_CHILD_SUBREAPER, is_alive,
 from verl_durian.evaluation.paper import BENCHMARKS
 from verl_durian.reward import compute_score
 
-ROOT = Path(__file__).parents[2]
 STEPS, BATCH, SEED = 4, 15, 7
 TOO_LONG = "mathvista-long"
 
@@ -50,13 +49,7 @@ def orphans() -> Iterator[list[psutil.Process]]:
 
 
 class Launch:
-    """One launch of the quickstart.
-
-    Args:
-        out: The folder of all launches.
-        name: Name of the file for the output.
-        kill_after: Kill the rollout worker after this step.
-    """
+    """One launch of the quickstart, with its output in out/NAME; `kill_after` kills its rollout worker after a step."""
 
     def __init__(self, out: Path, name: str, kill_after: int | None = None) -> None:
         overrides = (
@@ -68,8 +61,6 @@ class Launch:
             "trainer.resume_mode=auto",
             f"trainer.default_local_dir={out / 'checkpoints'}",
             f"trainer.rollout_data_dir={out / 'rollouts'}",
-            f"+algorithm.durian.record={out / 'records'}",
-            "+algorithm.durian.record_texts=true",
         )
         variables = {"OUT": str(out), "STEPS": str(STEPS), "VERL_DURIAN_CACHE": str(out / "cache")}
         segments, runs, log = shared_memory(), set(out.glob("runs/*")), out / name
@@ -146,10 +137,10 @@ def test_the_same_command_resumes_with_the_data_that_were_left(out, killed, resu
     assert loader["_num_yielded"] <= places[killed.last + 1][0] < loader["_num_yielded"] + 4 * BATCH
 
 
-def test_each_step_is_recorded_with_the_rows_of_its_prompts(out, resumed):
-    files = sorted((out / "records").iterdir())
-    assert [file.name for file in files] == [f"step_{step:08d}.parquet" for step in range(1, STEPS + 1)]
-    for file in files:
+def test_each_step_is_recorded_with_the_rows_of_its_prompts(killed, resumed):
+    files = {file.name: file for each in (killed, resumed) for file in (each.folder / "records").iterdir()}
+    assert sorted(files) == [f"step_{step:08d}.parquet" for step in range(1, STEPS + 1)]
+    for file in files.values():
         rows = pd.read_parquet(file)
         numbers = rows["prompt"].str.extract(r"\((\d+)\)\n")[0].astype(int)
         assert rows["row"].tolist() == numbers.tolist() and rows["uid"].nunique() == BATCH
@@ -180,25 +171,13 @@ def test_padding_rows_are_excluded(killed, steps):
         assert step["durian/prompts/all_equal"] == 0  # by dynamic sampling
 
 
-def test_metrics_are_those_that_are_documented(steps):
-    text = (ROOT / "docs" / "metrics.md").read_text()
-    documented = set(re.findall(r"^\| `(\S+)` \|", text, flags=re.MULTILINE))
-    logged = {
-        re.sub(r"/S\d/", "/S1/", re.sub(r"threshold_\d+", "threshold_1", key))
-        for step in steps
-        for key in step
-        if key.startswith("durian/")
-    }
-    assert logged == documented
-
-
 def test_images_are_scored_once(killed, resumed):
     assert 100 < killed.scored <= 600
     assert "visual entropy: 100%" in killed.output
     assert resumed.scored == killed.scored
 
 
-def test_it_ends_with_a_table_and_a_figure(killed, resumed):
+def test_it_ends_with_a_table_a_figure_and_a_report(killed, resumed):
     for metrics in (killed.metrics[0], resumed.metrics[STEPS]):
         assert sum(re.fullmatch(r"val-core/easy_vqa_\w+/acc/mean@1", name) is not None for name in metrics) == 3
     end = resumed.output[-3000:]
@@ -206,6 +185,7 @@ def test_it_ends_with_a_table_and_a_figure(killed, resumed):
     assert str(resumed.folder / "metrics.jsonl") in end
     with Image.open(resumed.folder / "learning.png") as figure:
         assert figure.width > 800
+    assert str(resumed.folder / "report.html") in end and (resumed.folder / "report.html").is_file()
 
 
 def test_no_process_and_no_shared_memory_is_left(killed, resumed):
@@ -239,10 +219,6 @@ def evaluation(out, resumed) -> Evaluation:
     return Evaluation(out)
 
 
-def test_the_checkpoint_is_merged(evaluation):
-    assert (evaluation.checkpoint / "actor_huggingface" / "model.safetensors").exists()
-
-
 def test_answers_have_the_id_of_their_question_and_the_reward_of_training(evaluation):
     assert {answer["id"] for answer in evaluation.answers} == evaluation.rows.keys() - {TOO_LONG}
     for answer in evaluation.answers:
@@ -264,42 +240,24 @@ def test_accuracies_equal_those_of_verl(evaluation):
     assert any(each["accuracy"] > 0 for each in evaluation.report["benchmarks"].values())
 
 
-def test_questions_without_answer_are_named(evaluation):
+def test_the_evaluation_ends_with_its_report(evaluation):
     unanswered = {name: each["unanswered"] for name, each in evaluation.report["benchmarks"].items()}
     assert unanswered == {**dict.fromkeys(BENCHMARKS, []), "mathvista": [TOO_LONG]}
     assert f"counted as wrong, such as {TOO_LONG}" in evaluation.printed
-
-
-def test_the_evaluation_ends_with_its_report(evaluation):
     assert evaluation.printed.endswith((evaluation.output / "report.md").read_text() + "\n")
     assert f"# {evaluation.checkpoint}" in evaluation.printed
-    assert evaluation.report["benchmarks"]["wemath"]["problems"]["problems"] == 4
-    assert evaluation.report["benchmarks"]["hallusionbench"]["groups"]["aAcc"] > 0
     with Image.open(evaluation.output / "report.png") as picture:
         assert picture.width > 800
 
 
 @pytest.mark.parametrize(
-    ("script", "arguments", "environment", "remedy"),
+    ("variables", "remedy"),
     [
-        ("run_quickstart.sh", ["+algorithm.durian.reasoning.groups=3"], {}, "num_groups, confidence"),
-        ("run_eval.sh", [], {}, "usage: bash recipes/run_eval.sh CHECKPOINT"),
-        ("run_eval.sh", ["{model}"], {"BENCHMARKS": "mathvista geometry3k"}, "geometry3k is none of mathverse, mathvi"),
-        ("run_eval.sh", ["{model}"], {"DATA_DIR": "nowhere"}, "make it: verl-durian prepare hallusionbench --output n"),
-        ("run_eval.sh", ["{data}"], {}, "contains neither config.json nor a checkpoint of verl"),
-        (
-            "run_eval.sh",
-            ["{model}", "actor_rollout_ref.rollout.load_format=dummy"],
-            {},
-            "set actor_rollout_ref.rollout.load_format=auto",
-        ),
+        ({"BENCHMARKS": "mathvista geometry3k"}, "geometry3k is none of mathverse, mathvi"),
+        ({"DATA_DIR": "nowhere"}, "make it: verl-durian prepare hallusionbench --output n"),
     ],
 )
-def test_invalid_settings_are_reported_before_ray_starts(evaluation, out, script, arguments, environment, remedy):
-    arguments = [argument.format(model=out / "model", data=evaluation.data) for argument in arguments]
-    variables = {"OUT": out, "DATA_DIR": evaluation.data, "OUTPUT": out / "refused", **environment}
-    command = recipe.command(script, *arguments)
-    done = subprocess.run(command, env=recipe.environment(**variables), capture_output=True, text=True)
-    assert done.returncode != 0
-    assert remedy in done.stdout + done.stderr
-    assert "Started a local Ray instance" not in done.stdout + done.stderr
+def test_invalid_settings_of_an_evaluation_are_reported(tmp_path, variables, remedy):
+    environment = recipe.environment(OUTPUT=tmp_path, **variables)
+    done = subprocess.run(recipe.command("run_eval.sh", "model"), env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and remedy in done.stderr

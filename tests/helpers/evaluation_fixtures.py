@@ -5,6 +5,7 @@
 import io
 import json
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from recipes.quickstart.data import Painter, Question, plain_questions, prompt_text, split_images
+from verl_durian.prepare.rows import SCHEMA
 
 SPLITS = {
     "mathverse": "testmini",
@@ -20,25 +22,19 @@ SPLITS = {
     "wemath": "testmini",
     "hallusionbench": "image",
 }
-
-_TEXT = pa.string()
-SCHEMA = pa.schema(
-    {
-        "data_source": _TEXT,
-        "prompt": pa.list_(pa.struct({"role": _TEXT, "content": _TEXT})),
-        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": _TEXT})),
-        "ability": _TEXT,
-        "reward_model": pa.struct({"style": _TEXT, "ground_truth": _TEXT}),
-        "extra_info": pa.struct(
-            {
-                **{"split": _TEXT, "index": pa.int64(), "id": _TEXT, "question": _TEXT, "answer_type": _TEXT},
-                **{"choices": pa.list_(_TEXT), "metadata": _TEXT},
-            }
-        ),
-    }
-)
-
 WEMATH_KEYS = ("2steps_1", "2steps_2", "2steps_multi", "3steps_1", "3steps_2", "3steps_3", "3steps_multi")
+
+
+def metadata(name: str) -> Iterator[dict[str, Any]]:
+    """The metadata of each question."""
+    if name == "wemath":
+        yield from ({"problem": n // len(WEMATH_KEYS), "key": key} for n, key in enumerate(2 * WEMATH_KEYS))
+    elif name == "hallusionbench":
+        for n in range(12):
+            place = {"set_id": str(n // 4), "figure_id": str(n % 2), "question_id": str(n // 2 % 2)}
+            yield {"category": "VD", "subcategory": "figure", **place}
+    else:
+        yield from ({} for _ in range(8))
 
 
 def write_benchmarks(folder: Path) -> None:
@@ -47,43 +43,26 @@ def write_benchmarks(folder: Path) -> None:
     asked: dict[str, list[Question]] = {}
     for question in plain_questions(split_images("test")):
         asked.setdefault(question.kind, []).append(question)
-
-    def row(name: str, kind: str, index: int, metadata: dict[str, Any]) -> dict[str, Any]:
-        question = asked[kind].pop(rng.randrange(len(asked[kind])))
-        picture = io.BytesIO()
-        painter.paint(question.image, "flat", 112, rng).save(picture, "PNG")
-        return {
-            "data_source": name,
-            "prompt": [{"role": "user", "content": prompt_text(question.text)}],
-            "images": [{"bytes": picture.getvalue(), "path": None}],
-            "ability": "vqa" if name == "hallusionbench" else "math",
-            "reward_model": {"style": "rule", "ground_truth": question.answer},
-            "extra_info": {
-                "split": SPLITS[name],
-                "index": index,
-                "id": f"{name}-{index}",
-                "question": question.text,
-                "answer_type": "yes_no" if kind == "yesno" else "number",
-                "choices": [],
-                "metadata": json.dumps(metadata),
-            },
-        }
-
-    def figure(n: int) -> dict[str, str]:
-        place = {"set_id": str(n // 4), "figure_id": str(n % 2), "question_id": str(n // 2 % 2)}
-        return {"category": "VD", "subcategory": "figure", **place}
-
-    kinds = ("color", "shape")
-    sets = {
-        "mathverse": [row("mathverse", "color", n, {"problem_index": n}) for n in range(8)],
-        "mathvision": [row("mathvision", "shape", n, {"level": 1}) for n in range(8)],
-        "mathvista": [row("mathvista", kinds[n % 2], n, {}) for n in range(8)],
-        "wemath": [
-            row("wemath", kinds[n % 2], n, {"problem": n // len(WEMATH_KEYS), "key": key})
-            for n, key in enumerate(2 * WEMATH_KEYS)
-        ],
-        "hallusionbench": [row("hallusionbench", "yesno", n, figure(n)) for n in range(12)],
-    }
-    for name, rows in sets.items():
+    for name, split in SPLITS.items():
+        rows = []
+        for index, place in enumerate(metadata(name)):
+            kind = "yesno" if name == "hallusionbench" else ("color", "shape")[index % 2]
+            question = asked[kind].pop(rng.randrange(len(asked[kind])))
+            picture = io.BytesIO()
+            painter.paint(question.image, "flat", 112, rng).save(picture, "PNG")
+            extra_info = {
+                **{"split": split, "index": index, "id": f"{name}-{index}", "question": question.text, "choices": []},
+                **{"answer_type": "yes_no" if kind == "yesno" else "number", "metadata": json.dumps(place)},
+            }
+            rows.append(
+                {
+                    "data_source": name,
+                    "prompt": [{"role": "user", "content": prompt_text(question.text)}],
+                    "images": [{"bytes": picture.getvalue(), "path": None}],
+                    "ability": "vqa" if kind == "yesno" else "math",
+                    "reward_model": {"style": "rule", "ground_truth": question.answer},
+                    "extra_info": extra_info,
+                }
+            )
         (folder / name).mkdir(parents=True)
-        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / name / f"{SPLITS[name]}.parquet")
+        pq.write_table(pa.Table.from_pylist(rows, SCHEMA), folder / name / f"{split}.parquet")

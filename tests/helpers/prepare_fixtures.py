@@ -1,28 +1,23 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Small copies of the hub repositories of the seven datasets, with their layout and schemas.
+"""Small copies of the hub repositories of the seven datasets: `FIXTURES[name](folder)` writes one.
 
-    python tests/helpers/prepare_fixtures.py FOLDER
-
-writes FOLDER/<name> for each dataset. Images and questions come from easy-vqa, scikit-image and a few drawings. Each
-copy has the unusual rows of the real dataset: questions without `<image>` or with `<image1>`, images that are gray,
-transparent, tiny, huge, broken or missing, rows without choices or answer, answers in percent.
+Each has the layout of the real one, the columns that are read, and unusual rows: questions without `<image>` or with
+`<image1>`, images that are gray, transparent, tiny, huge, broken or missing, rows without choices or answer, answers in
+percent. Some questions and images are those of easy-vqa.
 """
 
-import argparse
 import io
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import easy_vqa
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, List, Value
 from PIL import Image as Pillow
 from PIL import ImageDraw
-from skimage import data
 
 TEXT, INTEGER = Value("string"), Value("int64")
 Picture = dict[str, Any]
@@ -35,40 +30,22 @@ def stored(picture: Pillow.Image, form: str = "PNG", name: str | None = None) ->
     return {"bytes": content.getvalue(), "path": name}
 
 
-def triangle(across: int, up: int, size: tuple[int, int] = (520, 512)) -> Pillow.Image:
-    """A right triangle with the lengths of its legs."""
+def drawing(*lengths: int, size: tuple[int, int] = (520, 512)) -> Pillow.Image:
+    """A line of each length, with its number."""
     picture = Pillow.new("RGB", size, "white")
     draw = ImageDraw.Draw(picture)
-    width, height = size
-    corners = [(width // 8, height * 7 // 8), (width * 7 // 8, height * 7 // 8), (width // 8, height // 8)]
-    draw.polygon(corners, outline="black", width=3)
-    draw.text((width // 2, height * 15 // 16), str(across), fill="black")
-    draw.text((width // 16, height // 2), str(up), fill="black")
-    draw.text((width // 2, height // 3), "x", fill="black")
+    for number, length in enumerate(lengths, 1):
+        draw.line([20, 50 * number, 20 + 4 * length, 50 * number], fill="black", width=3)
+        draw.text((20, 50 * number + 5), str(length), fill="black")
     return picture
 
 
-def bars(heights: list[int]) -> Pillow.Image:
-    """A bar chart."""
-    picture = Pillow.new("RGB", (640, 480), "white")
-    draw = ImageDraw.Draw(picture)
-    for number, height in enumerate(heights):
-        left = 60 + number * 120
-        draw.rectangle([left, 440 - height * 4, left + 80, 440], fill=("red", "green", "blue", "black")[number])
-        draw.text((left + 30, 450), str(height), fill="black")
+def photo(size: tuple[int, int], mode: str = "RGB") -> Pillow.Image:
+    """A gray circle that fades; with the mode RGBA it also becomes transparent."""
+    picture = Pillow.radial_gradient("L").resize(size).convert(mode)
+    if mode == "RGBA":
+        picture.putalpha(Pillow.linear_gradient("L").resize(size))
     return picture
-
-
-def photo(name: str, size: tuple[int, int]) -> Pillow.Image:
-    """One of scikit-image's photographs in RGB."""
-    return Pillow.fromarray(getattr(data, name)()).convert("RGB").resize(size)
-
-
-def transparent(picture: Pillow.Image) -> Pillow.Image:
-    """The same picture, fading from left to right."""
-    faded = picture.convert("RGBA")
-    faded.putalpha(Pillow.fromarray(np.tile(np.linspace(0, 255, picture.width).astype(np.uint8), (picture.height, 1))))
-    return faded
 
 
 def shapes(number: int, yes_no: bool = False) -> list[tuple[str, str, Picture]]:
@@ -83,9 +60,10 @@ def shapes(number: int, yes_no: bool = False) -> list[tuple[str, str, Picture]]:
 
 BROKEN = {"bytes": b"\x89PNG\r\n\x1a\n" + b"\0" * 100, "path": "broken.png"}
 TINY = stored(Pillow.new("RGB", (12, 9), "red"), name="tiny.png")
-HUGE = stored(triangle(20, 21, (2500, 2000)), name="huge.png")
-GRAY = stored(triangle(9, 12).convert("L"), name="gray.png")
-FADED = stored(transparent(photo("chelsea", (451, 300))), name="faded.png")
+HUGE = stored(drawing(20, 21, size=(2500, 2000)), name="huge.png")
+GRAY = stored(drawing(9, 12).convert("L"), name="gray.png")
+FADED = stored(photo((451, 300), "RGBA"), name="faded.png")
+CHART = stored(drawing(30, 60, 90, size=(640, 480)))
 
 
 def to_parquet(file: Path, rows: list[dict[str, Any]], **types: Any) -> None:
@@ -101,7 +79,7 @@ def geometry3k(folder: Path) -> None:
     def row(number: int, **changes: Any) -> dict[str, Any]:
         across, up, x = triples[number % len(triples)]
         usual = {
-            "images": [stored(triangle(across, up))],
+            "images": [stored(drawing(across, up))],
             "problem": "<image>Find x.",
             "answer": str(x),
             "id": number,
@@ -118,7 +96,7 @@ def geometry3k(folder: Path) -> None:
         row(11, images=[FADED], problem=cat, answer="100\\%"),
         row(12, images=[HUGE]),
         row(13, images=[TINY]),
-        row(14, images=[stored(photo("coffee", (600, 500)), "JPEG")], problem=cups, answer="1"),
+        row(14, images=[stored(photo((600, 500)), "JPEG")], problem=cups, answer="1"),
         row(15, images=[BROKEN]),
         row(16, answer=None),
         row(17, images=[]),
@@ -136,7 +114,7 @@ def geometry3k(folder: Path) -> None:
 
 
 def virl39k(folder: Path) -> None:
-    images = {"images/triangle-0.png": stored(triangle(5, 12)), "images/chart-0.png": stored(bars([30, 60, 90]))}
+    images = {"images/triangle-0.png": stored(drawing(5, 12)), "images/chart-0.png": CHART}
     triangle_0, chart_0 = images
     rows: list[dict[str, Any]] = []
 
@@ -194,22 +172,17 @@ def mathverse(folder: Path) -> None:
             "problem_index": str(problem + 1),
             "problem_version": version,
             "question": "" if version == "Vision Only" else question,
-            "image": stored(triangle(across, up)),
+            "image": stored(drawing(across, up)),
             "answer": answer,
             "question_type": kind,
             "metadata": metadata,
-            "query_wo": f"Please directly answer the question.\nQuestion: {question}",
-            "query_cot": f"Please first conduct reasoning.\nQuestion: {question}",
             "question_for_eval": question,
         }
         for problem, (across, up, question, answer, kind) in enumerate(problems)
         for number, version in enumerate(versions)
     ]
     rows[-1]["image"] = GRAY
-    record = dict.fromkeys(metadata, TEXT)
-    to_parquet(folder / "testmini.parquet", rows, image=Image(), metadata=record)
-    text_only = [{**row, "problem_version": "Text Only", "image": ""} for row in rows[::5]]
-    to_parquet(folder / "testmini_text_only.parquet", text_only, metadata=record)
+    to_parquet(folder / "testmini.parquet", rows, image=Image(), metadata=dict.fromkeys(metadata, TEXT))
 
 
 def mathvision(folder: Path) -> None:
@@ -224,7 +197,6 @@ def mathvision(folder: Path) -> None:
                 "image": f"images/{len(rows) + 1}.jpg",
                 "decoded_image": picture,
                 "answer": answer,
-                "solution": None,
                 "level": 1 + len(rows) % 5,
                 "subject": "metric geometry - length",
             }
@@ -234,10 +206,10 @@ def mathvision(folder: Path) -> None:
         others = [other for other in ("circle", "triangle", "red", "blue") if other != answer]
         add(f"{question}\n<image1>", [answer, *others], "A", picture)
     for across, up, x in ((3, 4, "5"), (5, 12, "13"), (8, 15, "17")):
-        add("How long is the side x?\n<image1>", [], x, stored(triangle(across, up)))
-    add("Which bar is the highest? <image1>", ["A", "B", "C"], "C", stored(bars([10, 20, 30])))
+        add("How long is the side x?\n<image1>", [], x, stored(drawing(across, up)))
+    add("Which bar is the highest? <image1>", ["A", "B", "C"], "C", CHART)
     add("<image1> How much is the whole, if the part shown in <image1> is $\\frac{1}{2}$ of it?", [], "100%", TINY)
-    add("How many coins are there?", ["(24)", "12", "6", "3"], "A", stored(photo("coins", (303, 384)).convert("L")))
+    add("How many coins are there?", ["(24)", "12", "6", "3"], "A", stored(photo((303, 384), "L")))
     add("Which is it? <image1> (A) a cat (B) a dog", ["a cat", "a dog"], "A", FADED)
     add("Which is it? <image1>", ["a cat", "a dog"], "E", FADED)
     types = {"options": List(TEXT), "decoded_image": Image(), "level": INTEGER}
@@ -255,7 +227,6 @@ def mathvista(folder: Path) -> None:
             {
                 "pid": str(len(rows) + 1),
                 "question": question,
-                "image": f"images/{len(rows) + 1}.jpg",
                 "decoded_image": picture,
                 "choices": None,
                 "unit": None,
@@ -264,7 +235,6 @@ def mathvista(folder: Path) -> None:
                 "question_type": "multi_choice" if "choices" in others else "free_form",
                 "answer_type": kind,
                 "metadata": metadata,
-                "query": f"Hint: Please answer the question.\nQuestion: {question}",
                 **others,
             }
         )
@@ -274,20 +244,17 @@ def mathvista(folder: Path) -> None:
         add(question, answer, picture, choices=[others[0], answer, *others[1:]])
     for question, answer, picture in shapes(4, yes_no=True):
         add(question, answer.capitalize(), picture, choices=["Yes", "No"])
-    chart = stored(bars([30, 60, 90]))
-    add("How high is the red bar?", "30", chart, "integer")
-    add("What is the mean height of the bars?", "60.0", chart, "float", precision=1.0, unit="cm")
-    add("What is the ratio of the red bar to the blue one?", "0.33", chart, "float", precision=2.0)
-    add("What are the heights?", "[30, 60, 90]", chart, "list")
-    add("What is the share of the red bar in the green one?", "50%", chart)
+    add("How high is the red bar?", "30", CHART, "integer")
+    add("What is the mean height of the bars?", "60.0", CHART, "float", precision=1.0, unit="cm")
+    add("What is the ratio of the red bar to the blue one?", "0.33", CHART, "float", precision=2.0)
+    add("What are the heights?", "[30, 60, 90]", CHART, "list")
+    add("What is the share of the red bar in the green one?", "50%", CHART)
     add("Which letter is it?", "A", GRAY, choices=["B", "A"])
-    add("Which one?", "neither", chart, choices=["red", "green"])
+    add("Which one?", "neither", CHART, choices=["red", "green"])
     add("What is to be seen?", "a cat", FADED)
     record = {**dict.fromkeys(texts, TEXT), "img_height": INTEGER, "img_width": INTEGER, "skills": List(TEXT)}
     types = {"decoded_image": Image(), "choices": List(TEXT), "precision": Value("float64"), "metadata": record}
     to_parquet(folder / "data/testmini-00000-of-00001-725687bf7a18d64b.parquet", rows, **types)
-    hidden = [{**row, "answer": ""} for row in rows[:3]]
-    to_parquet(folder / "data/test-00000-of-00002-6b81bd7f7e2065e6.parquet", hidden, **types)
 
 
 def wemath(folder: Path) -> None:
@@ -304,15 +271,13 @@ def wemath(folder: Path) -> None:
             rows.append(
                 {
                     "ID": str(number + 1),
-                    "split": "testmini",
                     "knowledge concept": "Understanding of Triangles",
                     "question": question,
                     "option": option.format(a=a, b=b, x=x, aa=a * a, bb=b * b, xx=x * x),
                     "answer": answer,
-                    "image_path": stored(triangle(a, b)),
+                    "image_path": stored(drawing(a, b)),
                     "key": f"{many}steps_{step}",
                     "question number": len(rows) + 1,
-                    "knowledge concept description": "The square of the hypotenuse is the sum of those of the legs.",
                 }
             )
     rows[-1]["image_path"] = HUGE
@@ -321,34 +286,29 @@ def wemath(folder: Path) -> None:
 
 
 def hallusionbench(folder: Path) -> None:
-    charts = {"0": bars([30, 60, 90]), "1": bars([90, 60, 30])}
     questions = {
         "Is the blue bar the highest?": (1, 0),
         "Is the red bar 30 high?": (1, 0),
         "Are there 3 bars?": (1, 1),
     }
 
-    def row(place: str, number: int, question: str, yes: int, picture: Picture | None) -> dict[str, Any]:
+    def row(place: str, number: int, question: str, yes: int, picture: Picture) -> dict[str, Any]:
         category, subcategory, group, figure = place.split()
         return {
             "category": category,
             "subcategory": subcategory,
-            "visual_input": "0" if picture is None else "1",
             "set_id": group,
             "figure_id": figure,
-            "sample_note": "fixture",
             "question_id": str(number),
             "question": question,
-            "gt_answer_details": question,
             "gt_answer": str(yes),
-            "filename": f"hallusion_bench/{category}/{subcategory}/{group}_{figure}.png",
             "image": picture,
         }
 
     rows = [
-        row(f"VS chart {group} {figure}", number, question, answers[int(figure)], stored(chart))
+        row(f"VS chart {group} {figure}", number, question, answers[figure], CHART)
         for group in ("0", "1")
-        for figure, chart in charts.items()
+        for figure in (0, 1)
         for number, (question, answers) in enumerate(questions.items())
     ]
     for figure, (_, _, picture) in enumerate(shapes(3, yes_no=True)):
@@ -357,18 +317,8 @@ def hallusionbench(folder: Path) -> None:
     rows.append(row("VD figure 1 0", 0, "Is there a cat in the picture?", 1, FADED))
     rows.append(row("VD figure 1 1", 0, "Is it red?", 1, TINY))
     to_parquet(folder / "data/image-00000-of-00001.parquet", rows, image=Image())
-    without_image = [row("VS chart 0 0", number, question, 0, None) for number, question in enumerate(questions)]
-    to_parquet(folder / "data/non_image-00000-of-00001.parquet", without_image, image=Image())
 
 
 FIXTURES = {
     make.__name__: make for make in (geometry3k, virl39k, mathverse, mathvision, mathvista, wemath, hallusionbench)
 }
-
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description="Write small copies of the datasets' hub repositories.")
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    for name, make in FIXTURES.items():
-        make(folder / name)
-        print(folder / name)

@@ -61,6 +61,7 @@ def launch(environment, folder: Path, *arguments: str) -> subprocess.CompletedPr
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
 
 
+@pytest.mark.slow
 def test_it_runs_with_the_named_packages_alone(environment, tmp_path):
     absent = ("verl", "ray", "vllm", "datasets", "omegaconf", "rich", "typer", "qwen_vl_utils", "torchvision")
     code = f"import importlib.util as util; print(*(name for name in {absent} if util.find_spec(name)))"
@@ -77,14 +78,7 @@ def test_it_runs_with_the_named_packages_alone(environment, tmp_path):
         assert all(math.isfinite(value) for value in stage["figures"].values() if isinstance(value, float))
         assert f"{name} ...\n" in done.stdout and re.search(rf"^{name}: done +\d", done.stdout, re.MULTILINE)
 
-    estimator, scoring = report["stages"]["estimator"]["figures"], report["stages"]["scoring, bfloat16"]["figures"]
-    assert estimator["64 x 4 x 256, int64 mask: durian / floor"] == pytest.approx(
-        estimator["64 x 4 x 256, int64 mask: durian ms"] / estimator["64 x 4 x 256, int64 mask: floor ms"]
-    )
-    assert estimator["largest difference of an advantage to the CPU"] == 0
-    assert scoring["96 patches: end to end / tower alone"] == pytest.approx(
-        scoring["96 patches: end to end, images/s"] / scoring["96 patches: tower alone, images/s"]
-    )
+    assert report["stages"]["estimator"]["figures"]["largest difference of an advantage to the CPU"] == 0
     agreement = report["stages"]["CPU, float32"]["figures"]
     line, photo = (agreement[f"{name}, 112 x 112: H on the CPU, nats"] for name in ("thin line", "photograph"))
     assert 1 < line < photo and agreement["largest difference of H, nats"] < 1e-4
@@ -134,22 +128,6 @@ def test_a_stage_that_fails_is_reported_and_the_others_run(gpu_check, tmp_path, 
     for stage in failed.values():
         assert stage["error"] == "OutOfMemoryError: CUDA out of memory. Tried to allocate 1 GiB"
         assert stage["figures"] == {"attention": "sdpa", "before": 1.0} and stage["error"] in gpu_check.table(report)
-
-
-def test_batches_find_features_that_depend_on_the_other_images(gpu_check, monkeypatch):
-    check = gpu_check.Check("cpu", gpu_check.SMALL)
-    tower = check._scorer("float32").tower
-    encode = tower.features
-
-    def dependent(pixel_values, grid_thw):
-        return [
-            each + 1e-3 * len(grid_thw) * torch.linspace(0, 1, len(each))[:, None] ** 2
-            for each in encode(pixel_values, grid_thw)
-        ]
-
-    monkeypatch.setattr(tower, "features", dependent)
-    check.batches("float32")
-    assert check.figures["largest difference of H, nats"] > 1e-6
 
 
 def test_a_call_that_hangs_ends_at_the_limit(environment, tmp_path):

@@ -51,7 +51,6 @@ def nothing_logged_yet(monkeypatch):
 def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tiny_qwen25vl, tmp_path, caplog):
     of_batch = advantage_step.expected(make_rows(), config)
     config = load_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, OF_DATASET).config
-    assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == [3.0, 5.0]
     assert "thresholds of visual entropy of the training set, nats: [3.0000, 5.0000]" in caplog.text
     metrics = assert_expected(STEPS[trainer](make_rows(), config), make_rows(), config)
     assert metrics["durian/perceptual/threshold_1"] == 3.0 and metrics["durian/perceptual/threshold_2"] == 5.0
@@ -59,16 +58,15 @@ def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tin
 
 
 @pytest.mark.parametrize(
-    ("overrides", "entropies", "thresholds"),
+    ("overrides", "thresholds"),
     [
-        ((), ENTROPIES, "batch"),
-        (("+algorithm.durian.perceptual.thresholds=[1.5]",), ENTROPIES, [1.5]),
-        ((OF_DATASET, "+algorithm.durian.weights.perceptual=0"), ENTROPIES, "batch"),
-        ((OF_DATASET,), [3.0] * 5 + [4.0], [3.0, 3.0]),
+        ((), "batch"),
+        (("+algorithm.durian.perceptual.thresholds=[1.5]",), [1.5]),
+        ((OF_DATASET, "+algorithm.durian.weights.perceptual=0"), "batch"),
     ],
 )
-def test_thresholds_after_loading(overrides, entropies, thresholds, tiny_qwen25vl, tmp_path):
-    config = load_training_set("v1", tiny_qwen25vl, tmp_path, entropies, *overrides).config
+def test_thresholds_after_loading(overrides, thresholds, tiny_qwen25vl, tmp_path):
+    config = load_training_set("v1", tiny_qwen25vl, tmp_path, ENTROPIES, *overrides).config
     assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == thresholds
 
 
@@ -80,32 +78,6 @@ def test_a_run_that_only_validates_scores_nothing(trainer, tiny_qwen25vl, tmp_pa
     for settings in ((), ("trainer.val_only=True", "trainer.val_before_train=False")):  # verl then ignores val_only
         with pytest.raises(ValueError, match="must be a finite number"):
             load(*settings)
-
-
-def test_older_trainer_keeps_the_column_through_generation(config):
-    from verl.protocol import DataProto
-    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
-
-    trainer = object.__new__(RayPPOTrainer)
-    trainer.config = config
-    columns = {"uid": ["a", "b"], "visual_entropy": [1.0, None], "raw_prompt": ["x", "y"]}
-    batch = DataProto.from_dict(
-        tensors={"dummy": torch.zeros(2)},
-        non_tensors={name: np.array(values, dtype=object) for name, values in columns.items()},
-    )
-    gen_batch = trainer._get_gen_batch(batch)
-    assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0, None]
-    assert "visual_entropy" not in gen_batch.non_tensor_batch and "raw_prompt" in gen_batch.non_tensor_batch
-
-    trainer.config = advantage_step.compose("+algorithm.durian.record=records")
-    columns = {"uid": ["a"], "visual_entropy": [1.0], record.ROW: [3.0], "raw_prompt": ["x"]}
-    batch = DataProto.from_dict(
-        tensors={"dummy": torch.zeros(1)},
-        non_tensors={name: np.array(values, dtype=object) for name, values in columns.items()},
-    )
-    assert set(trainer._get_gen_batch(batch).non_tensor_batch) == {"uid", "raw_prompt"}
-    assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0]
-    assert batch.non_tensor_batch[record.ROW].tolist() == [3.0] and not batch.meta_info
 
 
 def test_rows_of_a_recorded_training_set_have_their_number(trainer, tiny_qwen25vl, tmp_path):
@@ -173,7 +145,7 @@ def test_v1_without_the_column_is_an_error(config):
         run_v1(rows, config)
 
 
-@pytest.mark.parametrize("kind", [float, np.float64, np.float32, np.bool_, np.int64])
+@pytest.mark.parametrize("kind", [float, np.float32, np.bool_])
 def test_v1_finds_the_accuracy_that_a_colocated_reward_model_returns(kind, config):
     """verl's `_compute_reward_colocate` makes each of its extra infos a field of TransferQueue, of NumPy scalars."""
     rows = make_rows()
@@ -185,40 +157,40 @@ def test_v1_finds_the_accuracy_that_a_colocated_reward_model_returns(kind, confi
     assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("accuracy", ["good", "", [0.5, 1.0], {"letter": 1.0}, pd.NA])
-def test_an_accuracy_that_is_no_number_does_not_end_training(trainer, accuracy, config, caplog):
+@pytest.mark.parametrize("accuracy", ["good", [0.5, 1.0], {"letter": 1.0}, pd.NA, "absent"])
+def test_without_an_accuracy_that_is_a_number_the_metrics_use_the_rewards(trainer, accuracy, config, caplog):
     rows = make_rows()
     for row in rows:
         row["extra_fields"]["reward_extra_info"]["acc"] = accuracy
+        if str(accuracy) == "absent" and trainer == "v1":
+            del row["extra_fields"]
     for _ in range(2):
         metrics = assert_expected(STEPS[trainer](rows, config), rows, config)
         assert metrics["durian/accuracy_is_reward"] == 1 and "durian/reasoning/rank_correlation" in metrics
-    assert caplog.text.count("the metrics use the rewards instead") == 1 and "acc=" in caplog.text
-
-
-def test_v1_without_accuracy_uses_the_rewards(config, caplog):
-    rows = [{name: value for name, value in row.items() if name != "extra_fields"} for row in make_rows()]
-    for _ in range(2):
-        metrics = assert_expected(run_v1(rows, config), rows, config)
-        assert metrics["durian/accuracy_is_reward"] == 1
     assert caplog.text.count("the metrics use the rewards instead") == 1
 
 
 def test_metrics_that_fail_do_not_end_training(config, caplog, monkeypatch):
-    def fail(*_):
-        raise ZeroDivisionError("of a metric")
-
-    monkeypatch.setattr(trainers, "durian_metrics", fail)
+    monkeypatch.setattr(trainers, "durian_metrics", lambda *_: 1 / 0)
     for _ in range(2):
         advantages, _, metrics = run_v1(make_rows(), config)
         assert advantages.any() and not any("reasoning" in name for name in metrics)
-    assert caplog.text.count("ZeroDivisionError('of a metric')") == 1
+    assert caplog.text.count("ZeroDivisionError") == 1
 
 
-@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
-def test_v1_goes_on_where_a_log_probability_is_not_finite(bad, config, caplog):
+def test_v1_goes_on_where_the_accuracy_cannot_be_fetched(config, caplog, monkeypatch):
+    import transfer_queue as tq
+
+    get = tq.kv_batch_get
+    monkeypatch.setattr(tq, "kv_batch_get", lambda **given: 1 / 0 if "acc" in given["select_fields"] else get(**given))
+    for _ in range(2):
+        assert assert_expected(run_v1(make_rows(), config), make_rows(), config)["durian/accuracy_is_reward"] == 1
+    assert caplog.text.count("the metrics use the rewards instead") == 1 and "ZeroDivisionError" in caplog.text
+
+
+def test_v1_goes_on_where_a_log_probability_is_not_finite(config, caplog):
     rows = make_rows()
-    next(row for row in rows if row["uid"] == "prompt6")["old_log_probs"][0] = bad
+    next(row for row in rows if row["uid"] == "prompt6")["old_log_probs"][0] = float("nan")
     for _ in range(2):
         metrics = assert_expected(run_v1(rows, config), rows, config)
         assert metrics["durian/reasoning/non_finite_prompts"] == 1
@@ -236,20 +208,22 @@ def test_a_step_of_v1_in_which_the_estimator_did_not_run_is_an_error(function, c
         run_v1(make_rows(), config)
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-def test_a_step_of_an_older_trainer_in_which_the_estimator_did_not_run_is_an_error(replaced, config):
+def test_an_older_trainer_keeps_columns_through_generation_and_notices_if_the_estimator_does_not_run(config, tmp_path):
     from verl.protocol import DataProto
-    from verl.trainer.ppo import ray_trainer
+    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 
-    trainer = object.__new__(ray_trainer.RayPPOTrainer)
-    trainer.config = config
-    prompts = DataProto.from_dict(tensors={"dummy": torch.zeros(2)}, non_tensors={"uid": np.array(["a", "b"])})
-    trainer._get_gen_batch(prompts)
-    if replaced:
-        with pytest.raises(RuntimeError, match="did not call the estimator.*verl-durian doctor"):
-            run_v0(make_rows(), advantage_step.compose("algorithm.adv_estimator=grpo"), prompts.meta_info)
-    else:
-        assert "durian/prompts/num" in run_v0(make_rows(), config, prompts.meta_info)[2]
+    trainer = object.__new__(RayPPOTrainer)
+    trainer.config = advantage_step.compose(*DURIAN, f"+algorithm.durian.record={tmp_path}")
+    columns = {"uid": ["a", "b"], "visual_entropy": [1.0, None], record.ROW: [3.0, 4.0], "raw_prompt": ["x", "y"]}
+    columns = {name: np.array(values, dtype=object) for name, values in columns.items()}
+    batch = DataProto.from_dict(tensors={"dummy": torch.zeros(2)}, non_tensors=columns)
+    gen_batch = trainer._get_gen_batch(batch)
+    assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0, None]
+    assert batch.non_tensor_batch[record.ROW].tolist() == [3.0, 4.0]
+    assert set(gen_batch.non_tensor_batch) == {"uid", "raw_prompt"}
+    assert "durian/prompts/num" in run_v0(make_rows(), config, batch.meta_info)[2]
+    with pytest.raises(RuntimeError, match="did not call the estimator.*verl-durian doctor"):
+        run_v0(make_rows(), advantage_step.compose("algorithm.adv_estimator=grpo"), batch.meta_info)
 
 
 def test_another_plugins_wrappers_around_ours(config, monkeypatch):
@@ -272,32 +246,27 @@ def test_another_plugins_wrappers_around_ours(config, monkeypatch):
     monkeypatch.setattr(ray_trainer, "compute_data_metrics", around(ray_trainer.compute_data_metrics))
     # Ours once more around it, as where verl's module that holds the function is imported only now.
     symbol = next(s for s in verl_symbols.SYMBOLS if (s.module, s.name) == (verl_symbols.V1_UTILS, "compute_advantage"))
-    assert not verl_symbols.is_wrapped(utils.compute_advantage)
     verl_symbols.wrap(symbol, everywhere=False)
     for step in (run_v1, run_v0):
         advantages, _, metrics = step(make_rows(), config)
         assert torch.equal(advantages, alone) and "durian/prompts/num" in metrics
     assert calls == ["compute_advantage"] * 2 + ["compute_data_metrics"]
-    assert not verl_symbols.not_wrapped(verl_symbols.V1)
 
 
 OTHER_PLUGIN = """
 from verl.trainer.ppo import metric_utils, ray_trainer
 from verl.trainer.ppo.v1 import trainer_base, utils
-compute_advantage_of_verl = ray_trainer.compute_advantage
-compute_data_metrics_of_verl = ray_trainer.compute_data_metrics
 calls = []
 
-def compute_advantage(*args, **kwargs):
-    calls.append("compute_advantage")
-    return compute_advantage_of_verl(*args, **kwargs)
+def replaced(name):
+    globals()[f"{name}_of_verl"] = getattr(ray_trainer, name)
+    def wrapper(*args, **kwargs):
+        calls.append(name)
+        return globals()[f"{name}_of_verl"](*args, **kwargs)
+    return wrapper
 
-def compute_data_metrics(*args, **kwargs):
-    calls.append("compute_data_metrics")
-    return compute_data_metrics_of_verl(*args, **kwargs)
-
-ray_trainer.compute_advantage = compute_advantage
-metric_utils.compute_data_metrics = ray_trainer.compute_data_metrics = compute_data_metrics
+ray_trainer.compute_advantage = replaced("compute_advantage")
+metric_utils.compute_data_metrics = ray_trainer.compute_data_metrics = replaced("compute_data_metrics")
 """
 
 WITH_OTHER_PLUGIN = """
@@ -306,9 +275,9 @@ os.environ.pop("VERL_PLATFORM", None)  # verl knows this platform only after the
 import verl, advantage_step, other_plugin
 from verl.trainer.ppo import ray_trainer
 from verl_durian.hooks.doctor import check_process
-from verl_durian.hooks.verl_symbols import TRAINERS, is_wrapped
-assert is_wrapped(other_plugin.compute_advantage_of_verl)  # a module that holds the function
-assert is_wrapped(ray_trainer.compute_data_metrics)
+from verl_durian.hooks.verl_symbols import TRAINERS
+assert hasattr(other_plugin.compute_advantage_of_verl, "_verl_durian")  # a module that holds the function
+assert hasattr(ray_trainer.compute_data_metrics, "_verl_durian")
 assert {each.level for each in check_process(TRAINERS)} == {"ok"}, check_process(TRAINERS)
 advantage_step.main(sys.argv[1], "durian", "grpo")
 print(other_plugin.calls)

@@ -47,9 +47,6 @@ def test_patches_touch_what_the_readme_says():
     assert [file.name[:4] for file in PATCHES] == [f"000{number}" for number in range(1, 8)]
     tops = [{path.split("/")[0] for path in changed(file)} for file in PATCHES]
     assert tops == [{"verl", "tests"}] * 5 + [{"docs"}, {"docs", "examples"}]
-
-
-def test_trailers_are_valid():
     for file in PATCHES:
         message = file.read_text().split("\n---\n")[0]
         trailers = [line for line in message.splitlines() if line.lower().startswith("co-authored-by:")]
@@ -74,16 +71,7 @@ def test_git_am_applies_the_whole_series(tree, wheel, tmp_path):
     run(*git, "am", "-q", "--keep-non-patch", *INSTALLED, cwd=tree)
     left_out = [f"--exclude={path}" for path in OF_A_CLONE]
     run(*git, "am", "-q", "--keep-non-patch", *left_out, PATCHES[6], cwd=tree)
-    subjects = run(*git, "log", "--format=%s", "-6", cwd=tree).splitlines()
-    assert [subject.split("]")[0] for subject in subjects] == [
-        "[doc, algo",
-        "[algo, trainer, cfg, fully_async",
-        "[rollout, vllm",
-        "[model",
-        "[trainer, fully_async, one_step_off",
-        "[trainer, algo",
-    ]
-
+    assert run(*git, "rev-list", "--count", "HEAD", cwd=tree) == "7\n"
     patched = unpack(wheel, tmp_path / "patched")
     patch(patched)
     assert filecmp.cmpfiles(tree, patched, files(patched), shallow=False)[1:] == ([], [])
@@ -133,6 +121,7 @@ def steps(wheel, tiny_qwen25vl, tmp_path_factory) -> dict[str, dict]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "step", ["v1", "v1_padded", "v1_several_outputs", "v1_non_finite", "older", "older_non_finite"]
 )
@@ -144,6 +133,7 @@ def test_the_same_advantages_with_the_plugin_the_patches_and_both(step, steps):
         assert not np.allclose(patches, steps["patches"][step.removesuffix("_non_finite")])
 
 
+@pytest.mark.slow
 def test_the_hook_stands_aside_where_verl_computes_durian(steps):
     assert steps["plugin"]["estimator"] == "verl_durian.algo.estimator"
     assert steps["both"]["estimator"] == steps["patches"]["estimator"] == "verl.trainer.ppo.core_algos"
@@ -154,16 +144,12 @@ def test_the_hook_stands_aside_where_verl_computes_durian(steps):
     assert steps["both"]["calls"] == steps["patches"]["calls"] == ["fetch", "estimate"]
     assert steps["plugin"]["calls"] == ["fetch", "fetch", "fetch", "estimate"]
     assert steps["plugin"]["metrics"] and not steps["both"]["metrics"]
-
-
-def test_the_plugin_still_prepares_the_training_set(steps):
+    # The plugin still prepares the training set.
     assert steps["plugin"]["validated"] == steps["both"]["validated"] == "dataset"
     assert steps["plugin"]["thresholds"] == steps["both"]["thresholds"] == [3.0, 5.0]
     for step in ("v1_thresholds", "v1_without_perceptual"):
         assert steps["both"][step] == steps["plugin"][step]
         assert not np.allclose(steps["both"][step], steps["both"]["v1"])
-
-
-def test_the_plugin_works_with_the_other_patches_as_without(steps):
+    # With the other patches it works as without.
     differ = [name for name, found in steps["plugin"].items() if steps["no_estimator"][name] != found]
     assert differ == ["verl"]

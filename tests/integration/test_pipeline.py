@@ -18,8 +18,7 @@ from verl_durian.entropy import pipeline
 from verl_durian.entropy.cache import EntropyCache
 from verl_durian.entropy.data_files import Columns, DatasetRows
 from verl_durian.entropy.media import collect
-from verl_durian.entropy.pipeline import Problem, Scores, score_rows
-from verl_durian.entropy.placement import Placement, place, resources_released
+from verl_durian.entropy.pipeline import Placement, Problem, Scores, place, resources_released, score_rows
 from verl_durian.entropy.scorer import Scorer, to_arrays
 from verl_durian.entropy.vision_tower import TowerSettings, read_tower
 
@@ -63,7 +62,7 @@ def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen
     settings, state = read_tower(str(tiny_qwen25vl))
     scored = {0: [CAT], 2: [GRASS, COFFEE], 4: [CAT], 6: [COFFEE], 8: [CAT], 9: [COFFEE, GRASS]}
     media = {row: collect(images, None) for row, images in scored.items()}
-    alone = {each.key: each for each in Scorer(settings, to_arrays(state), "cpu", 2048, 1).score(media.values())}
+    alone = {each.key: each for each in Scorer(settings, to_arrays(state), "cpu", 2048).score(media.values())}
     assert np.flatnonzero(np.isfinite(scores.entropies)).tolist() == list(scored)
     for row, of_row in media.items():
         assert scores.entropies[row] == pytest.approx(alone[of_row.key].entropy, abs=1e-6)
@@ -81,16 +80,15 @@ def test_each_row_gets_its_score_and_each_distinct_row_is_encoded_once(tiny_qwen
     assert "pipe.png' is not a regular file" in scores.problems[4].reason
     assert scores.images == 14
     assert scores.encoded == 10  # the cat, the coffee, both orders of grass and coffee, two distinct broken rows
-    entries = list(EntropyCache(tmp_path / "cache").entries())
-    assert len(entries) == 4
+    stored = list(EntropyCache(tmp_path / "cache").scores())
+    assert len(stored) == 4
 
     # Again, with a damaged line in the cache and a new row: only these and the broken rows are encoded.
     (file,) = (tmp_path / "cache").glob("*.jsonl")
     file.write_bytes(file.read_bytes()[1:])
     again = score(tiny_qwen25vl, tmp_path / "cache", first, second, [[GRASS]])
-    damaged = alone[entries[0].key]
-    images = next(len(of_row) for of_row in media.values() if of_row.key == damaged.key)
-    assert again.encoded == images + 1 + 4
+    damaged = next(len(of_row) for of_row in media.values() if of_row.key == stored[0].key)
+    assert again.encoded == damaged + 1 + 4
     assert again.entropies[:-1] == pytest.approx(scores.entropies, abs=1e-6, nan_ok=True)
     assert np.isfinite(again.entropies[-1])
     assert again.problems == scores.problems
@@ -101,10 +99,10 @@ def test_rows_of_a_few_bytes_are_divided_among_the_workers(tiny_qwen25vl, tmp_pa
     for number in range(40):
         files.append(tmp_path / f"{number}.png")
         Image.new("RGB", (56, 56), (number, 0, 0)).save(files[-1])
-    blocks, results = [], pipeline._results
-    monkeypatch.setattr(pipeline, "_results", lambda *of: (blocks.append(len(each)) or each for each in results(*of)))
+    blocks, make = [], pipeline._blocks
+    monkeypatch.setattr(pipeline, "_blocks", lambda *of: (blocks.append(len(each)) or each for each in make(*of)))
     scores = score(tiny_qwen25vl, tmp_path / "cache", [[{"path": str(file)}] for file in files], workers=2)
-    assert not scores.problems and sum(blocks) == 40 and max(blocks) <= 16  # 40 rows / 2 workers / 4 blocks, read by 16
+    assert not scores.problems and blocks == [5] * 8  # 40 rows / 2 workers / 4 blocks
 
 
 @ray.remote(num_gpus=1)
@@ -143,38 +141,31 @@ def test_a_worker_with_other_packages_is_an_error(tiny_qwen25vl, tmp_path, monke
 
 
 class Dying(pipeline.Worker):
-    """A worker that every block kills, as if memory ran out."""
-
-    def __call__(self, block):
-        os._exit(1)
-        yield
-
-
-class DyingOnce(pipeline.Worker):
-    """A worker that dies at its first block, the first time."""
+    """A worker that ends with the first blocks, as if memory ran out."""
 
     marker: Path
+    deaths: int
 
-    def __call__(self, block):
-        if not self.marker.exists():
-            self.marker.touch()
+    def score(self, block, *others):
+        died = len(list(self.marker.glob("*")))
+        if died < self.deaths:
+            (self.marker / str(died)).touch()
             os._exit(1)
-        yield from super().__call__(block)
+        return super().score(block, *others)
 
 
-def test_rows_of_a_dead_worker_are_scored_by_another(tiny_qwen25vl, tmp_path, monkeypatch):
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(DyingOnce, "marker", tmp_path / "died", raising=False)
-    monkeypatch.setattr(pipeline, "Worker", DyingOnce)
-    scores = score(tiny_qwen25vl, tmp_path / "cache", [[CAT], [GRASS], [COFFEE]])
-    assert (tmp_path / "died").exists()
-    assert np.isfinite(scores.entropies).all()
-    assert len(list(EntropyCache(tmp_path / "cache").entries())) == 3
-
-
-def test_rows_that_kill_every_worker_end_the_run(tiny_qwen25vl, tmp_path, monkeypatch):
+def test_rows_of_a_dead_worker_are_scored_again_but_not_forever(tiny_qwen25vl, tmp_path, monkeypatch):
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(pipeline, "Worker", Dying)
-    monkeypatch.setattr(pipeline, "_ATTEMPTS", 2)
+    monkeypatch.setattr(Dying, "marker", tmp_path / "died", raising=False)
+    monkeypatch.setattr(Dying, "deaths", 1, raising=False)
+    (tmp_path / "died").mkdir()
+    scores = score(tiny_qwen25vl, tmp_path / "cache", [[CAT], [GRASS], [COFFEE]])
+    assert len(list((tmp_path / "died").iterdir())) == 1
+    assert np.isfinite(scores.entropies).all()
+    assert len(list(EntropyCache(tmp_path / "cache").scores())) == 3
+
+    monkeypatch.setattr(Dying, "deaths", 99)
     with pytest.raises(RuntimeError, match="processes of Ray died.*--max-patches"):
         score(tiny_qwen25vl, tmp_path, [[CAT]])
+    assert len(list((tmp_path / "died").iterdir())) == 1 + 3

@@ -6,14 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import zipfile
 from importlib.metadata import version
-from importlib.util import find_spec
 from pathlib import Path
 
 import advantage_step
 import pytest
 
-from verl_durian.hooks import checks, verl_symbols
+from verl_durian.hooks import checks
+from verl_durian.hooks.doctor import install_command, unmet
 
 HELPERS = str(Path(advantage_step.__file__).parent)
 
@@ -23,20 +24,16 @@ def run(code: str, *arguments: object, **environment: str) -> subprocess.Complet
     return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment}, timeout=300)
 
 
-def test_import_verl_loads_nothing_of_weight():
-    loaded = set(run("import sys, verl; print(*(m for m in sys.modules if 'durian' in m))").stdout.split())
-    assert "verl_durian.hooks.plugin" in loaded
-    heavy = {"estimator", "trainers", "entropy", "metrics", "preflight", "doctor"}
-    assert not {name.split(".")[-1] for name in loaded} & heavy
-
-
-def test_estimator_and_hooks_follow_verls_modules():
+def test_modules_are_loaded_when_verl_needs_them():
     code = (
-        "from verl.trainer.ppo.core_algos import get_adv_estimator_fn as get; import sys;"
-        "print(get('durian').__module__, 'verl_durian.hooks.trainers' in sys.modules);"
-        "import verl.trainer.ppo.v1; print('verl_durian.hooks.trainers' in sys.modules)"
+        "import sys, verl; loaded = lambda: [m.split('.')[-1] for m in sys.modules if 'durian' in m]; print(*loaded());"
+        "from verl.trainer.ppo.core_algos import get_adv_estimator_fn as get; print(get('durian').__module__);"
+        "print('trainers' in loaded()); import verl.trainer.ppo.v1; print('trainers' in loaded())"
     )
-    assert run(code).stdout.split()[-3:] == ["verl_durian.algo.estimator", "False", "True"]
+    at_first, *later = run(code).stdout.splitlines()[-4:]
+    assert "plugin" in at_first.split()
+    assert not set(at_first.split()) & {"estimator", "trainers", "entropy", "metrics", "preflight", "doctor"}
+    assert later == ["verl_durian.algo.estimator", "False", "True"]
 
 
 # The plugin is kept out at first, so that it meets a verl that has already lost a symbol.
@@ -46,28 +43,24 @@ os.environ.pop("VERL_PLATFORM", None)
 import verl, verl.trainer.ppo.ray_trainer as ray_trainer
 del ray_trainer.RayPPOTrainer._get_gen_batch
 import verl_durian.hooks.plugin
-helpers, model, estimator, use_v1 = sys.argv[1:]
-sys.path.insert(0, helpers)
+sys.path.insert(0, sys.argv[1])
 import advantage_step
 from verl.utils import config as verl_config
-config = advantage_step.compose(
-    *advantage_step.ROLLOUT, f"actor_rollout_ref.model.path={model}", "actor_rollout_ref.actor.use_dynamic_bsz=True",
-    f"algorithm.adv_estimator={estimator}", f"trainer.use_v1={use_v1}",
-)
-verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
-print("accepted")
+for estimator, use_v1 in (("durian", True), ("grpo", False), ("durian", False)):
+    config = advantage_step.compose(
+        *advantage_step.ROLLOUT, f"actor_rollout_ref.model.path={sys.argv[2]}", f"trainer.use_v1={use_v1}",
+        "actor_rollout_ref.actor.use_dynamic_bsz=True", f"algorithm.adv_estimator={estimator}",
+    )
+    verl_config.validate_config(config, use_reference_policy=False, use_critic=False)
+    print(f"{estimator} accepted")
 """
 
 
-@pytest.mark.parametrize(("estimator", "use_v1"), [("durian", False), ("durian", True), ("grpo", False)])
-def test_a_missing_symbol_stops_only_durian_and_only_the_trainers_that_need_it(estimator, use_v1, tiny_qwen25vl):
-    done = run(LACKING, HELPERS, tiny_qwen25vl, estimator, use_v1, VERL_USE_EXTERNAL_PLUGINS="none")
-    if use_v1 or estimator == "grpo":
-        assert done.returncode == 0 and "accepted" in done.stdout, done.stderr
-    else:
-        assert done.returncode != 0
-        assert "verl.trainer.ppo.ray_trainer.RayPPOTrainer._get_gen_batch is missing" in done.stderr
-        assert "Install one of those versions" in done.stderr and "0.9.1" in done.stderr
+def test_a_missing_symbol_stops_only_durian_and_only_the_trainers_that_need_it(tiny_qwen25vl):
+    done = run(LACKING, HELPERS, tiny_qwen25vl, VERL_USE_EXTERNAL_PLUGINS="none")
+    assert done.returncode != 0 and done.stdout.count("accepted") == 2, done.stderr
+    assert "verl.trainer.ppo.ray_trainer.RayPPOTrainer._get_gen_batch is missing" in done.stderr
+    assert "Install one of those versions" in done.stderr and "0.9.1" in done.stderr
 
 
 # verl after TransferQueue, with fully asynchronous training in another package.
@@ -108,42 +101,20 @@ def test_trainers_that_a_later_verl_lacks_cost_only_those_trainers(tiny_qwen25vl
     assert "trainer_base" in refused and "transfer_queue" in refused
 
 
-@pytest.mark.parametrize(
-    ("broken", "module", "symbol"),
-    [
-        ("hooks.dataset", "ray_trainer", "metric_utils.compute_data_metrics"),
-        ("algo.estimator", "core_algos", "core_algos.register_adv_est"),
-    ],
-)
-def test_a_hook_that_fails_does_not_break_verl_and_is_reported(broken, module, symbol):
-    code = (
-        f"import sys, types; sys.modules['verl_durian.{broken}'] = types.ModuleType('broken');"
-        f"import verl.trainer.ppo.{module}; from verl_durian.hooks.verl_symbols import problems; print(*problems())"
+def test_hooks_that_fail_do_not_break_verl_and_are_reported():
+    done = run(
+        "import sys, types; sys.modules['verl_durian.algo.estimator'] = types.ModuleType('broken');"
+        "import verl.trainer.ppo.ray_trainer; from verl_durian.hooks.verl_symbols import problems; print(*problems())"
     )
-    done = run(code)
-    assert done.returncode == 0 and f"{symbol}: the hook failed (ImportError" in done.stdout
+    assert done.returncode == 0
+    for symbol in ("core_algos.register_adv_est", "metric_utils.compute_data_metrics"):
+        assert f"{symbol}: the hook failed (ImportError" in done.stdout
 
 
 def test_std_normalization_switched_off_is_refused():
     config = advantage_step.compose("algorithm.adv_estimator=durian", "algorithm.norm_adv_by_std_in_grpo=False")
     with pytest.raises(ValueError, match="norm_adv_by_std_in_grpo"):
         checks.check(config)
-
-
-@pytest.mark.parametrize("of_verl", [True, False])
-@pytest.mark.parametrize("fully_async", [True, False])
-@pytest.mark.parametrize("thresholds", ["dataset", "[1.5]"])
-def test_thresholds_that_would_not_reach_a_fully_asynchronous_trainer_are_refused(
-    thresholds, fully_async, of_verl, monkeypatch
-):
-    monkeypatch.setattr(verl_symbols, "computes_durian", lambda: of_verl)
-    overrides = ["algorithm.adv_estimator=durian", f"+algorithm.durian.perceptual.thresholds={thresholds}"]
-    config = advantage_step.compose(*overrides, *["+async_training.staleness_threshold=0.5"] * fully_async)
-    if thresholds == "dataset" and fully_async and of_verl:
-        with pytest.raises(ValueError, match="thresholds=dataset: fully asynchronous.*verl-durian score"):
-            checks.check_options(config)
-    else:
-        checks.check_options(config)
 
 
 def test_a_typo_in_an_option_is_refused_before_ray_starts():
@@ -172,14 +143,9 @@ def test_doctor_finds_no_problem():
 
 def test_doctor_gives_the_command_for_unmet_requirements(tmp_path):
     """Metadata that comes first on the path asks for more."""
-    folder = tmp_path / "verl_durian-9.9.dist-info"
-    folder.mkdir()
-    lines = (
-        "Metadata-Version: 2.1\nName: verl-durian\nVersion: 9.9\nRequires-Dist: rich>=999\nRequires-Dist: durian-x\n"
-    )
-    (folder / "METADATA").write_text(lines)
+    write_metadata(tmp_path, "verl-durian", "9.9", "rich>=999", "durian-x")
     code, said = doctor(first_on_path=tmp_path)
-    assert code == 1 and "durian-x: not installed" in said and "rich " in said
+    assert code == 1 and "durian-x: not installed" in said and f"rich>=999: {version('rich')}" in said
     assert "grep -viE '^(rich)==') 'rich>=999' durian-x" in said and "this process" not in said
 
 
@@ -197,9 +163,52 @@ def test_without_typer_the_command_names_what_to_install(tmp_path):
     assert "Traceback" not in said
 
 
-def test_missing_flash_attn_is_a_note(monkeypatch):
-    from verl_durian.hooks.doctor import check_packages
+def metadata(name: str, release: str, *required: str) -> str:
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {release}"]
+    return "\n".join([*lines, *map("Requires-Dist: {}".format, required), ""])
 
-    monkeypatch.delenv("VERL_PLATFORM", raising=False)
-    missing = [] if find_spec("flash_attn") else [("note", "flash-attn: not installed")]
-    assert [(each.level, each.detail) for each in check_packages()] == missing
+
+def write_metadata(folder: Path, name: str, release: str, *required: str) -> None:
+    """A distribution of which only the metadata is there."""
+    of_distribution = folder / f"{name.replace('-', '_')}-{release}.dist-info"
+    of_distribution.mkdir()
+    (of_distribution / "METADATA").write_text(metadata(name, release, *required))
+
+
+def test_missing_and_too_old_requirements_are_found(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    required = ("durian-b>=2", "durian-c[x]", "durian-d; python_version<'3'", "durian-e; extra=='x'", "durian-g>=2")
+    write_metadata(tmp_path, "durian-a", "1.0", *required, "verl>=999")
+    write_metadata(tmp_path, "durian-b", "1.5")
+    write_metadata(tmp_path, "durian-g", "2.1.dev1")
+    assert [str(each) for each in unmet("durian-a")] == ["durian-b>=2", "durian-c[x]"]  # verl is never replaced
+
+
+def test_the_command_installs_what_is_missing_and_moves_nothing_else(tmp_path, monkeypatch):
+    """pip would take the newest durian-base for durian-new; the environment's own must stay."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+
+    def wheel(name: str, release: str, *required: str) -> Path:
+        stem = f"{name.replace('-', '_')}-{release}"
+        with zipfile.ZipFile(wheels / f"{stem}-py3-none-any.whl", "w") as file:
+            file.writestr(f"{stem}.dist-info/METADATA", metadata(name, release, *required))
+            file.writestr(f"{stem}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            file.writestr(f"{stem}.dist-info/RECORD", "")
+        return wheels / f"{stem}-py3-none-any.whl"
+
+    base, old = wheel("durian-base", "1.0"), wheel("durian-old", "1.0")
+    wheel("durian-base", "2.0"), wheel("durian-old", "2.0", "durian-base"), wheel("durian-new", "1.0", "durian-base")
+    python = tmp_path / "venv/bin/python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    offline = {**os.environ, "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels), "PIP_CONFIG_FILE": os.devnull}
+    offline.pop("PYTHONPATH", None)
+    subprocess.run([python, "-m", "pip", "install", "-q", base, old], check=True, env=offline)
+
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(python))
+    write_metadata(tmp_path, "durian-a", "1.0", "durian-new", "durian-old>=2")
+    write_metadata(tmp_path, "durian-old", "1.0")
+    subprocess.run(["bash", "-euc", install_command(unmet("durian-a"))], check=True, env=offline)
+    frozen = subprocess.check_output([python, "-m", "pip", "list", "--format=freeze"], text=True, env=offline)
+    assert {"durian-base==1.0", "durian-new==1.0", "durian-old==2.0"} <= set(frozen.split())

@@ -32,9 +32,7 @@ class Setup:
         (self.folder / "bin" / name).write_text(text)
         (self.folder / "bin" / name).chmod(0o755)
 
-    def run(
-        self, flash: str = "none", script: str = "setup_gpu.sh", **variables: str
-    ) -> tuple[subprocess.CompletedProcess, list[str]]:
+    def run(self, flash: str = "none", script: str = "setup_gpu.sh", **variables: str):
         """The finished script, and its calls of Python."""
         self.record.unlink(missing_ok=True)
         environment = {"PATH": str(self.folder / "bin"), "VENV": str(self.folder / "venv"), "CUDA_HOME": "/nowhere"}

@@ -8,7 +8,6 @@ Rollouts, log-probabilities and values, which a model would give, are made here;
 import asyncio
 import copy
 import functools
-import inspect
 from functools import partial
 from types import SimpleNamespace
 
@@ -22,6 +21,8 @@ from advantage_step import DURIAN, assert_expected, data_proto, expected, make_r
 from local_ray import join_local_ray
 from scipy.stats import spearmanr
 from verl.protocol import DataProto
+
+from verl_durian.hooks import trainers
 
 THRESHOLDS = "+algorithm.durian.perceptual.thresholds"
 CORRECTION = "algorithm.rollout_correction"
@@ -134,10 +135,10 @@ def test_text_alone(step):
     assert "durian/rows_without_image" not in step(rows, without_axis)[2]
 
 
-@pytest.mark.parametrize("overrides", [(BYPASS,), KL_IN_REWARD])
-def test_other_rewards_and_log_probs(step, overrides):
+@pytest.mark.parametrize("overrides", [(BYPASS,), KL_IN_REWARD, CRITIC])
+def test_other_rewards_and_log_probs_and_a_critic(step, overrides):
     rows, config = make_rows(), compose(*overrides)
-    assert not torch.allclose(expected(rows, config), expected(rows, compose()))
+    assert torch.allclose(expected(rows, config), expected(rows, compose())) == (overrides == CRITIC)
     if overrides == (BYPASS,):
         for row in rows:
             del row["old_log_probs"]
@@ -154,22 +155,6 @@ def test_rejection_sampling(step):
     found = step(rows, config)
     assert_expected(found, rows, config, rejected)
     assert tuple(key for key, kept in zip(keys, found[1].any(dim=-1), strict=True) if not kept) == rejected
-
-
-def test_a_critic_changes_nothing_and_learns_from_the_advantages(step, monkeypatch):
-    from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
-
-    registered, estimates = ADV_ESTIMATOR_REGISTRY["durian"], []
-
-    def estimate(**kwargs):
-        estimates.append(registered(**kwargs))
-        return estimates[-1]
-
-    monkeypatch.setitem(ADV_ESTIMATOR_REGISTRY, "durian", estimate)
-    rows, config = make_rows(), compose(*CRITIC)
-    assert_expected(step(rows, config), rows, config)
-    ((advantages, returns),) = estimates
-    assert torch.equal(advantages, returns)
 
 
 @pytest.mark.parametrize("estimator", ["durian", "grpo", "rloo"])
@@ -233,160 +218,33 @@ def test_last_output_of_a_session_stands_for_all(mode, tmp_path):
             assert len({found[k][mask[k].bool()].max().item() for k in members}) <= 1
 
 
-class WithoutWorkers:
-    """Takes the place of what a V1 trainer does on accelerators."""
-
-    def prepare_step(self):
-        return {}
-
-    _add_batch_to_generate = prepare_step  # its name in verl 0.9.0
-
-    def _balance_batch(self, batch, metrics):
-        from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size
-
-        return upsample_batch_to_divisible_size(batch, 8, eos_token_id=0)
-
-    def _compute_old_log_prob(self, batch, metrics):
-        return batch
-
-    _update_actor = _compute_old_log_prob
-
-    def on_sample_begin(self): ...
-
-    on_sample_end = on_sample_begin
-
-
-def put_group(uid: str, rows: list[dict], status: str, age: int) -> None:
-    import transfer_queue as tq
-
-    advantage_step.put_rows([row for row in rows if row["uid"] == uid])
-    tq.kv_batch_put(
-        keys=[uid], partition_id="train", tags=[{"is_prompt": True, "status": status, "global_steps": 10 - age}]
-    )
-
-
-@pytest.mark.parametrize(("mode", "updates"), [("sync", 1), ("colocate_async", 1), ("separate_async", 3)])
-def test_a_step_of_replay_buffer_failed_groups_and_updates(mode, updates, tmp_path):
-    """V1's own ``step``: an update is a batch of its own. Failed groups stay small (sync) or are refilled (async)."""
-    import transfer_queue as tq
-    from verl.trainer.ppo.v1 import get_trainer_cls
-    from verl.trainer.ppo.v1.replay_buffer import ReplayBuffer, ReplayBufferAsync
-
-    rows = make_rows()
-    recorded = f"+algorithm.durian.record={tmp_path}"
-    config = compose(f"data.train_batch_size={9 - 9 % updates}", f"trainer.v1.trainer_mode={mode}", recorded)
-    rows_of_refill = [{**row, "key": f"new{row['key']}", "uid": f"new{row['uid']}"} for row in rows]
-    order = [f"prompt{number}" for number in range(9)]  # oldest first
-
-    def refill(number: int) -> int:
-        assert number == 1
-        put_group("newprompt1", rows_of_refill, "finished", age=0)
-        return number
-
-    kind = ReplayBuffer if mode == "sync" else ReplayBufferAsync
-    trainer = object.__new__(type("Trainer", (WithoutWorkers, get_trainer_cls(mode)), {}))
-    trainer.config, trainer.parameter_sync_step = config, updates
-    trainer.global_steps = trainer.total_training_steps = 10
-    trainer.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=[])
-    trainer.use_reference_policy = trainer.use_critic = False
-    trainer.replay_buffer = kind(mode, config.trainer, 10, "drop", None, poll_interval=0.1, refill_fn=refill)
-    for age, uid in enumerate(reversed(order)):
-        put_group(uid, rows, "failure" if uid == "prompt1" else "finished", age)
-    if mode != "sync":
-        order = [uid for uid in order if uid != "prompt1"] + ["newprompt1"]
-
-    metrics: dict = {}
-    batch = trainer.step(metrics, {})
-    try:
-        found = tq.kv_batch_get(keys=batch.keys, partition_id="train", select_fields=["advantages", "response_mask"])
-    finally:
-        tq.kv_clear(keys=batch.keys, partition_id="train")
-    found = dict(zip(batch.keys, zip(found["advantages"], found["response_mask"], strict=True), strict=True))
-    by_key = {row["key"]: row for row in rows + rows_of_refill}
-    assert sum(key not in by_key for key in batch.keys) > 0  # padding rows
-    each = len(order) // updates
-    sizes = []
-    for start in range(0, len(order), each):
-        of_update = [row for row in by_key.values() if row["uid"] in order[start : start + each]]
-        sizes.append(len(of_update))
-        for row, advantage in zip(of_update, expected(of_update, config), strict=True):
-            row_advantages, mask = found.pop(row["key"])
-            torch.testing.assert_close(row_advantages, advantage * mask, rtol=1e-5, atol=1e-5)
-    assert all(key.startswith("pad") and not advantages.any() for key, (advantages, _) in found.items())
-    assert metrics["durian/prompts/num"] == pytest.approx(each)
-    assert pd.read_parquet(tmp_path / "step_00000010.parquet")["update"].value_counts(sort=False).tolist() == sizes
-    assert metrics["durian/reasoning/std_min"] <= metrics["durian/reasoning/std_median"]
-    assert metrics["durian/hook_seconds"] > 0
-
-
 def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
     """From the rollouter, which alone has seen the training set, to the trainer, which has a config of its own."""
-    from verl.experimental.fully_async_policy.detach_utils import RolloutSample, assemble_batch_from_rollout_samples
-    from verl.experimental.fully_async_policy.fully_async_rollouter import FullyAsyncAgentLoopManager
-
-    assert inspect.iscoroutinefunction(FullyAsyncAgentLoopManager.generate_sequences_single)
     rows = make_rows()
-    rollouter_config, trainer_config = compose(f"{THRESHOLDS}=dataset"), compose(f"{THRESHOLDS}=dataset")
+    rollouter_config, trainer_config = (
+        compose(f"{THRESHOLDS}=dataset", "+algorithm.durian.record=null") for _ in range(2)
+    )
     rollouter_config.algorithm.durian.perceptual.thresholds = [1.5, 2.5]  # as `load_data` leaves it there
-    uids = sorted({row["uid"] for row in rows})
-    groups = [[row for row in rows if row["uid"] == uid] for uid in uids]
-    rollouts = []
-    for group in groups:
-        batch = pad_responses(data_proto(group), max(len(row["responses"]) for row in rows))
+
+    async def generate(self, prompts: DataProto) -> DataProto:
+        """As verl's, which keeps no column of the prompts."""
+        batch = data_proto(rows)
         del batch.non_tensor_batch["visual_entropy"], batch.non_tensor_batch["durian_row"]
-        del batch.meta_info["global_token_num"]
-        for name in ("min_global_steps", "max_global_steps"):
-            batch.non_tensor_batch[name] = np.zeros(len(group), dtype=object)
-        batch.meta_info["metrics"] = [{"generate_sequences": 1.0, "tool_calls": 0.0} for _ in group]
-        rollouts.append(batch)
+        return batch
 
-    @ray.remote
-    class AgentLoopWorker:
-        """verl's hands back a batch without the columns of the prompts."""
+    def rollouts() -> DataProto:
+        manager = SimpleNamespace(config=rollouter_config)
+        return asyncio.run(trainers.generate_sequences_single(generate, manager, data_proto(rows)))
 
-        def __init__(self, answers):
-            self.answers = iter(answers)
-
-        def generate_sequences(self, prompts):
-            return next(self.answers)
-
-    manager = object.__new__(FullyAsyncAgentLoopManager)
-
-    def generate(entropies: list) -> DataProto:
-        columns = {name: np.array(entropies, dtype=object) for name in ("visual_entropy", "durian_row")}
-        prompts = DataProto.from_dict(tensors={"dummy": torch.zeros(len(entropies))}, non_tensors=columns)
-        return asyncio.run(manager.generate_sequences_single(prompts))
-
-    manager.config, manager.agent_loop_workers = rollouter_config, [AgentLoopWorker.remote(rollouts)]
-    samples = []
-    for uid, group in zip(uids, groups, strict=True):
-        output = generate([row["visual_entropy"] for row in group])
-        samples.append(RolloutSample(ray.cloudpickle.loads(ray.cloudpickle.dumps(output)), uid, 0, {}))
-    batch = assemble_batch_from_rollout_samples(samples, None, trainer_config)
-    batch.to_tensordict()  # so it goes to the actor's workers
-
-    ordered = [row for group in groups for row in group]
-    found = fit(trainer_of("fully_async_policy", trainer_config), batch)
-    assert not torch.allclose(expected(ordered, rollouter_config), expected(ordered, compose()))
-    metrics = assert_expected(found, ordered, rollouter_config)
+    batch = ray.cloudpickle.loads(ray.cloudpickle.dumps(rollouts()))
+    metrics = assert_expected(fit(trainer_of("fully_async_policy", trainer_config), batch), rows, rollouter_config)
     assert metrics["durian/perceptual/threshold_1"] == 1.5
-
-    for recorded in ((), ("+algorithm.durian.record=records",)):
-        manager.config = compose(f"{THRESHOLDS}=[1.5,2.5]", *recorded)
-        manager.config.algorithm.adv_estimator = "grpo"
-        manager.agent_loop_workers = [AgentLoopWorker.remote(rollouts)]
-        output = generate([1.0])
-        assert ({"visual_entropy", "durian_row"} <= set(output.non_tensor_batch)) is bool(recorded)
-        assert ([1.5, 2.5] in [list(each) for each in output.meta_info.values() if len(each) == 2]) is bool(recorded)
-
-
-def pad_responses(batch: DataProto, width: int) -> DataProto:
-    """To the length that all rollouts of a run have."""
-    tensors = {}
-    for name, values in batch.batch.items():
-        length = 5 + width if name == "attention_mask" else 5 if name == "prompts" else width
-        tensors[name] = torch.nn.functional.pad(values, (0, length - values.shape[1]))
-    return DataProto.from_dict(tensors=tensors, non_tensors=batch.non_tensor_batch, meta_info=batch.meta_info)
+    assert not torch.allclose(expected(rows, rollouter_config), expected(rows, compose()))
+    rollouter_config.algorithm.adv_estimator = "grpo"
+    for rollouter_config.algorithm.durian.record in (None, "records"):
+        recorded, found = bool(rollouter_config.algorithm.durian.record), rollouts()
+        assert ({"visual_entropy", "durian_row"} <= set(found.non_tensor_batch)) is recorded
+        assert ((1.5, 2.5) in found.meta_info.values()) is recorded
 
 
 def test_metrics_of_several_updates_are_reduced_as_their_names_say():

@@ -40,56 +40,69 @@ LOST_ENGINE = """
 """
 
 
-def start(code: str, *options: str) -> subprocess.Popen:
+SHOWN = "print('(Trainer pid=3) noise step:1 - loss:0.1\\nchatter')"
+STALLS = "print('last words'); time.sleep(1000)"
+PROGRAMS = {
+    "good": ("print('hello')", []),
+    "exit code": ("print('hello'); sys.exit(3)", []),
+    "shown": (SHOWN, ["--show", "step:[0-9]+"]),
+    "killed": ("os.kill(os.getpid(), signal.SIGKILL)", []),
+    "exception": ("print('still here', flush=True); raise ValueError('bad setting')", []),
+    "engine death": (ENGINE_DEATH, []),
+    "engine error": (ENGINE_ERROR, []),
+    "lost engine": (LOST_ENGINE, []),
+    "stall": (STALLS, ["--stall-minutes=0.1"]),
+    "death at shutdown": ("print('EngineDeadError at shutdown')", []),
+}
+
+
+def start(code: str, *options: object) -> subprocess.Popen:
     """The watchdog with a Python program as its command."""
     program = "import os, subprocess, sys, time, signal\n" + textwrap.dedent(code)
-    watchdog = [sys.executable, "-m", "recipes.quickstart.watchdog", "--grace", "2", *options, "--"]
+    watchdog = [sys.executable, "-m", "recipes.quickstart.watchdog", "--grace", "2", *map(str, options), "--"]
     return subprocess.Popen(
         [*watchdog, sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
 
 
-def finish(code: str, *options: str) -> tuple[int, str, str]:
-    """Exit code, output and errors of the watchdog with a Python program as its command."""
-    process = start(code, *options)
-    output, errors = process.communicate()
-    return process.returncode, output, errors
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> dict[str, tuple[int, str, str, Path]]:
+    """Exit code, output, errors and log of all programs, which run at the same time."""
+    logs = {name: tmp_path_factory.mktemp("watchdog") / "logs" / "run.log" for name in PROGRAMS}
+    processes = {name: start(code, "--log", logs[name], *options) for name, (code, options) in PROGRAMS.items()}
+    output = {name: process.communicate() for name, process in processes.items()}
+    return {name: (process.returncode, *output[name], logs[name]) for name, process in processes.items()}
 
 
-@pytest.mark.parametrize("code", [0, 3])
-def test_exit_code_and_output_pass_through(tmp_path: Path, code: int) -> None:
-    log = tmp_path / "logs" / "run.log"
-    result, output, errors = finish(f"print('hello'); sys.exit({code})", "--log", str(log))
-    assert (result, output, log.read_text()) == (code, "hello\n", "hello\n")
-    assert ("exit code 3" in errors and str(log) in errors) == (code == 3)
+def test_exit_code_and_output_pass_through(finished) -> None:
+    for name, expected in (("good", 0), ("exit code", 3)):
+        code, output, errors, log = finished[name]
+        assert (code, output, log.read_text()) == (expected, "hello\n", "hello\n")
+        assert ("exit code 3" in errors and str(log) in errors) == (code == 3)
 
 
-def test_only_what_matches_is_shown_and_the_log_has_everything(tmp_path: Path) -> None:
-    log = tmp_path / "run.log"
-    text = "(Trainer pid=3) noise step:1 - loss:0.1\\nchatter\\n"
-    assert finish(f"print('{text}', end='')", "--log", str(log), "--show", "step:[0-9]+") == (0, "step:1\n", "")
+def test_only_what_matches_is_shown_and_the_log_has_everything(finished) -> None:
+    code, output, errors, log = finished["shown"]
+    assert (code, output, errors) == (0, "step:1\n", "")
     assert log.read_text() == "(Trainer pid=3) noise step:1 - loss:0.1\nchatter\n"
 
 
 @pytest.mark.parametrize(
-    ("program", "options", "code", "shown"),
+    ("name", "code", "shown"),
     [
-        ("os.kill(os.getpid(), signal.SIGKILL)", [], 128 + signal.SIGKILL, []),
-        ("print('still here', flush=True); raise ValueError('bad setting')", [], 1, ["ValueError: bad setting"]),
-        (ENGINE_DEATH, [], EXIT_WORKER_DIED, ["EngineDeadError: the engine died", 'File "core.py"']),
-        (ENGINE_ERROR, [], EXIT_WORKER_DIED, ["KeyError: 'weight'"]),
-        (LOST_ENGINE, [], EXIT_WORKER_DIED, ["vLLM process", "its last words"]),
-        ("print('last words'); time.sleep(1000)", ["--stall-minutes=0.05"], EXIT_STALLED, ["no output", "last words"]),
+        ("killed", 128 + signal.SIGKILL, []),
+        ("exception", 1, ["ValueError: bad setting"]),
+        ("engine death", EXIT_WORKER_DIED, ["EngineDeadError: the engine died", 'File "core.py"']),
+        ("engine error", EXIT_WORKER_DIED, ["KeyError: 'weight'"]),
+        ("lost engine", EXIT_WORKER_DIED, ["vLLM process", "its last words"]),
+        ("stall", EXIT_STALLED, ["no output", "last words"]),
+        ("death at shutdown", 0, []),  # a message before a good end is no failure
     ],
 )
-def test_a_failed_run_ends_with_its_error(program: str, options: list[str], code: int, shown: list[str]) -> None:
-    found, _, errors = finish(program, *options)
+def test_a_failed_run_ends_with_its_error(finished, name: str, code: int, shown: list[str]) -> None:
+    found, _, errors, _ = finished[name]
     assert found == code
     assert all(text in errors for text in shown) and "still here" not in errors
-
-
-def test_death_message_before_a_good_end_is_no_failure() -> None:
-    assert finish("print('EngineDeadError at shutdown')")[0] == 0
 
 
 SLEEPER = """
@@ -101,34 +114,33 @@ SLEEPER = """
 """
 
 
-@pytest.mark.parametrize("number", [None, signal.SIGINT, signal.SIGTERM])
-def test_everything_that_was_started_is_ended(number: signal.Signals | None) -> None:
-    process = start(SLEEPER.format(seconds=1000 if number else 0))
-    assert process.stdout is not None
-    sleeper = int(process.stdout.readline())
-    if number:
-        process.send_signal(number)
-    process.communicate()
-    assert process.returncode == (128 + number if number else 0)
-    assert not psutil.pid_exists(sleeper)
+def test_everything_that_was_started_is_ended() -> None:
+    signals = (None, signal.SIGINT, signal.SIGTERM)
+    processes = [start(SLEEPER.format(seconds=1000 if number else 0)) for number in signals]
+    for process, number in zip(processes, signals, strict=True):
+        sleeper = int(process.stdout.readline())
+        if number:
+            process.send_signal(number)
+        process.communicate()
+        assert process.returncode == (128 + number if number else 0)
+        assert not psutil.pid_exists(sleeper)
 
 
-@pytest.mark.parametrize("given", [None, "verl_weights_watchdog_test"])
-def test_only_shared_memory_of_the_run_is_removed(given: str | None) -> None:
-    process = start(f"""
+def test_only_shared_memory_of_the_run_is_removed() -> None:
+    process = start("""
         from multiprocessing import resource_tracker, shared_memory
-        segment = shared_memory.SharedMemory({given!r}, create=True, size=4096)
-        resource_tracker.unregister(segment._name, "shared_memory")
-        print(segment.name, flush=True)
+        for given in (None, "verl_weights_watchdog_test"):
+            segment = shared_memory.SharedMemory(given, create=True, size=4096)
+            resource_tracker.unregister(segment._name, "shared_memory")
+            print(segment.name, flush=True)
         time.sleep(3)  # the other segment is made now
         os._exit(0)
     """)
-    assert process.stdout is not None
-    name = process.stdout.readline().strip()
+    names = [process.stdout.readline().strip() for _ in range(2)]
     of_another_run = shared_memory.SharedMemory(create=True, size=4096)
     process.communicate()
     try:
-        assert name.startswith(given or "psm_") and not os.path.exists(f"/dev/shm/{name}")
+        assert names[0].startswith("psm_") and not any(os.path.exists(f"/dev/shm/{name}") for name in names)
         assert os.path.exists(f"/dev/shm/{of_another_run.name}")
     finally:
         of_another_run.close()

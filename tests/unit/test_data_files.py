@@ -14,10 +14,11 @@ import pytest
 from PIL import Image
 
 from verl_durian.entropy import data_files
-from verl_durian.entropy.data_files import Columns, DataFile, DatasetRows, find_files, open_files
+from verl_durian.entropy.data_files import Columns, DataFile, DatasetRows, open_files
 
 ENTROPIES = np.array([1.5, np.nan, 0.0])
 PATCHES = np.array([16, 0, 1], np.int32)
+SCORES = ("visual_entropy", "visual_patches")
 SCORED = [(1.5, 16), (None, None), (0.0, 1)]
 
 
@@ -28,31 +29,29 @@ def png() -> bytes:
 
 
 def open_one(file: Path, output: Path) -> DataFile:
-    (opened,) = open_files(find_files([str(file)]), output, Columns())
+    (opened,) = open_files([str(file)], output, Columns())
     return opened
 
 
-def test_parquet_rows_come_out_as_they_were(tmp_path):
+def test_parquet_rows_come_out_as_they_were(tmp_path, monkeypatch):
+    monkeypatch.setattr(data_files, "_ROW_GROUP_BYTES", 40_000)
+    images = [[{"bytes": bytes(30_000)}], None, [{"bytes": png()}, {"bytes": np.random.default_rng(0).bytes(90_000)}]]
     columns = {
-        "images": [[{"bytes": png()}], None, [{"bytes": png()}, {"bytes": b""}]],
+        "images": images,
         "prompt": [[{"role": "user", "content": "<image>What?"}]] * 3,
         "extra_info": [{"index": 0, "answer": None}, None, {"index": 2, "answer": "ä"}],
         "large": pa.array(["a", None, "c"], pa.large_string()),
     }
     table = pa.table(columns).replace_schema_metadata({"made": "here"})
-    pq.write_table(table, tmp_path / "train.parquet", compression="zstd", row_group_size=2)
+    pq.write_table(table, tmp_path / "train.parquet", use_dictionary=False, row_group_size=2)
     open_one(tmp_path / "train.parquet", tmp_path / "out").write(ENTROPIES, PATCHES)
 
     written = pq.read_table(tmp_path / "out" / "train.parquet")
     assert written.select(table.column_names).equals(table)
     assert written.schema.metadata[b"made"] == b"here"
-    assert (
-        list(zip(written["visual_entropy"].to_pylist(), written["visual_patches"].to_pylist(), strict=True)) == SCORED
-    )
+    assert list(zip(*(written[name].to_pylist() for name in SCORES), strict=True)) == SCORED
     assert written.schema.field("visual_entropy").type == pa.float64()
-    with pq.ParquetFile(tmp_path / "out" / "train.parquet") as file:
-        assert [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)] == [2, 1]
-        assert file.metadata.row_group(0).column(0).compression == "ZSTD"
+    assert pq.ParquetFile(tmp_path / "out" / "train.parquet").num_row_groups == 3  # no large piece in memory
 
 
 def test_what_datasets_wrote_it_reads_again_with_its_features(tmp_path):
@@ -62,43 +61,46 @@ def test_what_datasets_wrote_it_reads_again_with_its_features(tmp_path):
     open_one(tmp_path / "train.parquet", tmp_path / "out").write(ENTROPIES, PATCHES)
 
     written = datasets.load_dataset("parquet", data_files=str(tmp_path / "out" / "train.parquet"), split="train")
-    assert written.features == {
-        **features,
-        "visual_entropy": datasets.Value("float64"),
-        "visual_patches": datasets.Value("int32"),
-    }
-    assert list(zip(written["visual_entropy"], written["visual_patches"], strict=True)) == SCORED
+    scores = {"visual_entropy": datasets.Value("float64"), "visual_patches": datasets.Value("int32")}
+    assert written.features == {**features, **scores}
+    assert list(zip(*(written[name] for name in SCORES), strict=True)) == SCORED
     assert [[picture.size for picture in row] for row in written["images"]] == [[(4, 4)], [], [(2, 2)]]
 
 
 ROWS = [{"images": ["a.png"], "n": 1.0, "text": "ü\n"}, {"images": None, "n": 2, "text": ""}, {"images": [], "n": 3}]
+LINES = "\n".join(json.dumps(row) for row in ROWS)
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [
-        ("train.jsonl", "\n".join(json.dumps(row) for row in ROWS) + "\n\n"),
-        ("train.json", "\n".join(json.dumps(row) for row in ROWS)),
-        ("train.json", json.dumps(ROWS, indent=2)),
-    ],
+    [("train.jsonl", f"{LINES}\n\n"), ("train.json", LINES), ("train.json", json.dumps(ROWS, indent=2))],
 )
 def test_json_rows_come_out_as_they_were_and_in_the_same_form(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     file = open_one(tmp_path / name, tmp_path / "out")
     assert file.rows == 3
-    assert [cells.images for cells in file.cells()] == [["a.png"], None, []]
+    assert [images for images, _, _ in file.cells()] == [["a.png"], None, []]
     file.write(ENTROPIES, PATCHES)
     written = (tmp_path / "out" / name).read_text()
     rows = json.loads(written) if text.startswith("[") else [json.loads(line) for line in written.splitlines()]
     assert rows == [{**row, "visual_entropy": h, "visual_patches": p} for row, (h, p) in zip(ROWS, SCORED, strict=True)]
 
 
-def test_files_of_several_folders_keep_their_places(tmp_path):
+def test_files_of_several_folders_and_at_a_url_keep_their_places(tmp_path):
     for name in ("a/train.parquet", "b/c/train.parquet"):
         (tmp_path / name).parent.mkdir(parents=True)
         pq.write_table(pa.table({"images": [[b""]]}), tmp_path / name)
-    files = open_files(find_files([str(tmp_path / "**" / "*.parquet")]), Path("out"), Columns())
+    files = open_files([str(tmp_path / "**" / "*.parquet")], Path("out"), Columns())
     assert [file.target for file in files] == [Path("out/a/train.parquet"), Path("out/b/c/train.parquet")]
+
+    memory = fsspec.filesystem("memory")
+    with memory.open("/data/train.parquet", "wb") as file:
+        pq.write_table(pa.table({"images": [[{"bytes": png()}]] * 3}), file)
+    (opened,) = open_files(["memory://data/train.parquet", "memory://data/*.parquet"], tmp_path / "out", Columns())
+    assert opened.target == tmp_path / "out" / "train.parquet"
+    assert [images for images, _, _ in opened.cells()] == [[{"bytes": png()}]] * 3
+    opened.write(ENTROPIES, PATCHES)
+    assert pq.read_table(tmp_path / "out" / "train.parquet").num_rows == 3
 
 
 def test_every_row_is_read_once_and_in_order(tmp_path, monkeypatch):
@@ -116,89 +118,51 @@ def test_every_row_is_read_once_and_in_order(tmp_path, monkeypatch):
     parquet = open_one(tmp_path / "a.parquet", tmp_path)
     for start in range(19):
         assert list(parquet.cells(start)) == list(parquet.cells())[start:]
-    pq.write_table(pa.table({"text": ["a", "b"]}), tmp_path / "text.parquet")
     pq.write_table(pa.table({"videos": [["a.mp4"], None]}), tmp_path / "video.parquet")
-    text, video = open_files([str(tmp_path / f"{name}.parquet") for name in ("text", "video")], tmp_path, Columns())
-    assert list(text.cells()) == [(None, None, False)] * 2
-    assert list(video.cells()) == [(None, ["a.mp4"], False), (None, None, False)]
-
-
-def test_a_file_at_a_url(tmp_path):
-    memory = fsspec.filesystem("memory")
-    with memory.open("/data/train.parquet", "wb") as file:
-        pq.write_table(pa.table({"images": [[{"bytes": png()}]] * 3}), file)
-    for url in ("memory://data/train.parquet", "memory://data/*.parquet"):
-        (opened,) = open_files(find_files([url]), tmp_path / "out", Columns())
-        assert opened.target == tmp_path / "out" / "train.parquet"
-        assert [cells.images for cells in opened.cells()] == [[{"bytes": png()}]] * 3
-        opened.write(ENTROPIES, PATCHES)
-        assert pq.read_table(tmp_path / "out" / "train.parquet").num_rows == 3
+    assert list(open_one(tmp_path / "video.parquet", tmp_path).cells()) == [
+        (None, ["a.mp4"], False),
+        (None, None, False),
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "problem"),
+    ("name", "content", "problem"),
     [
-        ("absent.parquet", "no such file"),
-        ("*.parquet2", "no such file"),
-        ("data.csv", "the name must end in .parquet, .json or .jsonl"),
+        ("train.parquet", {"image": ["a"], "text": ["b"]}, "no column 'images' .*--image-key.*only: image, text"),
+        ("train.parquet", {"images": [[b""]], "visual_entropy": [1.0]}, "already has a column 'visual_entropy'"),
+        ("train.parquet", {"images": [[b""]], "visual_patches": [1]}, "already has a column 'visual_patches'"),
+        ("scores.json", LINES.encode(), "scores.json is the name of another file"),
+        ("data.csv", b"", "data.csv: .*the name must end in .parquet, .json or .jsonl"),
+        ("train.jsonl", b'{"images": []}\n\n{"images": [}\n', "cannot be read: line 3, column 13"),
+        ("train.parquet", b"", "cannot be read: ."),
+        *((f"train.{form}", b"", "only: $") for form in ("jsonl", "json")),
+        *(
+            (f"train.{form}", content, "cannot be read: .")
+            for form in ("parquet", "jsonl", "json")
+            for content in (b"no data", b"[1, 2]", b"\xff")
+        ),
     ],
 )
-def test_missing_files_and_other_formats_are_named(tmp_path, name, problem):
-    (tmp_path / "data.csv").touch()
-    with pytest.raises(ValueError, match=f"--data .*{name.strip('*')}.*{problem}"):
-        find_files([str(tmp_path / name)])
-
-
-@pytest.mark.parametrize(
-    ("columns", "problem"),
-    [
-        ({"image": ["a"], "text": ["b"]}, "no column 'images' .*--image-key.*only: image, text"),
-        ({"images": [[b""]], "visual_entropy": [1.0]}, "train.parquet: already has a column 'visual_entropy'"),
-        ({"images": [[b""]], "visual_patches": [1]}, "train.parquet: already has a column 'visual_patches'"),
-    ],
-)
-def test_missing_and_existing_columns_are_named(tmp_path, columns, problem):
-    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+def test_files_that_cannot_be_scored_are_named(tmp_path, name, content, problem):
+    if isinstance(content, bytes):
+        (tmp_path / name).write_bytes(content)
+    else:
+        pq.write_table(pa.table(content), tmp_path / name)
     with pytest.raises(ValueError, match=problem):
-        open_one(tmp_path / "train.parquet", tmp_path / "out")
-
-
-@pytest.mark.parametrize("content", [b"no data", b"", b"[1, 2]", b"\xff"])
-@pytest.mark.parametrize("name", ["train.parquet", "train.jsonl", "train.json"])
-def test_a_file_of_another_format_is_named(tmp_path, name, content):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f"{name}: cannot be read: ."):
         open_one(tmp_path / name, tmp_path / "out")
 
 
-def test_a_damaged_line_is_named(tmp_path):
-    (tmp_path / "train.jsonl").write_text('{"images": []}\n\n{"images": [}\n')
-    with pytest.raises(ValueError, match="cannot be read: line 3, column 13"):
-        open_one(tmp_path / "train.jsonl", tmp_path / "out")
-
-
-def test_large_row_groups_are_written_in_pieces(tmp_path, monkeypatch):
-    monkeypatch.setattr(data_files, "_ROW_GROUP_BYTES", 40_000)
-    random = np.random.default_rng(0)
-    table = pa.table({"images": [[{"bytes": random.bytes(30_000)}] for _ in range(3)]})
-    pq.write_table(table, tmp_path / "t.parquet")
-    open_one(tmp_path / "t.parquet", tmp_path / "out").write(ENTROPIES, PATCHES)
-    with pq.ParquetFile(tmp_path / "out" / "t.parquet") as file:
-        assert file.num_row_groups == 3
-        assert file.read(["images"]).equals(table)
+def test_missing_files_are_named(tmp_path):
+    for name in ("absent.parquet", "*.parquet"):
+        with pytest.raises(ValueError, match=f"--data .*{name.strip('*')}: no such file"):
+            open_one(tmp_path / name, tmp_path / "out")
 
 
 def test_a_source_that_changes_is_not_written_with_the_scores_of_another(tmp_path):
-    table = pa.table({"images": [[{"bytes": png()}], None, []]})
+    table = pa.table({"images": [[b""], None, []]})
     pq.write_table(table, tmp_path / "t.parquet")
     file = open_one(tmp_path / "t.parquet", tmp_path / "out")
     pq.write_table(table.slice(1), tmp_path / "t.parquet")
     with pytest.raises(ValueError, match="t.parquet changed while it was scored: run the same command again"):
         file.write(ENTROPIES, PATCHES)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_data_file_cannot_have_the_name_of_a_result(tmp_path):
-    (tmp_path / "scores.json").write_text(json.dumps(ROWS))
-    with pytest.raises(ValueError, match="scores.json.*is the name of another file"):
-        open_one(tmp_path / "scores.json", tmp_path / "out")

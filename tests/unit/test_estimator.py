@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 import torch
 from durian_reference import durian as reference
-from hypothesis import assume, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
 
@@ -54,14 +54,16 @@ class Batch:
         self.entropy = np.array(entropy if entropy is not None else [1.0] * bs, dtype=np.float64)
 
     def advantages(self, **changes):
-        return compute_durian_outcome_advantage(
+        advantages, returns = compute_durian_outcome_advantage(
             self.rewards,
             self.mask,
             self.uids,
             config=options(**changes),
             non_tensor_batch={"visual_entropy": self.entropy},
             batch={"old_log_probs": self.log_probs},
-        )[0]
+        )
+        assert torch.equal(advantages, returns)
+        return advantages
 
     def rows(self, **changes):
         """One advantage per row, 0 for rows without tokens."""
@@ -206,17 +208,6 @@ def test_equals_loops(batch, weights, quantiles, thresholds, num_groups, confide
     assert advantages.isfinite().all() and not advantages[batch.mask == 0].any()
 
 
-@given(batches(padding=False), quantiles)
-def test_the_batchs_own_quantiles_as_thresholds_change_nothing(batch, quantiles):
-    batch.entropy /= 3  # a threshold that is rounded anywhere leaves the prompt it meets
-    of_prompt = {uid: entropy for uid, entropy in zip(batch.uids, batch.entropy, strict=True) if entropy == entropy}
-    assume(of_prompt)
-    own = perceptual_thresholds(torch.tensor(list(of_prompt.values()), dtype=torch.float64), quantiles).tolist()
-    assume(len(set(own)) == len(own))
-    fixed = batch.advantages(quantiles=(0.1, 0.9), thresholds=own)
-    assert torch.equal(fixed, batch.advantages(quantiles=quantiles))
-
-
 @given(batches(padding=False))
 def test_original_term_is_grpo(batch):
     equal = {uid for uid in batch.uids if len(set(batch.rewards.sum(-1)[batch.uids == uid].tolist())) == 1}
@@ -227,22 +218,6 @@ def test_original_term_is_grpo(batch):
         assert (batch.advantages(weights=(1, 0, 0))[several] == 0).all()
         grpo[several] = 0
     torch.testing.assert_close(batch.advantages(weights=(1, 0, 0)), grpo, rtol=1e-5, atol=1e-5)
-
-
-def test_original_term_is_grpo_on_random_rewards():
-    torch.manual_seed(0)
-    batch = Batch(torch.rand(4096).tolist(), np.repeat(np.arange(512), 8).astype(str).tolist())
-    torch.testing.assert_close(batch.advantages(weights=(1, 0, 0)), batch.grpo(), rtol=1e-5, atol=2e-6)
-
-
-@given(st.integers(2, 40))
-def test_as_many_reasoning_groups_as_prompts_is_grpo(num_prompts):
-    torch.manual_seed(num_prompts)
-    levels = torch.randperm(1000)[:num_prompts].repeat_interleave(4) / -64
-    uids = np.repeat(np.arange(num_prompts), 4)
-    batch = Batch(torch.rand(4 * num_prompts).tolist(), uids.tolist(), confidence=levels.tolist())
-    found = batch.advantages(weights=(0, 0, 1), num_groups=num_prompts)
-    torch.testing.assert_close(found, batch.grpo(), rtol=1e-5, atol=1e-5)
 
 
 def test_the_order_of_rows_does_not_split_prompts_of_equal_confidence():
@@ -273,9 +248,8 @@ def test_equal_rewards_give_exactly_zero():
     assert batch.rows() == [0.0] * 12
 
 
-def test_without_images_the_perceptual_weight_goes_to_grpo():
-    batch = Batch([1, 0, 0, 1, 1, 0], list("aaabbb"), entropy=[math.nan] * 6)
-    assert batch.rows() == pytest.approx(batch.rows(weights=(0.3, 0, 0.7)))
+def test_no_row_with_tokens():
+    assert not Batch([1, 0], list("ab"), lengths=[0, 0]).advantages().any()
 
 
 def test_an_axis_of_weight_zero_needs_no_data():
@@ -323,14 +297,17 @@ def test_log_probs_that_are_not_finite_agree_with_loops(batch, bad, random):
     ],
 )
 def test_a_field_of_another_shape_is_named(field, shape):
-    names = {"log_probs": "old_log_probs", "mask": "response_mask", "entropy": "visual_entropy", "uids": "index"}
+    name, expected = {
+        "rewards": ("token_level_rewards", "(bs, response_length)"),
+        "log_probs": ("old_log_probs", "(4, 4)"),
+        "mask": ("response_mask", "(4, 4)"),
+        "entropy": ("visual_entropy", "(4,)"),
+        "uids": ("index", "(4,)"),
+    }[field]
     batch = Batch([1, 0, 0, 1], list("aabb"))
     before = getattr(batch, field)
     setattr(batch, field, np.resize(before, shape) if isinstance(before, np.ndarray) else torch.ones(shape).long())
-    expected = "(4, 4)" if field in ("log_probs", "mask") else "(4,)"
-    if field == "rewards":
-        names, expected = {"rewards": "token_level_rewards"}, "(bs, response_length)"
-    with pytest.raises(ValueError, match=re.escape(f"{names[field]} has the shape {shape}, expected {expected}")):
+    with pytest.raises(ValueError, match=re.escape(f"{name} has the shape {shape}, expected {expected}")):
         batch.advantages()
 
 
@@ -355,10 +332,6 @@ def test_entropies_of_any_kind():
             batch.rows()
 
 
-def test_no_row_with_tokens():
-    assert not Batch([1, 0], list("ab"), lengths=[0, 0]).advantages().any()
-
-
 def test_inputs_are_left_alone():
     batch = Batch([1, 0, 0, 1], list("aabb"))
     before = [batch.rewards.clone(), batch.mask.clone(), batch.log_probs.clone()]
@@ -372,11 +345,3 @@ def test_defaults_are_the_papers():
     assert config.perceptual.quantiles == [0.25, 0.75] and config.perceptual.thresholds == "batch"
     assert config.perceptual.key == "visual_entropy"
     assert config.reasoning.num_groups == 12 and config.reasoning.confidence == "mean" and config.epsilon == 1e-6
-
-
-def test_extreme_prompts_no_longer_dominate():
-    # The paper's problem: with 8 rollouts the lone rollout of a 7:1 prompt has |A| = 2.47 under GRPO, 4:4 has 0.94.
-    batch = Batch([1] * 7 + [0] + [1] * 4 + [0] * 4, ["extreme"] * 8 + ["balanced"] * 8)
-    grpo, shared = batch.grpo()[:, 0], batch.rows(weights=(0, 1, 0))
-    assert abs(grpo[7]) == pytest.approx(2.4749, abs=1e-3) and abs(grpo[15]) == pytest.approx(0.9354, abs=1e-3)
-    assert abs(shared[7] / shared[15]) == pytest.approx(0.875 / 0.5, abs=1e-5)

@@ -5,7 +5,6 @@
 import csv
 from pathlib import Path
 
-import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -42,35 +41,6 @@ def test_quickstart_rows_are_graded_as_equal_texts():
 
 
 @pytest.mark.parametrize(
-    ("answer_type", "gold", "choices", "answer"),
-    [("number", "5", [], "5"), ("choice", "B", np.array(["4", "5"]), "5"), ("yes_no", "no", [], "no")],
-)
-def test_score_of_each_answer_type(answer_type, gold, choices, answer):
-    row = {"answer_type": answer_type, "choices": choices}
-    result = compute_score("any", f"<think></think>\\boxed{{{answer}}}", gold, row, further="unused")
-    assert result == {"score": pytest.approx(1.0), "acc": 1.0, "format": 1.0}
-    assert [type(value) for value in result.values()] == [float, float, float]
-
-
-@pytest.mark.parametrize(
-    ("gold", "answer", "correct"),
-    [
-        (r"\sqrt{2}, \sqrt{3}", "1.732, 1.414", True),
-        (r"x=\sqrt{2}, y=1", r"y = 1, x = \sqrt{2}", True),
-        (r"x=\sqrt{2}, y=1", r"1, \sqrt{2}", False),
-        (r"x_1=\frac{1+\sqrt{5}}{2}, x_2=\frac{1-\sqrt{5}}{2}", r"x = \frac{1 \pm \sqrt{5}}{2}", True),
-        ("x_1 = 1, x_2 = 2", "x = 2 or x = 1", True),
-        ("x_1 = 1, x_2 = 2", "y = 2 or y = 1", False),
-        (r"(1, \sqrt{2})", r"[1, \sqrt{2}]", False),
-        ("((1, 2)", "(1, 2)", False),
-        ("red, blue", "red", False),
-    ],
-)
-def test_lists_are_compared_element_by_element(gold, answer, correct):
-    assert grade(answer, gold) is correct
-
-
-@pytest.mark.parametrize(
     ("gold", "answer", "decimals", "correct"),
     [
         ("1.2", "1.23", None, False),
@@ -93,21 +63,6 @@ def test_lists_are_compared_element_by_element(gold, answer, correct):
 def test_an_answer_may_have_more_decimals_than_the_question_asks_for(gold, answer, decimals, correct):
     row = {"answer_type": "number", "choices": [], "decimals": decimals}
     assert compute_score("mathvista", f"\\boxed{{{answer}}}", gold, row)["acc"] == correct
-
-
-@pytest.mark.parametrize(
-    ("answer_type", "gold", "choices", "message"),
-    [
-        ("letter", "A", [], "extra_info.answer_type 'letter': must be number, choice or yes_no"),
-        ("choice", "C", ["1", "2"], "ground truth 'C' of a row with answer_type choice: must be the letter of one of"),
-        ("choice", "30", [], "ground truth '30' of a row with answer_type choice"),
-        ("choice", "", [], "ground truth '' of a row with answer_type choice"),
-        ("yes_no", "1", [], 'ground truth \'1\' of a row with answer_type yes_no: must be "yes" or "no"'),
-    ],
-)
-def test_rows_that_cannot_be_graded(answer_type, gold, choices, message):
-    with pytest.raises(ValueError, match=f"(?s)^{message}"):
-        compute_score("any", "\\boxed{A}", gold, {"answer_type": answer_type, "choices": choices})
 
 
 def test_a_long_answer_must_equal_gold():

@@ -72,19 +72,11 @@ def test_reasoning_groups():
     assert "durian/reasoning/threshold_4" in metrics and "durian/reasoning/threshold_5" not in metrics
 
 
-def test_rank_correlation():
-    easy_to_hard = {
-        "a": ([1, 1, 1, 1], 1.0, -1.0),
-        "b": ([1, 1, 1, 0], 2.0, -2.0),
-        "c": ([1, 1, 0, 0], 3.0, -3.0),
-        "d": ([1, 0, 0, 0], 4.0, -4.0),
-    }
-    metrics = metrics_of(easy_to_hard)
+def test_rank_correlation_is_with_the_accuracy_where_there_is_one():
+    prompts = {uid: ([1] * (4 - k) + [0] * k, float(k), -float(k)) for k, uid in enumerate("abcd")}
+    metrics = metrics_of(prompts)
     assert metrics["durian/perceptual/rank_correlation"] == pytest.approx(-1)
     assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(-1)
-
-
-def test_rank_correlation_is_with_the_accuracy_where_there_is_one():
     rewards, levels = torch.tensor([1.0, 0.0, 0.5, 0.5]).double(), torch.tensor([-1.0, -1.0, -2.0, -2.0]).double()
     found = durian_advantages(rewards, np.array(["a", "a", "b", "b"]), levels + 3, levels, DurianConfig())
     assert "durian/reasoning/rank_correlation" not in durian_metrics(found)  # mean rewards are equal
@@ -94,12 +86,10 @@ def test_rank_correlation_is_with_the_accuracy_where_there_is_one():
 
 
 def test_what_is_not_defined_is_left_out():
-    same = {"a": ([1, 1], 1.0, -1.0), "b": ([1, 1], 1.0, -1.0)}
-    metrics = metrics_of(same)
-    assert metrics["durian/prompts/all_equal"] == 1
+    metrics = metrics_of({"a": ([1, 1], 1.0, -1.0), "b": ([1, 1], 1.0, -1.0)})
+    assert metrics["durian/prompts/all_equal"] == 1 and metrics["durian/perceptual/S3/size"] == 0
     for name in ("prompts/extreme", "perceptual/rank_correlation", "perceptual/S3/std", "reasoning/rank_correlation"):
         assert f"durian/{name}" not in metrics
-    assert metrics["durian/perceptual/S3/size"] == 0
 
 
 def test_an_axis_of_weight_zero_has_no_metrics():

@@ -17,8 +17,6 @@ from recipes.quickstart.data import (
     SIZES,
     SPLITS,
     Painter,
-    make_rows,
-    pick_balanced,
     plain_questions,
     read_questions,
     split_images,
@@ -88,19 +86,11 @@ def test_answers_agree_with_the_image():
             assert question.answer in question.thing.split()
 
 
-def test_the_same_seed_gives_the_same_files(folder, tmp_path):
+def test_the_same_seed_gives_the_same_files_with_a_card(folder, tmp_path):
     write_data(tmp_path, dict.fromkeys(SPLITS, PER_KIND))
     names = sorted(path.name for path in folder.iterdir())
     assert names == ["README.md", "dev.parquet", "sft.parquet", "test.parquet", "train.parquet"]
     assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in names)
-
-
-def test_another_seed_gives_other_rows(splits):
-    other = list(make_rows("dev", PER_KIND, seed=1))
-    assert [row["prompt"] for row in other] != [row["prompt"] for row in splits["dev"]]
-
-
-def test_card_counts_the_rows(folder):
     card = (folder / "README.md").read_text()
     assert f"| dev | {3 * PER_KIND} |" in card
     assert all(name in card for files in BACKGROUND_FILES.values() for name in files)
@@ -113,20 +103,3 @@ def test_painting_keeps_the_shape_and_its_color(background):
     share_of_red = (np.abs(picture - np.array([255.0, 0, 0])).sum(axis=2) < 30).mean()
     small = np.asarray(Image.open(asked[0].image).convert("RGB"))
     assert share_of_red == pytest.approx((np.abs(small - np.array([255.0, 0, 0])).sum(axis=2) < 30).mean(), abs=0.01)
-
-
-def test_backgrounds_differ_in_variation():
-    asked = next(iter(read_questions("train").values()))
-    painter = Painter()
-
-    def roughness(background):
-        picture = painter.paint(asked[0].image, background, 112, random.Random(0)).convert("L")
-        return np.abs(np.diff(np.asarray(picture, dtype=float), axis=0)).mean()
-
-    assert roughness("flat") < roughness("photo") < roughness("texture")
-
-
-def test_pick_balanced_takes_no_more_than_there_is():
-    (asked,) = [asked for image, asked in sorted(read_questions("test").items())[:1]]
-    picked = pick_balanced(asked, 4, random.Random(0))
-    assert len(picked) == len(set(picked)) <= len(asked)

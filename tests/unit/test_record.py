@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from types import SimpleNamespace
 
 import advantage_step
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
@@ -21,10 +22,12 @@ from durian_reference import std
 from omegaconf import OmegaConf
 from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, get_adv_estimator_fn
+from verl.utils.dataset.rl_dataset import RLHFDataset
 
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import compute_durian_outcome_advantage, durian_advantages
 from verl_durian.hooks import record
+from verl_durian.hooks.dataset import with_column
 
 PROMPTS, ROLLOUTS, TOKENS, GROUPS = 9, 4, 6, 3
 
@@ -203,6 +206,14 @@ def test_an_accuracy_that_is_no_number_is_null(accuracy, tmp_path):
     data = make_data()
     data.non_tensor_batch["acc"] = np.fromiter([accuracy] * len(data), dtype=object, count=len(data))
     assert written(tmp_path, make_trainer(tmp_path), data)["accuracy"].isna().all()
+
+
+def test_rows_keep_their_number_where_visual_entropy_is_added_first():
+    dataset = object.__new__(RLHFDataset)
+    rows = datasets.Dataset.from_dict({"number": range(5)}).filter(lambda each: each["number"] > 0)
+    dataset.dataframe, dataset.shuffle = with_column(rows, "visual_entropy", np.arange(4.0)), False
+    assert record._row_numbers(dataset).tolist() == list(dataset.dataframe["number"]) == [1, 2, 3, 4]
+    assert list(dataset.dataframe["visual_entropy"]) == [0, 1, 2, 3]
 
 
 def test_every_which_step_and_what_was_trained_again(tmp_path):

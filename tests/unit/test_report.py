@@ -10,38 +10,29 @@ from rich.console import Console
 
 from recipes.quickstart.report import report
 
-VALIDATION = "val-core/easy_vqa_{}/acc/mean@1"
+COLOR, SHAPE = (f"val-core/easy_vqa_{kind}/acc/mean@1" for kind in ("color", "shape"))
 
 
-def write_run(folder: Path, durian: bool, correlation: float = 0.9999) -> Path:
-    """A run of two steps with a validation before and after."""
-    steps: list[tuple[int, dict[str, float]]] = [
-        (0, {VALIDATION.format("color"): 0.5, VALIDATION.format("shape"): 0.25})
-    ]
+def printed(folder: Path, durian: bool = False, correlation: float = 0.9999) -> str:
+    """The report on a run of two steps with a validation before and after."""
+    steps: list[dict[str, float]] = [{COLOR: 0.5, SHAPE: 0.25}]
     for step in (1, 2):
-        metrics = {
-            "critic/score/mean": step / 10,
-            "timing_s/step": 3.0,
-            "training/rollout_actor_probs_pearson_corr": correlation,
-        }
+        metrics = {"critic/score/mean": step / 10, "timing_s/step": 3.0}
+        metrics["training/rollout_actor_probs_pearson_corr"] = correlation
         if durian:
             metrics |= {"durian/perceptual/S1/std": 0.3, "durian/perceptual/S1/mean_abs_advantage": 0.7}
-        steps.append((step, metrics))
-    steps[-1][1].update({VALIDATION.format("color"): 0.75, VALIDATION.format("shape"): 0.25})
-    lines = [json.dumps({"step": step, "data": metrics}) for step, metrics in steps]
-    (folder / "metrics.jsonl").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def printed(run: Path) -> str:
+        steps.append(metrics)
+    steps[-1] |= {COLOR: 0.75, SHAPE: 0.25}
+    lines = [json.dumps({"step": step, "data": metrics}) + "\n" for step, metrics in enumerate(steps)]
+    (folder / "metrics.jsonl").write_text("".join(lines))
     console = Console(record=True, width=120)
-    report(run, console)
+    report(folder, console)
     return console.export_text()
 
 
 @pytest.mark.parametrize("durian", [False, True])
 def test_table_and_figure(tmp_path: Path, durian: bool) -> None:
-    text = printed(write_run(tmp_path, durian))
+    text = printed(tmp_path, durian)
     rows = {line.split()[1]: line for line in text.splitlines() if "%" in line}
     assert "50.0%" in rows["color"] and "75.0%" in rows["color"] and "+25.0 points" in rows["color"]
     assert "+0.0 points" in rows["shape"] and "+12.5 points" in rows["mean"]
@@ -51,4 +42,4 @@ def test_table_and_figure(tmp_path: Path, durian: bool) -> None:
 
 
 def test_a_low_correlation_is_reported(tmp_path: Path) -> None:
-    assert "should be 0.999 or more" in printed(write_run(tmp_path, durian=False, correlation=0.64))
+    assert "should be 0.999 or more" in printed(tmp_path, correlation=0.64)

@@ -1,9 +1,7 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
 import json
-import pickle
 import shutil
-import sys
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -14,19 +12,16 @@ import huggingface_hub
 import numpy as np
 import pytest
 import torch
-import transformers
 from PIL import Image
 from qwen_vl_utils import fetch_video, vision_process
 from safetensors.torch import load_file, save_file
 from skimage import data
 from tiny_model import make_tiny_qwen2vl, make_tiny_qwen3vl, make_tiny_qwen25vl
-from transformers import AutoModelForImageTextToText, AutoProcessor, Qwen2VLImageProcessor
-from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
+from transformers import AutoModelForImageTextToText, AutoProcessor
 from verl.utils.tokenizer.tokenizer import build_multimodal_processor_inputs
 
 from verl_durian.entropy import vision_tower
-from verl_durian.entropy.vision_families import FAMILIES
-from verl_durian.entropy.vision_tower import Precision, TowerSettings, VisionTower, load_vision_tower, read_tower
+from verl_durian.entropy.vision_tower import FAMILIES, Precision, VisionTower, read_tower
 from verl_durian.entropy.visual_entropy import visual_entropy
 
 PICTURES = [
@@ -37,12 +32,14 @@ PICTURES = [
 ]
 ORDERS = [[3, 2, 1, 0], [2, 0, 3, 1], [1, 3]]
 
-MAKERS = {
+MAKERS = {  # one per family
     "qwen2_vl": make_tiny_qwen2vl,
     "qwen2_5_vl": make_tiny_qwen25vl,
     "qwen3_vl": make_tiny_qwen3vl,
     "qwen3_vl_moe": partial(make_tiny_qwen3vl, experts=True),
 }
+
+assert MAKERS.keys() == FAMILIES.keys()
 
 every_layer = pytest.mark.parametrize("layer", ["merger", "blocks"])
 every_precision = pytest.mark.parametrize("precision", ["float32", "bfloat16"])
@@ -81,25 +78,24 @@ def rewrite(checkpoint: Path, change) -> None:
     save_file(change(load_file(file)), file, metadata={"format": "pt"})
 
 
-def edit(file: Path, *keys: str, value: Any) -> None:
+def edit(file: Path, path: str, value: Any) -> None:
     """Sets one value of a JSON file."""
-    content = json.loads(file.read_text())
-    inner = content
-    for key in keys[:-1]:
+    content = inner = json.loads(file.read_text())
+    *keys, last = path.split()
+    for key in keys:
         inner = inner[key]
-    inner[keys[-1]] = value
+    inner[last] = value
     file.write_text(json.dumps(content))
+
+
+def load(folder: Path | str, **options: str) -> VisionTower:
+    return VisionTower(*read_tower(str(folder), **options))
 
 
 def language_files(sharded: Path) -> list[str]:
     """Files that hold no vision tensor."""
     weight_map = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
     return sorted(set(weight_map.values()) - {file for name, file in weight_map.items() if "visual." in name})
-
-
-def merger_features(folder: Path) -> list[torch.Tensor]:
-    tower = load_vision_tower(str(folder))
-    return tower.features(*tower.preprocess(PICTURES))
 
 
 def assert_same(left: list[torch.Tensor], right: list[torch.Tensor]) -> None:
@@ -154,7 +150,7 @@ def test_features_are_those_of_the_full_model(folder, layer, precision):
         images=PICTURES,
         videos=[video],
     )
-    tower = load_vision_tower(str(folder), feature_layer=layer, precision=precision)
+    tower = load(folder, feature_layer=layer, precision=precision)
     pixel_values, grid_thw = tower.preprocess(PICTURES, [video])
     assert torch.equal(pixel_values, torch.cat([inputs["pixel_values"], inputs["pixel_values_videos"]]))
     assert torch.equal(grid_thw, torch.cat([inputs["image_grid_thw"], inputs["video_grid_thw"]]))
@@ -170,7 +166,7 @@ def test_features_are_those_of_the_full_model(folder, layer, precision):
 
 @every_layer
 def test_entropies_do_not_depend_on_the_neighbours(folder, layer):
-    tower = load_vision_tower(str(folder), feature_layer=layer)
+    tower = load(folder, feature_layer=layer)
     alone = [tower.features(*tower.preprocess([picture]))[0] for picture in PICTURES]
     for order in ORDERS:
         together = tower.features(*tower.preprocess([PICTURES[i] for i in order]))
@@ -180,95 +176,28 @@ def test_entropies_do_not_depend_on_the_neighbours(folder, layer):
     assert_same_entropies(tower.features(*tower.preprocess(PICTURES, videos)), alone + moving)
 
 
-@every_layer
-def test_entropies_of_a_wide_tower_do_not_depend_on_the_neighbours(layer):
-    """The width of Qwen2.5-VL-7B, whose matrix products use other kernels than those of the tiny towers."""
-    config = Qwen2_5_VisionTransformerPretrainedModel.config_class(
-        depth=2, fullatt_block_indexes=[1], hidden_size=1280, intermediate_size=3420, num_heads=16, out_hidden_size=3584
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        state = Qwen2_5_VisionTransformerPretrainedModel(config).state_dict()
-    tower = VisionTower(
-        TowerSettings("wide", "qwen2_5_vl", config, Qwen2VLImageProcessor(), None, layer, "float32", "", None), state
-    )
-    pictures = [Image.fromarray(data.rocket()).resize(size) for size in [(84, 84), (140, 196), (336, 364)]]
-    alone = [tower.features(*tower.preprocess([picture]))[0] for picture in pictures]
-    for order in [[0, 1, 2], [2, 0, 1]]:
-        together = tower.features(*tower.preprocess([pictures[i] for i in order]))
-        assert_same_entropies(together, [alone[i] for i in order])
-
-
 def test_a_video_without_settings_is_refused(checkpoint):
     processors = json.loads((checkpoint / "processor_config.json").read_text())
     video = read_video(checkpoint, PICTURES[0])
     del processors["video_processor"]
     (checkpoint / "processor_config.json").write_text(json.dumps(processors))
-
-    tower = load_vision_tower(str(checkpoint))
+    tower = load(checkpoint)
     assert len(tower.features(*tower.preprocess(PICTURES))) == len(PICTURES)
     with pytest.raises(ValueError, match=r"checkpoint has no settings for videos: add .*video_preprocessor_config"):
         tower.preprocess(PICTURES, [video])
 
 
-def test_settings_of_videos_may_have_a_file_of_their_own(checkpoint, tiny_qwen25vl):
+def test_every_layout_of_a_checkpoint_gives_the_same_tower(tiny_qwen25vl, sharded, checkpoint):
+    """Shards; the names of tensors in older checkpoints; and files of their own for the settings of videos."""
     processors = json.loads((checkpoint / "processor_config.json").read_text())
     (checkpoint / "processor_config.json").unlink()
     (checkpoint / "preprocessor_config.json").write_text(json.dumps(processors["image_processor"]))
     (checkpoint / "video_preprocessor_config.json").write_text(json.dumps(processors["video_processor"]))
-    assert fingerprint(checkpoint) == fingerprint(tiny_qwen25vl)
-
-
-def test_shards_and_both_names_give_the_same_tower(tiny_qwen25vl, sharded, checkpoint):
     rewrite(checkpoint, lambda tensors: {f"model.{name}": tensor for name, tensor in tensors.items()})
-    assert_same(merger_features(sharded), merger_features(tiny_qwen25vl))
-    assert_same(merger_features(checkpoint), merger_features(tiny_qwen25vl))
-    assert len({fingerprint(folder) for folder in (tiny_qwen25vl, sharded, checkpoint)}) == 1
-
-
-def test_files_of_the_language_model_are_not_needed(tiny_qwen25vl, sharded, tmp_path):
-    folder = Path(shutil.copytree(sharded, tmp_path / "checkpoint"))
-    removed = language_files(folder)
-    assert removed
-    for file in removed:
-        (folder / file).unlink()
-    assert_same(merger_features(folder), merger_features(tiny_qwen25vl))
-
-
-def test_only_vision_tensors_are_read(folder, monkeypatch):
-    read = []
-
-    class Spy:
-        def __init__(self, *args, **kwargs):
-            self.file = safe_open(*args, **kwargs)
-
-        def __enter__(self):
-            self.tensors = self.file.__enter__()
-            return self
-
-        def __exit__(self, *error):
-            return self.file.__exit__(*error)
-
-        def keys(self):
-            return self.tensors.keys()
-
-        def get_tensor(self, name):
-            read.append(name)
-            return self.tensors.get_tensor(name)
-
-    safe_open = vision_tower.safe_open
-    monkeypatch.setattr(vision_tower, "safe_open", Spy)
-    load_vision_tower(str(folder))
-    assert read and all(name.removeprefix("model.").startswith("visual.") for name in read)
-
-
-@every_precision
-@pytest.mark.parametrize("stored", ["float32", "bfloat16"])
-def test_the_tower_runs_in_the_precision_asked_for(checkpoint, precision, stored):
-    rewrite(checkpoint, lambda tensors: {name: tensor.to(getattr(torch, stored)) for name, tensor in tensors.items()})
-    tower = load_vision_tower(str(checkpoint), precision=precision)
-    assert {parameter.dtype for parameter in tower.model.parameters()} == {getattr(torch, precision)}
-    assert tower.features(*tower.preprocess(PICTURES))[0].dtype == torch.float32
+    for folder in (sharded, checkpoint):
+        assert fingerprint(folder) == fingerprint(tiny_qwen25vl)
+        tower, same = load(folder), load(tiny_qwen25vl)
+        assert_same(tower.features(*tower.preprocess(PICTURES)), same.features(*same.preprocess(PICTURES)))
 
 
 @every_precision
@@ -286,58 +215,31 @@ def test_the_tower_uses_read_only_memory_in_place(folder, precision, tmp_path):
     tower = VisionTower(settings, mapped)
     parameters = dict(tower.model.named_parameters())
     assert parameters.keys() == mapped.keys()
+    assert {parameter.dtype for parameter in parameters.values()} == {getattr(torch, precision)}
     assert all(parameters[name].data_ptr() == tensor.data_ptr() for name, tensor in mapped.items())
     inputs = tower.preprocess(PICTURES)
     assert_same(tower.features(*inputs), VisionTower(settings, state).features(*inputs))
-
-
-def test_settings_travel_to_another_process(folder):
-    settings, state = read_tower(str(folder))
-    pickled = pickle.dumps(settings)
-    assert len(pickled) < 10_000
-    sent = pickle.loads(pickled)
-    assert sent.fingerprint("cpu") == settings.fingerprint("cpu")
-    tower = VisionTower(sent, state)
-    assert_same(tower.features(*tower.preprocess(PICTURES)), merger_features(folder))
-
-
-def test_a_picture_of_one_colour_has_equal_patches(tiny_qwen25vl):
-    tower = load_vision_tower(str(tiny_qwen25vl))
-    (features,) = tower.features(*tower.preprocess([Image.new("RGB", (140, 140), (120, 160, 90))]))
-    torch.testing.assert_close(features, features[:1].expand_as(features))
 
 
 def fingerprint(folder: Path, device_type: str = "cpu", **options: str) -> str:
     return read_tower(str(folder), **options)[0].fingerprint(device_type)
 
 
-def test_the_fingerprint_follows_layer_precision_and_device(tiny_qwen25vl):
-    fingerprints = [
-        fingerprint(tiny_qwen25vl),
-        fingerprint(tiny_qwen25vl, feature_layer="blocks"),
-        fingerprint(tiny_qwen25vl, precision="bfloat16"),
-        fingerprint(tiny_qwen25vl, "cuda"),
-    ]
-    assert len(set(fingerprints)) == len(fingerprints)
-
-
 @pytest.mark.parametrize(
-    "file, keys, value, same",
+    ("file", "path", "value", "same"),
     [
-        ("processor_config.json", ("image_processor", "size", "longest_edge"), 280 * 280, False),
-        ("processor_config.json", ("image_processor", "image_mean"), [0.5, 0.5, 0.5], False),
-        ("processor_config.json", ("video_processor", "size", "longest_edge"), 280 * 280, False),
-        ("config.json", ("vision_config", "fullatt_block_indexes"), [0, 1], False),
-        ("config.json", ("vision_config", "window_size"), 112, False),
-        ("config.json", ("transformers_version",), "5.0.0", True),
-        ("config.json", ("vision_config", "transformers_version"), "5.0.0", True),
-        ("processor_config.json", ("image_processor", "transformers_version"), "5.0.0", True),
-        ("processor_config.json", ("video_processor", "transformers_version"), "5.0.0", True),
+        ("processor_config.json", "image_processor size longest_edge", 280 * 280, False),
+        ("processor_config.json", "image_processor image_mean", [0.5, 0.5, 0.5], False),
+        ("processor_config.json", "video_processor size longest_edge", 280 * 280, False),
+        ("config.json", "vision_config window_size", 112, False),
+        ("config.json", "vision_config transformers_version", "5.0.0", True),
+        ("processor_config.json", "image_processor transformers_version", "5.0.0", True),
+        ("processor_config.json", "video_processor transformers_version", "5.0.0", True),
     ],
 )
-def test_the_fingerprint_follows_the_settings_but_not_the_release_that_saved_them(checkpoint, file, keys, value, same):
+def test_the_fingerprint_follows_the_settings_but_not_the_release_that_saved_them(checkpoint, file, path, value, same):
     before = fingerprint(checkpoint)
-    edit(checkpoint / file, *keys, value=value)
+    edit(checkpoint / file, path, value)
     assert (fingerprint(checkpoint) == before) is same
 
 
@@ -351,8 +253,10 @@ def test_the_fingerprint_follows_the_weights_of_the_tower_alone(checkpoint):
     assert fingerprint(checkpoint) != before
 
 
-def test_the_fingerprint_follows_packages_environment_and_attention(tiny_qwen25vl, monkeypatch, tmp_path):
+def test_the_fingerprint_follows_options_packages_environment_and_attention(tiny_qwen25vl, monkeypatch, tmp_path):
     settings = {precision: read_tower(str(tiny_qwen25vl), precision=precision)[0] for precision in get_args(Precision)}
+    variants = [each.fingerprint(device) for each in settings.values() for device in ("cpu", "cuda")]
+    assert len({*variants, fingerprint(tiny_qwen25vl, feature_layer="blocks")}) == 5
     before, version = settings["float32"].fingerprint("cpu"), vision_tower.version
     for package in ("torch", "torchvision", "transformers", "pillow", "qwen-vl-utils"):
         with monkeypatch.context() as patch:
@@ -371,49 +275,35 @@ def test_the_fingerprint_follows_packages_environment_and_attention(tiny_qwen25v
     assert installed[0] != without[0] and installed[1:] == without[1:]
 
 
-def test_missing_and_unexpected_tensors_are_named(checkpoint):
-    def without_bias(tensors):
-        return {name: tensor for name, tensor in tensors.items() if name != "visual.blocks.1.attn.qkv.bias"}
-
-    complete = (checkpoint / "model.safetensors").read_bytes()
+def test_a_checkpoint_that_cannot_be_used_is_named(checkpoint):
+    weights = checkpoint / "model.safetensors"
+    complete = weights.read_bytes()
     rewrite(checkpoint, lambda tensors: tensors | {"visual.blocks.7.bias": torch.ones(3)})
     with pytest.raises(ValueError, match=r"unexpected tensors .*: blocks\.7\.bias"):
-        load_vision_tower(str(checkpoint))
-    (checkpoint / "model.safetensors").write_bytes(complete)
-    rewrite(checkpoint, without_bias)
+        load(checkpoint)
+    weights.write_bytes(complete)
+    lost = "visual.blocks.1.attn.qkv.bias"
+    rewrite(checkpoint, lambda tensors: {name: tensor for name, tensor in tensors.items() if name != lost})
     with pytest.raises(ValueError, match=r"missing tensors .*: blocks\.1\.attn\.qkv\.bias"):
-        load_vision_tower(str(checkpoint))
-
-
-def test_a_checkpoint_without_safetensors_is_refused(checkpoint):
-    (checkpoint / "model.safetensors").rename(checkpoint / "pytorch_model.bin")
+        load(checkpoint)
+    weights.write_bytes(complete[: len(complete) // 2])
+    with pytest.raises(ValueError, match=r"model\.safetensors is damaged"):
+        load(checkpoint)
+    weights.rename(checkpoint / "pytorch_model.bin")
     with pytest.raises(ValueError, match=r"no model\.safetensors.*\.bin"):
-        load_vision_tower(str(checkpoint))
-
-
-def test_unknown_models_layers_and_precisions_are_refused(tiny_qwen25vl, checkpoint):
-    edit(checkpoint / "config.json", "model_type", value="llava")
+        load(checkpoint)
+    weights.write_bytes(complete)
+    edit(checkpoint / "config.json", "model_type", "llava")
     with pytest.raises(ValueError, match="'llava' is not supported, only: qwen2_5_vl, qwen2_vl, qwen3_vl, qwen3_vl_"):
-        load_vision_tower(str(checkpoint))
-    with pytest.raises(ValueError, match="'pixels', allowed: merger, blocks"):
-        load_vision_tower(str(tiny_qwen25vl), feature_layer="pixels")
-    with pytest.raises(ValueError, match="'float16', allowed: float32, bfloat16"):
-        load_vision_tower(str(tiny_qwen25vl), precision="float16")
-
-
-def test_every_family_is_tested():
-    assert {family.model_type for family in FAMILIES} == MAKERS.keys()
-
-
-def test_a_transformers_without_a_family_serves_the_others(tiny_qwen25vl, tmp_path, monkeypatch):
-    lacking = tmp_path / "qwen3_vl"
-    lacking.mkdir()
-    for name, content in {"config.json": {"model_type": "qwen3_vl"}, "model.safetensors": {}}.items():
-        (lacking / name).write_text(json.dumps(content))
-    monkeypatch.setitem(sys.modules, "transformers.models.qwen3_vl.modeling_qwen3_vl", None)  # an import of it fails
-    load_vision_tower(str(tiny_qwen25vl))
-    with pytest.raises(ImportError, match=f"transformers {transformers.__version__} lacks .*Qwen3VLVisionModel, the"):
-        load_vision_tower(str(lacking))
+        load(checkpoint)
+    (checkpoint / "config.json").write_text("")
+    with pytest.raises(OSError, match="config.json' is not a valid JSON file"):
+        load(checkpoint)
+    (checkpoint / "model.safetensors.index.json").write_text("")
+    with pytest.raises(ValueError, match="index.json is damaged .*: copy or download it again"):
+        load(checkpoint)
+    with pytest.raises(ValueError, match="no such folder, and no accessible model on the Hub"):
+        load("absent/model/folder")
 
 
 @pytest.fixture
@@ -427,25 +317,20 @@ def hub_cache(sharded, tmp_path, monkeypatch) -> Path:
     return Path(shutil.copytree(sharded, model / "snapshots" / commit))
 
 
-def test_a_hub_model_is_found_offline(hub_cache, tiny_qwen25vl):
-    for file in language_files(hub_cache):
-        (hub_cache / file).unlink()
-    found, local = read_tower("someone/tiny")[0], read_tower(str(tiny_qwen25vl))[0]
-    assert found.fingerprint("cpu") == local.fingerprint("cpu")
-    assert found.revision == "0" * 40
-    assert local.revision is None
-
-
-def test_only_settings_and_vision_files_are_downloaded(hub_cache, monkeypatch):
+def test_of_a_hub_model_only_settings_and_vision_files_are_needed(hub_cache, tiny_qwen25vl, monkeypatch):
     asked = []
 
     def download(repo, allow_patterns):
         asked.extend(allow_patterns)
-        return str(hub_cache)
+        return huggingface_hub.snapshot_download(repo, allow_patterns=allow_patterns)
 
     monkeypatch.setattr(vision_tower, "snapshot_download", download)
-    load_vision_tower("someone/tiny")
+    absent = language_files(hub_cache)
+    for file in absent:
+        (hub_cache / file).unlink()
+    found, local = read_tower("someone/tiny")[0], read_tower(str(tiny_qwen25vl))[0]
+    assert found.fingerprint("cpu") == local.fingerprint("cpu")
+    assert (found.revision, local.revision) == ("0" * 40, None)
     weights = {name for name in asked if name.endswith(".safetensors")}
-    assert weights and weights.isdisjoint(language_files(hub_cache))
-    assert not any("*" in name for name in asked)
+    assert weights and weights.isdisjoint(absent) and not any("*" in name for name in asked)
     assert "video_preprocessor_config.json" in asked

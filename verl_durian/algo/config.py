@@ -14,7 +14,6 @@ from pydantic.dataclasses import dataclass
 _FORBID = ConfigDict(extra="forbid")
 _PATH = "algorithm.durian"
 
-
 Finite = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, description="a finite number >= 0")]
 Quantiles = Annotated[
@@ -100,10 +99,7 @@ class DurianConfig:
 
     @classmethod
     def from_algorithm(cls, algorithm: Mapping[str, Any] | None) -> "DurianConfig":
-        """Reads the options from verl's `algorithm` node.
-
-        Args:
-            algorithm: The node `algorithm` of verl's config. Its key `durian` may be absent or null.
+        """Reads the options from verl's `algorithm` node, whose key `durian` may be absent or null.
 
         Raises:
             ValueError: An unknown key, a wrong type or a forbidden value. The message names the key and what it
@@ -140,14 +136,13 @@ def _message(error: ValidationError, options: Any) -> str:
     path, value, description = _PATH, options, ""
     for name in first["loc"]:
         fields = getattr(section, "__pydantic_fields__", {})
-        if first["type"] == "unexpected_keyword_argument" and name not in fields:
-            return f"{path}.{name}: unknown option. Allowed under {path}: {', '.join(fields)}"
-        if name not in fields:  # a position in a list, or a member of a union
+        if name not in fields:  # an unknown key, a position in a list, or a member of a union
             break
         path, value, description = f"{path}.{name}", value[name], fields[name].description
         section = fields[name].annotation
-    if keys := getattr(section, "__pydantic_fields__", {}):
-        if first["type"] == "value_error":
-            return f"{path}: {first['ctx']['error']}"
-        description = f"a mapping with the keys {', '.join(keys)}"
-    return f"{path}={value!r}: must be {description}"
+    keys = ", ".join(getattr(section, "__pydantic_fields__", {}))
+    if first["type"] == "unexpected_keyword_argument":
+        return f"{path}.{first['loc'][-1]}: unknown option. Allowed under {path}: {keys}"
+    if keys and first["type"] == "value_error":
+        return f"{path}: {first['ctx']['error']}"
+    return f"{path}={value!r}: must be {f'a mapping with the keys {keys}' if keys else description}"

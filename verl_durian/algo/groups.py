@@ -27,7 +27,6 @@ def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> S
     Args:
         values: float64, shape (n,).
         group: The group of each value, 0 to num_groups - 1, shape (n,).
-        num_groups: Number of groups.
     """
     zeros = values.new_zeros(num_groups)
     count = zeros.index_add(0, group, torch.ones_like(values))
@@ -43,10 +42,6 @@ def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
     """Computes quantiles of the finite values with linear interpolation, shape (len(at),); NaN if there is none.
 
     Ranks are exact fractions: a rounding error in a rank would move the threshold off a value that it equals.
-
-    Args:
-        values: Shape (n,).
-        at: The quantiles, each in [0, 1].
     """
     ascending = values[values.isfinite()].sort().values
     if len(ascending) == 0:
@@ -62,7 +57,7 @@ def perceptual_thresholds(entropy: torch.Tensor, shares: Sequence[float]) -> tor
     """Computes the thresholds of visual entropy that split the prompts into groups (Eq. 10).
 
     Args:
-        entropy: Visual entropy of each prompt in nats, NaN without image, float64, shape (n,).
+        entropy: Visual entropy of each prompt in nats, NaN without image, float64, shape (num_prompts,).
         shares: The quantiles, ascending, each in (0, 1).
 
     Returns:

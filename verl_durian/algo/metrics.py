@@ -52,11 +52,11 @@ def _prompt_metrics(found: Advantages) -> dict[str, float]:
 
 
 def _perceptual_metrics(found: Advantages, axis: Axis, accuracy: torch.Tensor) -> dict[str, float]:
-    metrics = {"durian/rows_without_image": (axis.group[found.prompt] < 0).double().mean().item()}
+    of_row = axis.group[found.prompt]
+    grouped = of_row >= 0
+    metrics = {"durian/rows_without_image": (~grouped).double().mean().item()}
     size = torch.bincount(axis.group[axis.group >= 0], minlength=len(axis.rewards.count))
-    grouped = axis.group[found.prompt] >= 0
-    of_row = axis.group[found.prompt][grouped]
-    magnitude = group_stats(found.advantage[grouped].abs(), of_row, len(size)).mean
+    magnitude = group_stats(found.advantage[grouped].abs(), of_row[grouped], len(size)).mean
     for a in range(len(size)):
         group = f"durian/perceptual/S{a + 1}"
         metrics[f"{group}/size"] = size[a].item()

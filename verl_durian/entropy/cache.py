@@ -4,7 +4,6 @@
 
 import json
 import logging
-import math
 import os
 import tempfile
 import uuid
@@ -19,15 +18,17 @@ from verl_durian.files import room_for, whole_file
 logger = logging.getLogger(__name__)
 
 
-class Entry(NamedTuple):
+class Score(NamedTuple):
     """The score of one row's images and videos."""
 
     key: str
-    """`Media.key`: 32 hexadecimal digits."""
+    """`Media.key`."""
     entropy: float
-    """Visual entropy H in nats (Eq. 9)."""
+    """Visual entropy H in nats (Eq. 9), NaN if there is an error."""
     patches: int
-    """Patches P, the rows of F (Eq. 5)."""
+    """Patches P, the rows of F (Eq. 5), 0 if there is an error."""
+    error: str = ""
+    """Why the row cannot be scored; not stored."""
 
 
 def default_cache_dir() -> Path:
@@ -36,46 +37,46 @@ def default_cache_dir() -> Path:
 
 
 class EntropyCache:
-    """Scores of one vision tower by `Media.key`. The folder is named after the fingerprint of the tower.
+    """Scores of one vision tower. The folder is named after the fingerprint of the tower.
 
-    Each run appends to its own file `<folder>/<random>.jsonl`, one line per entry:
+    Each run appends to its own file `<folder>/<random>.jsonl`, one line per score:
 
         {"key": "<32 hexadecimal digits>", "entropy": <nats>, "patches": <number>}
 
     So runs never wait for each other, also on a network file system, and a killed run leaves at most one incomplete
-    line. Damaged lines and entropies above the maximum for their number of patches are skipped, and their images are
-    scored again. Files may be concatenated and deleted.
-
-    `<folder>/<identity>.npy` has the scores of a training set, so that no image is read if its files are unchanged.
+    line. `<folder>/<identity>.npy` has the scores of a training set: if its files are unchanged, no image is read.
     """
 
     def __init__(self, folder: Path):
         self.folder = folder
         self._file = folder / f"{uuid.uuid4().hex}.jsonl"
 
-    def entries(self) -> Iterator[Entry]:
-        """All valid entries. Of two entries with the same key the last one counts."""
+    def scores(self) -> Iterator[Score]:
+        """All stored scores."""
         for file in sorted(self.folder.glob("*.jsonl")):
             with file.open("rb") as lines:
                 for number, line in enumerate(lines, start=1):
-                    entry = _entry(line)
-                    if entry is None:
+                    try:
+                        yield Score(**json.loads(line))
+                    except (ValueError, TypeError):
                         logger.warning("%s line %d is damaged: skipped", file, number)
-                    else:
-                        yield entry
 
-    def add(self, entries: Iterable[Entry]) -> None:
-        """Appends entries. After this returns they survive a kill of this process.
+    def add(self, scores: Iterable[Score]) -> None:
+        """Appends the scores without an error. After this returns they survive a kill of this process.
 
         Raises:
-            OSError: the entries cannot be written; the message names the file.
+            ValueError: the folder is not writable.
+            OSError: the scores cannot be written; the message names the file.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        if not self._file.exists():
+            self.require_writable()
         with room_for(self._file), self._file.open("a") as file:
-            file.writelines(f"{json.dumps(entry._asdict())}\n" for entry in entries)
+            for key, entropy, patches, error in scores:
+                if not error:
+                    file.write(json.dumps({"key": key, "entropy": entropy, "patches": patches}) + "\n")
 
     def require_writable(self) -> None:
-        """Raises ValueError if the folder is not writable."""
+        """Creates the folder. Raises ValueError if it is not writable."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryFile(dir=self.folder):
@@ -87,33 +88,14 @@ class EntropyCache:
             ) from error
 
     def column(self, identity: str, rows: int) -> np.ndarray | None:
-        """The entropies that `keep_column` has stored, NaN for a row without images; None if there are none."""
-        file = self.folder / f"{identity}.npy"
+        """The entropies that `keep_column` has stored, or None."""
         try:
-            column = np.load(file)
-        except FileNotFoundError:
+            column = np.load(self.folder / f"{identity}.npy")
+        except (OSError, ValueError, EOFError):  # absent or damaged
             return None
-        except (OSError, ValueError, EOFError) as error:
-            logger.warning("%s is damaged (%s): skipped", file, error)
-            return None
-        return column if column.dtype == np.float64 and column.shape == (rows,) else None
+        return column if column.shape == (rows,) else None
 
     def keep_column(self, identity: str, entropies: np.ndarray) -> None:
-        """Stores the entropies of a training set. `identity` must change with the images and their order.
-
-        Raises:
-            OSError: the file cannot be written.
-        """
+        """Stores the entropies of a training set. `identity` must change with the images and their order."""
         with whole_file(self.folder / f"{identity}.npy") as file:
             np.save(file, entropies)
-
-
-def _entry(line: bytes) -> Entry | None:
-    try:
-        entry = Entry(**json.loads(line))
-        bytes.fromhex(entry.key)
-        # H <= log(P - 1), up to rounding.
-        valid = len(entry.key) == 32 and -1e-9 <= entry.entropy <= math.log(max(entry.patches - 1, 1)) + 1e-9
-    except (ValueError, TypeError):
-        return None
-    return entry if valid and type(entry.entropy) is float and type(entry.patches) is int else None

@@ -16,10 +16,8 @@ from verl_durian.files import whole_file
 _COLOURS = ("#004488", "#DDAA33", "#BB5566")
 """Low, medium and high: Paul Tol's high-contrast colours, which also differ in grey print."""
 _DPI = 120
-_BINS = 40
 _MIN_SPAN = 0.2
 """Least width of the histogram in nats, so that equal values are one bar and not a wall."""
-_MAX_COLUMNS = 4
 _LONGEST_SIDE = 400
 """Pixels of an example."""
 
@@ -28,7 +26,7 @@ def plot_histogram(entropies: np.ndarray, thresholds: tuple[float, float], file:
     """Plots the distribution of H with Q25 and Q75 (Fig. 4 of the paper) as PNG.
 
     Args:
-        entropies: H in nats, without NaN. shape is (rows,), at least one
+        entropies: H in nats, without NaN, `(rows,)`, at least one.
         thresholds: Q25 and Q75 in nats, which separate the groups S1, S2 and S3 (Eq. 10).
         file: The PNG; an existing file is replaced.
     """
@@ -42,7 +40,7 @@ def plot_histogram(entropies: np.ndarray, thresholds: tuple[float, float], file:
 
     figure = Figure(figsize=(8, 4.5), dpi=_DPI, layout="constrained")
     axes = figure.subplots()
-    axes.hist(groups, bins=_BINS, range=span, stacked=True, color=_COLOURS, label=labels)
+    axes.hist(groups, bins=40, range=span, stacked=True, color=_COLOURS, label=labels)
     axes.axvline(low, color="black", linestyle="--", label=f"Q25 = {low:.3f}")
     axes.axvline(high, color="black", linestyle=":", label=f"Q75 = {high:.3f}")
     axes.set(title=f"Visual entropy of {len(entropies):,} rows", xlabel="H in nats", ylabel="rows")
@@ -51,15 +49,14 @@ def plot_histogram(entropies: np.ndarray, thresholds: tuple[float, float], file:
 
 
 def plot_examples(groups: Mapping[str, Sequence[tuple[Image.Image, float]]], file: Path) -> None:
-    """Plots example images with their H (Fig. 5 of the paper) as PNG, one line per group.
+    """Plots example images with their H (Fig. 5 of the paper) as PNG, one line of at most four per group.
 
     Args:
         groups: Name of each group, such as "low", with its images and their H in nats.
         file: The PNG; an existing file is replaced.
     """
-    columns = max(_MAX_COLUMNS, *map(len, groups.values()))
     figure = Figure(figsize=(8, 2.4 * len(groups)), dpi=_DPI, layout="constrained")
-    lines = figure.subplots(len(groups), columns, squeeze=False)
+    lines = figure.subplots(len(groups), 4, squeeze=False)
     for axes in lines.flat:
         axes.set_axis_off()
     for (name, group), line in zip(groups.items(), lines, strict=True):

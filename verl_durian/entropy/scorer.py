@@ -1,171 +1,99 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Scores rows in one process: decode -> preprocess -> encode -> eigenvalues.
-
-The tower encodes in the calling thread. The other stages run in threads beside it: PIL and LAPACK release the GIL.
-"""
+"""Scores rows with one vision tower: decode -> preprocess -> encode -> eigenvalues."""
 
 import math
 import warnings
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import chain
 from threading import Lock
 
 import numpy as np
 import torch
 
-from verl_durian.entropy.media import Media, MediaError, decode
+from verl_durian.entropy.cache import Score
+from verl_durian.entropy.media import Media, decode
 from verl_durian.entropy.vision_tower import TowerSettings, VisionTower
 from verl_durian.entropy.visual_entropy import scatter_matrix, spectral_entropy
 
-
-@dataclass
-class Score:
-    """The score of one row."""
-
-    key: str
-    """`Media.key`."""
-    entropy: float = math.nan
-    """H in nats (Eq. 9), NaN if there is an error."""
-    patches: int = 0
-    """P, the rows of F (Eq. 5)."""
-    error: str = ""
-
-
-@dataclass
-class _Row:
-    """The preprocessed images and videos of one row."""
-
-    key: str
-    pixel_values: torch.Tensor
-    """shape is (patches of all images and videos, values of a patch)"""
-    grid_thw: torch.Tensor
-    """shape is (images and videos, 3)"""
+_Row = tuple[str, torch.Tensor, torch.Tensor]
+"""`Media.key` of a row, and its images and videos as `VisionTower.preprocess` returns them."""
 
 
 class Scorer:
     """Scores rows with one vision tower.
 
     Args:
-        settings (TowerSettings): Settings of the tower.
-        state (Mapping[str, np.ndarray]): Tensors of the tower as `to_arrays` returns them; not copied on a CPU.
-        device (str): `cpu` or `cuda`.
-        max_patches (int): Patches per forward pass. A larger image gets a pass of its own.
-        threads (int): Threads that decode, preprocess and compute eigenvalues.
+        settings: Settings of the tower.
+        state: Tensors of the tower as `to_arrays` returns them; not copied on a CPU.
+        device: `cpu` or `cuda`.
+        max_patches: Patches per forward pass. A larger image gets a pass of its own.
     """
 
-    def __init__(
-        self, settings: TowerSettings, state: Mapping[str, np.ndarray], device: str, max_patches: int, threads: int
-    ):
-        self.tower = VisionTower(settings, from_arrays(state), device)
+    def __init__(self, settings: TowerSettings, state: Mapping[str, np.ndarray], device: str, max_patches: int):
+        self.tower = VisionTower(settings, _from_arrays(state, getattr(torch, settings.precision)), device)
         self.max_patches = max_patches
-        self.threads = threads
-        self._pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
         self._encoding = Lock()
 
     def score(self, rows: Iterable[Media]) -> list[Score]:
-        """Scores rows and returns the scores in any order. Several threads may call this: they share the tower.
+        """Scores rows and returns the scores in any order.
 
-        While one pass is encoded, the next one is prepared and the eigenvalues of the previous one are computed.
+        Several threads call this at the same time: the tower encodes rows of one call while the other calls decode
+        images and compute eigenvalues. PIL and LAPACK release the GIL.
         """
-        torch.set_num_threads(1)  # there are as many workers as cores
+        torch.set_num_threads(1)  # per core or GPU there is a worker with several calls
         scores: list[Score] = []
-        pending: list[tuple[Score, Future[float]]] = []
-        passes = self._passes(rows, scores)
-        with ThreadPoolExecutor(1) as assembler:
-            upcoming = assembler.submit(next, passes, None)
-            while (one_pass := upcoming.result()) is not None:
-                upcoming = assembler.submit(next, passes, None)
-                with self._encoding:
-                    encoded = self._encode(one_pass, scores)
-                scores += _finished(pending)
-                pending = encoded
-        return scores + _finished(pending)
+        for one_pass in self._passes(rows, scores):
+            keys, pixel_values, grids = zip(*one_pass, strict=True)
+            with self._encoding:
+                features = iter(self._features(torch.cat(pixel_values), torch.cat(grids)))
+            for key, grid_thw in zip(keys, grids, strict=True):
+                scores.append(_score(key, torch.cat([next(features) for _ in grid_thw])))  # one F for all of a row
+        return scores
 
     def _passes(self, rows: Iterable[Media], failed: list[Score]) -> Iterator[list[_Row]]:
         """Groups consecutive rows up to `max_patches`. Rows that cannot be decoded are appended to `failed`."""
         one_pass: list[_Row] = []
         patches = 0
-        for media, future in self._prepared_ahead(rows):
+        for media in rows:
             try:
-                row = future.result()
-            except MediaError as error:
-                failed.append(Score(media.key, error=str(error)))
+                inputs = self.tower.preprocess(*decode(media, self.tower.settings.image_processor.patch_size))
+            except ValueError as error:  # MediaError, or for example an aspect ratio that the processor refuses
+                failed.append(Score(media.key, math.nan, 0, str(error)))
                 continue
-            if one_pass and patches + len(row.pixel_values) > self.max_patches:
+            if one_pass and patches + len(inputs[0]) > self.max_patches:
                 yield one_pass
                 one_pass, patches = [], 0
-            one_pass.append(row)
-            patches += len(row.pixel_values)
+            one_pass.append((media.key, *inputs))
+            patches += len(inputs[0])
         if one_pass:
             yield one_pass
 
-    def _prepared_ahead(self, rows: Iterable[Media]) -> Iterator[tuple[Media, "Future[_Row]"]]:
-        """Prepares one row per thread ahead of the current one."""
-        ahead: deque[tuple[Media, Future[_Row]]] = deque()
-        for media in rows:
-            ahead.append((media, self._pool.submit(self._prepare, media)))
-            if len(ahead) > self.threads:
-                yield ahead.popleft()
-        yield from ahead
-
-    def _prepare(self, media: Media) -> _Row:
-        images, videos = decode(media, self.tower.settings.image_processor.patch_size)
-        try:
-            return _Row(media.key, *self.tower.preprocess(images, videos))
-        except ValueError as error:  # for example an aspect ratio that the processor refuses after resizing
-            raise MediaError(str(error)) from error
-
-    def _encode(self, one_pass: list[_Row], failed: list[Score]) -> list[tuple[Score, "Future[float]"]]:
-        """Encodes rows. Returns their scores, each with the future of its entropy."""
-        features = chain.from_iterable(self._features(one_pass))
-        encoded = []
-        for row in one_pass:
-            of_row = torch.cat([next(features) for _ in row.grid_thw])  # one F of all images and videos
-            try:
-                matrix = scatter_matrix(of_row).cpu()
-            except ValueError as error:
-                failed.append(Score(row.key, error=str(error)))
-            else:
-                encoded.append((Score(row.key, patches=len(of_row)), self._pool.submit(_entropy, matrix)))
-        return encoded
-
-    def _features(self, one_pass: list[_Row]) -> Iterator[list[torch.Tensor]]:
-        """F of each image and video, at most `max_patches` or one image per forward pass."""
-        pixel_values = torch.cat([row.pixel_values for row in one_pass])
-        grids = torch.cat([row.grid_thw for row in one_pass])
-        ends = grids.prod(dim=-1).cumsum(dim=0).tolist()
-        start = first = 0
-        for number, end in enumerate(ends, start=1):
-            if number == len(ends) or ends[number] - start > self.max_patches:
-                yield self.tower.features(pixel_values[start:end], grids[first:number])
-                start, first = end, number
+    def _features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
+        """F of each image and video, in one forward pass, or in one per image if that has too many patches."""
+        if len(pixel_values) <= self.max_patches:
+            return self.tower.features(pixel_values, grid_thw)
+        images = zip(pixel_values.split(grid_thw.prod(dim=-1).tolist()), grid_thw.split(1), strict=True)
+        return [features for image in images for features in self.tower.features(*image)]
 
 
-def _entropy(matrix: torch.Tensor) -> float:
-    return spectral_entropy(matrix).item()
-
-
-def _finished(pending: list[tuple[Score, "Future[float]"]]) -> list[Score]:
-    for score, entropy in pending:
-        score.entropy = entropy.result()
-    return [score for score, _ in pending]
+def _score(key: str, features: torch.Tensor) -> Score:
+    try:
+        matrix = scatter_matrix(features)
+    except ValueError as error:
+        return Score(key, math.nan, 0, str(error))
+    return Score(key, spectral_entropy(matrix.cpu()).item(), len(features))
 
 
 def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
-    """Converts tensors to arrays, which processes of a machine share in Ray's object store. NumPy has no bfloat16."""
-    return {
-        name: (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).contiguous().numpy()
-        for name, tensor in state.items()
-    }
+    """Converts tensors to arrays of their 16-bit halves, which processes of a machine share in Ray's object store.
+
+    NumPy has no bfloat16.
+    """
+    return {name: tensor.contiguous().view(torch.int16).numpy() for name, tensor in state.items()}
 
 
-def from_arrays(arrays: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+def _from_arrays(arrays: Mapping[str, np.ndarray], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """The inverse of `to_arrays`, without a copy."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # weights are only read
-        state = {name: torch.from_numpy(array) for name, array in arrays.items()}
-    return {name: value.view(torch.bfloat16) if value.dtype == torch.int16 else value for name, value in state.items()}
+        return {name: torch.from_numpy(array).view(dtype) for name, array in arrays.items()}

@@ -2,32 +2,44 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vision tower of a checkpoint, without its language model.
 
-0.7 of the 8.3 billion parameters of Qwen2.5-VL-7B are in the vision tower. Only these are read, and only the files that
-contain them are downloaded from the Hub.
-
-`read_tower` returns settings, which are small, and tensors. `VisionTower` uses the tensors without a copy, so that
-several processes share them.
+`read_tower` reads only the tensors of the tower (0.7 of the 8.3 billion parameters of Qwen2.5-VL-7B). `VisionTower`
+uses them without a copy, so that several processes share them.
 """
 
 import hashlib
+import importlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
+import transformers
 from huggingface_hub import snapshot_download
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 from PIL import Image
 from qwen_vl_utils import vision_process
 from safetensors import SafetensorError, safe_open
-from transformers import AutoImageProcessor, AutoVideoProcessor
 
-from verl_durian.entropy.vision_families import FeatureLayer, find_family
 from verl_durian.entropy.visual_entropy import ROUNDING
+
+FAMILIES = {
+    "qwen2_vl": "Qwen2VisionTransformerPretrainedModel",
+    "qwen2_5_vl": "Qwen2_5_VisionTransformerPretrainedModel",
+    "qwen3_vl": "Qwen3VLVisionModel",
+    "qwen3_vl_moe": "Qwen3VLMoeVisionModel",
+}
+"""Supported model families: `model_type` of the checkpoint, and class of its vision tower in transformers."""
+
+FeatureLayer = Literal["merger", "blocks"]
+"""The output of the tower that is used as the feature matrix F of Eq. 5.
+
+`merger`: after the patch merger. d = width of the language model, P = number of image tokens.
+`blocks`: after the last block, before the merger. d = width of the tower, P = 4 times as many (2 x 2 patches a token).
+"""
 
 Precision = Literal["float32", "bfloat16"]
 """Type of the tower's weights and activations, independent of the type of the stored weights.
@@ -36,15 +48,9 @@ bfloat16 adds rounding noise in all directions, which matters where most of the 
 2.93 nats instead of 2.74 (shape of the 7B tower, random weights). Photographs changed by less than 0.01.
 """
 
-_WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
-_SETTINGS = [
-    "config.json",
-    "preprocessor_config.json",
-    "processor_config.json",
-    "video_preprocessor_config.json",
-    _INDEX,
-]
+_SETTINGS = ["config.json", _INDEX, "preprocessor_config.json", "processor_config.json"]
+_SETTINGS += ["video_preprocessor_config.json"]
 _PREFIXES = ("visual.", "model.visual.")  # in published checkpoints, and in those that transformers saves
 _PACKAGES = ("datasets", "pillow", "qwen-vl-utils", "torch", "torchvision", "transformers")  # from file to features
 _METHOD = 1  # increase when a change of this package changes scores by more than rounding
@@ -53,29 +59,22 @@ _OPTIONAL = ("decord", "flash-attn", "torchcodec")  # decide how videos are read
 
 @dataclass(frozen=True)
 class TowerSettings:
-    """The settings of a tower: small and picklable.
-
-    Attributes:
-        model_path (str): Local folder or id on the Hub, as requested.
-        model_type (str): The `Family`.
-        config (Any): Vision configuration of transformers.
-        image_processor (Any): Turns PIL images into patches, with the checkpoint's settings.
-        video_processor (Any): The same for the frames of a video; None if the checkpoint has no settings for videos.
-        feature_layer (FeatureLayer): Output that `VisionTower.features` returns.
-        precision (Precision): Type of weights and activations.
-        weights (str): SHA-256 of the stored tensors, independent of the file layout.
-        revision (str | None): Commit of a snapshot of the Hub; None for a local folder.
-    """
+    """The settings of a tower: small and picklable."""
 
     model_path: str
     model_type: str
+    """A key of `FAMILIES`."""
     config: Any
+    """Vision configuration of transformers."""
     image_processor: Any
     video_processor: Any
+    """None if the checkpoint has no settings for videos."""
     feature_layer: FeatureLayer
     precision: Precision
     weights: str
+    """SHA-256 of the stored tensors, independent of the file layout."""
     revision: str | None
+    """Commit of a snapshot of the Hub; None for a local folder."""
 
     @property
     def remote_code(self) -> list[str]:
@@ -91,12 +90,9 @@ class TowerSettings:
     def fingerprint(self, device_type: str) -> str:
         """Hash of everything that determines the features of an image on a type of device (`cpu`, `cuda`).
 
-        This includes the tower, its settings, the versions of the packages that process an image, and the limits of
-        qwen_vl_utils for resizing and sampling, some of which are environment variables. It excludes the name of the
-        checkpoint folder and the file layout.
+        The constants of qwen_vl_utils are limits for resizing and sampling; some come from environment variables.
         """
         constants = {name: value for name, value in vars(vision_process).items() if name.isupper()}
-        limits = {name: value for name, value in constants.items() if isinstance(value, int | float | str | None)}
         parts = [
             self.weights,
             self.model_type,
@@ -109,7 +105,7 @@ class TowerSettings:
             self.attention(device_type),
             {package: version(package) for package in _PACKAGES},
             {package: _version(package) for package in _OPTIONAL},
-            limits,
+            {name: value for name, value in constants.items() if isinstance(value, int | float | str | None)},
             ROUNDING,
             _METHOD,
             *self.remote_code,
@@ -118,28 +114,22 @@ class TowerSettings:
 
 
 class VisionTower:
-    """A frozen vision tower with the processors of its checkpoint.
+    """A frozen vision tower (`model`, a module of transformers) with the processors of its checkpoint.
 
     On a CPU the tensors of `state` are used as parameters without a copy. They are only read, so their memory may be
     read-only or shared with other processes.
 
     Args:
-        settings (TowerSettings): From `read_tower`.
-        state (Mapping[str, torch.Tensor]): Tensors from `read_tower`, in `settings.precision`.
-        device (torch.device | str): Device of the tower.
-
-    Attributes:
-        model (Any): The tower, a module of transformers.
+        settings, state: From `read_tower`.
+        device: Device of the tower.
 
     Raises:
         ValueError: tensors are missing or unexpected; the message names them.
-        ImportError: the installed transformers lacks the tower of this family.
     """
 
     def __init__(self, settings: TowerSettings, state: Mapping[str, torch.Tensor], device: torch.device | str = "cpu"):
         self.settings = settings
-        self._family = find_family(settings.model_path, settings.model_type)
-        model, report = self._family.tower_class().from_pretrained(
+        model, report = _tower_class(settings.model_path, settings.model_type).from_pretrained(
             None,
             config=settings.config,
             state_dict=dict(state),
@@ -155,16 +145,11 @@ class VisionTower:
     def preprocess(
         self, images: Sequence[Image.Image], videos: Sequence[tuple[torch.Tensor, dict[str, Any]]] = ()
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Converts RGB images, then videos, to normalized patches with the processors of the checkpoint.
-
-        Args:
-            images (Sequence[Image.Image]): RGB images.
-            videos (Sequence[tuple[torch.Tensor, dict]]): Frames, shape is (T, C, H, W), and metadata from
-                `qwen_vl_utils.fetch_video(..., return_video_metadata=True)`. All frames are used.
+        """Converts images and videos of `media.decode` to normalized patches. All frames are used.
 
         Returns:
-            tuple[torch.Tensor, torch.Tensor]: `pixel_values`, shape is (patches of all, values of a patch), and
-                `grid_thw`, the number of patches in time, height and width, shape is (images + videos, 3).
+            `pixel_values`, `(patches of all, values of a patch)`; and `grid_thw`, the number of patches in time, height
+            and width, `(images + videos, 3)`.
 
         Raises:
             ValueError: there are videos, but the checkpoint has no settings for videos.
@@ -179,14 +164,14 @@ class VisionTower:
                     f"{self.settings.model_path} has no settings for videos: add the video_preprocessor_config.json "
                     "of its base model"
                 )
-            frames, metadata = zip(*videos, strict=True)
+            frames, metadata = map(list, zip(*videos, strict=True))
             # As in verl: fetch_video has sampled the frames.
             inputs = self.settings.video_processor(
-                videos=list(frames), video_metadata=list(metadata), do_sample_frames=False, return_tensors="pt"
+                videos=frames, video_metadata=metadata, do_sample_frames=False, return_tensors="pt"
             )
             parts.append((inputs["pixel_values_videos"], inputs["video_grid_thw"]))
-        pixel_values, grid_thw = zip(*parts, strict=True)
-        return torch.cat(pixel_values), torch.cat(grid_thw)
+        pixel_values, grid_thw = map(torch.cat, zip(*parts, strict=True))
+        return pixel_values, grid_thw
 
     @torch.no_grad()
     def features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
@@ -195,19 +180,15 @@ class VisionTower:
         Attention stays within an image or frame, so features depend on the neighbours in the pass only by rounding: in
         float32 on a CPU visual entropies differed by at most 7e-8 nats (width of the 7B tower, random weights).
 
-        Args:
-            pixel_values (torch.Tensor): shape is (patches of all, values of a patch)
-            grid_thw (torch.Tensor): shape is (images + videos, 3)
-
         Returns:
-            list[torch.Tensor]: F of each image and video, float32, on the device of the tower. shape is (P, d). With
-                `blocks` the rows are in the order of the attention windows, if the tower has any.
+            F of each image and video, `(num_patches, dim)`, float32, on the device of the tower. With `blocks` the
+            patches are in the order of the attention windows, if the tower has any.
         """
-        device = self.model.device
-        patches = pixel_values.to(device, self.model.dtype)
+        device, merger = self.model.device, self.settings.feature_layer == "merger"
         with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would round float32 to 10 bits
-            features = self._family.encode(self.model, patches, grid_thw.to(device), self.settings.feature_layer)
-        patches_per_row = self.model.spatial_merge_size**2 if self.settings.feature_layer == "merger" else 1
+            output = self.model(pixel_values.to(device, self.model.dtype), grid_thw=grid_thw.to(device))
+        features = output.pooler_output if merger else output.last_hidden_state
+        patches_per_row = self.model.spatial_merge_size**2 if merger else 1
         return list(features.float().split((grid_thw.prod(dim=-1) // patches_per_row).tolist()))
 
 
@@ -221,89 +202,63 @@ def read_tower(
     """Reads the vision tower and the processors of a checkpoint without executing code of the checkpoint.
 
     Args:
-        model_path (str): Local folder, or id of a model on the Hugging Face Hub. With HF_HUB_OFFLINE=1 only the local
-            cache of the Hub is used.
-        feature_layer (FeatureLayer): Output that `VisionTower.features` returns.
-        precision (Precision): Type of weights and activations.
-        config_path (str | None): Local folder or id on the Hub of the config.json. Default: `model_path`.
-        processor (Any): The processor of the training. Default: that of the checkpoint.
+        model_path: Local folder, or id of a model on the Hugging Face Hub.
+        feature_layer, precision: See above.
+        config_path: Local folder or id on the Hub of the config.json. Default: `model_path`.
+        processor: The processor of the training. Default: that of the checkpoint.
 
     Returns:
-        tuple[TowerSettings, dict[str, torch.Tensor]]: The settings, and the tensors in `precision`, on the CPU, with
-            their names inside the tower.
+        The settings; and the tensors by their names inside the tower, in `precision`, on the CPU.
 
     Raises:
-        ValueError: unknown feature layer or precision, unsupported model_type, or a checkpoint without safetensors.
-        ImportError: the installed transformers lacks the tower of this family.
+        ValueError: unsupported model_type, or a checkpoint that is missing, damaged or without safetensors.
     """
-    for what, value, known in (
-        ("feature layer", feature_layer, get_args(FeatureLayer)),
-        ("precision", precision, get_args(Precision)),
-    ):
-        if value not in known:
-            raise ValueError(f"unknown {what} {value!r}, allowed: {', '.join(known)}")
-
     folder, files, revision = _tower_files(model_path)
-    config_folder = folder
-    if config_path is not None and not (config_folder := Path(config_path).expanduser()).is_dir():
-        config_folder = Path(snapshot_download(config_path, allow_patterns=_SETTINGS))
-    model_type = _json(config_folder / "config.json").get("model_type")
-    config = find_family(model_path, model_type).tower_class().config_class.from_pretrained(config_folder)
+    config_source = config_path or folder
+    model_type = transformers.PretrainedConfig.get_config_dict(config_source)[0].get("model_type", "")
+    config = _tower_class(model_path, model_type).config_class.from_pretrained(config_source)
     image_processor = getattr(processor, "image_processor", None)
     video_processor = getattr(processor, "video_processor", None)
     if image_processor is None:
-        image_processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
-        try:
-            video_processor = AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
-        except OSError:  # the checkpoint has no settings for videos
-            video_processor = None
-
-    stored = _read_tensors(files)
+        image_processor = transformers.AutoImageProcessor.from_pretrained(folder, trust_remote_code=False)
+        with suppress(OSError):  # the checkpoint has no settings for videos
+            video_processor = transformers.AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
+    state = _read_tensors(files)
+    processors = image_processor, video_processor
     settings = TowerSettings(
-        model_path=model_path,
-        model_type=model_type,
-        config=config,
-        image_processor=image_processor,
-        video_processor=video_processor,
-        feature_layer=feature_layer,
-        precision=precision,
-        weights=_hash(stored),
-        revision=revision,
+        model_path, model_type, config, *processors, feature_layer, precision, _hash(state), revision
     )
-    return settings, {name: tensor.to(getattr(torch, precision)) for name, tensor in stored.items()}
+    return settings, {name: tensor.to(getattr(torch, precision)) for name, tensor in state.items()}
 
 
-def load_vision_tower(
-    model_path: str,
-    device: torch.device | str = "cpu",
-    feature_layer: FeatureLayer = "merger",
-    precision: Precision = "float32",
-) -> VisionTower:
-    """Calls `read_tower` and `VisionTower`."""
-    return VisionTower(*read_tower(model_path, feature_layer, precision), device)
+def _tower_class(model_path: str, model_type: str) -> Any:
+    """The class of the tower in transformers."""
+    if model_type not in FAMILIES:
+        raise ValueError(
+            f"{model_path}: model_type {model_type!r} is not supported, only: {', '.join(sorted(FAMILIES))}"
+        )
+    module = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
+    return getattr(module, FAMILIES[model_type])
 
 
 def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
-    """The folder of a checkpoint, its safetensors files with vision tensors, and its commit on the Hub.
-
-    Missing files of a model on the Hub are downloaded.
-    """
-    local = Path(model_path).expanduser().is_dir()
-    try:
-        folder = Path(model_path if local else snapshot_download(model_path, allow_patterns=_SETTINGS)).expanduser()
-    except (HFValidationError, HfHubHTTPError, LocalEntryNotFoundError) as error:
-        raise ValueError(
-            f"{model_path}: no such folder, and no accessible model on the Hub ({type(error).__name__})"
-        ) from error
-
+    """The folder of a checkpoint, its files with vision tensors, downloaded if missing, and its commit on the Hub."""
+    folder = Path(model_path).expanduser()
+    local = folder.is_dir()
+    if not local:
+        try:
+            folder = Path(snapshot_download(model_path, allow_patterns=_SETTINGS))
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"{model_path}: no such folder, and no accessible model on the Hub ({type(error).__name__})"
+            ) from error
+    names = ["model.safetensors"]
     if (folder / _INDEX).exists():
-        weight_map = _json(folder / _INDEX).get("weight_map", {})
+        with _file_named(folder / _INDEX):
+            weight_map = json.loads((folder / _INDEX).read_text())["weight_map"]
         names = sorted({file for tensor, file in weight_map.items() if tensor.startswith(_PREFIXES)})
-    else:
-        names = [_WEIGHTS]
     if not local:
         snapshot_download(model_path, allow_patterns=names)
-
     absent = [name for name in names if not (folder / name).exists()]
     if absent or not names:
         raise ValueError(
@@ -314,27 +269,23 @@ def _tower_files(model_path: str) -> tuple[Path, list[Path], str | None]:
     return folder, [folder / name for name in names], None if local else folder.name
 
 
-def _json(file: Path) -> Any:
+@contextmanager
+def _file_named(file: Path) -> Iterator[None]:
+    """Adds the name of a damaged file to an error."""
     try:
-        content = json.loads(file.read_text())
-    except ValueError as error:
+        yield
+    except (ValueError, KeyError, SafetensorError) as error:
         raise ValueError(f"{file} is damaged ({error}): copy or download it again") from error
-    if not isinstance(content, dict):
-        raise ValueError(f"{file} is damaged (no JSON object): copy or download it again")
-    return content
 
 
 def _read_tensors(files: Sequence[Path]) -> dict[str, torch.Tensor]:
     """The tensors of the tower with their names inside the tower. No other tensor is read."""
     state = {}
     for file in files:
-        try:
-            with safe_open(file, framework="pt") as tensors:
-                for name in tensors.keys():  # noqa: SIM118, safe_open is not a mapping
-                    if name.startswith(_PREFIXES):
-                        state[name.split("visual.", 1)[1]] = tensors.get_tensor(name)
-        except SafetensorError as error:
-            raise ValueError(f"{file} is damaged ({error}): copy or download it again") from error
+        with _file_named(file), safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118, safe_open is not a mapping
+                if name.startswith(_PREFIXES):
+                    state[name.split("visual.", 1)[1]] = tensors.get_tensor(name)
     return state
 
 

@@ -2,10 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Visual entropy H(I): the complexity of an image as seen by a vision tower.
 
-H is the Shannon entropy of the normalised eigenvalue spectrum of the covariance of the image's patch features
-(Durian, arXiv 2602.21743, Eq. 5 to 9). One direction of variation gives 0; variation spread evenly over k
-directions gives log k. Patches are centred on their mean, so P patches of d features span at most
-min(P - 1, d) directions and 0 <= H <= log(min(P - 1, d)).
+H is the Shannon entropy of the normalized eigenvalue spectrum of the covariance of the image's patch features
+(Durian, arXiv 2602.21743, Eq. 5 to 9). It is 0 for one direction of variation, and log k for variation spread evenly
+over k directions. The features of P patches, centred on their mean, span at most min(P - 1, d) directions, so
+0 <= H <= log(min(P - 1, d)).
 """
 
 import torch
@@ -27,15 +27,13 @@ def visual_entropy(features: torch.Tensor) -> torch.Tensor:
         H = - sum_k p_k log p_k,    p_k = lambda_k / sum_j lambda_j,    0 log 0 = 0.
 
     Args:
-        features (torch.Tensor): Patch features F of one image, any floating dtype, any device with float64.
-            shape is (P, d)
+        features: Patch features F of one image, ``(num_patches, dim)``, floating point.
 
     Returns:
-        torch.Tensor: H in nats, float64, on the device of `features`; exactly 0 for equal patches and for P = 1.
-            shape is ()
+        H in nats, a float64 scalar on the device of ``features``. Exactly 0 for equal patches and for a single patch.
 
     Raises:
-        ValueError: `features` is not a floating (P, d) tensor with P, d >= 1, or has NaN or inf.
+        ValueError: ``features`` has another shape or dtype, is empty, or contains NaN or inf.
     """
     return spectral_entropy(scatter_matrix(features))
 
@@ -43,17 +41,13 @@ def visual_entropy(features: torch.Tensor) -> torch.Tensor:
 def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
     """(P - 1) C of Eq. 6, or the d x d matrix with the same non-zero eigenvalues if that is smaller.
 
-    The factor P - 1 cancels in H. The matrix is zero if the relative spread of the patches is at most `ROUNDING`.
+    The factor P - 1 cancels in H. The matrix is zero if the relative spread of the patches is at most ``ROUNDING``.
 
     Args:
-        features (torch.Tensor): Patch features F of one image, any floating dtype, any device with float64.
-            shape is (P, d)
+        features: See ``visual_entropy``.
 
     Returns:
-        torch.Tensor: float64, on the device of `features`. shape is (min(P, d), min(P, d))
-
-    Raises:
-        ValueError: `features` is not a floating (P, d) tensor with P, d >= 1, or has NaN or inf.
+        float64, ``(n, n)`` with n = min(num_patches, dim), on the device of ``features``.
     """
     if features.ndim != 2 or 0 in features.shape or not features.is_floating_point():
         raise ValueError(
@@ -61,7 +55,6 @@ def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
         )
     if not torch.isfinite(features).all():
         raise ValueError("features hold NaN or inf")
-
     # In float64: squaring in float32 gives eigenvalues of about 1e-7 lambda_max instead of 0, and thousands of these
     # add up to more than 1e-5 nats.
     features = features.detach().double()
@@ -74,17 +67,7 @@ def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
 
 
 def spectral_entropy(matrix: torch.Tensor) -> torch.Tensor:
-    """H of the normalised eigenvalues of a `scatter_matrix` (Eq. 7 to 9).
-
-    Args:
-        matrix (torch.Tensor): symmetric, positive semi-definite, float64. shape is (n, n)
-
-    Returns:
-        torch.Tensor: H in nats, 0 for the zero matrix. shape is ()
-    """
-    # Rounding makes zero eigenvalues slightly negative.
-    eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)
+    """H of the normalized eigenvalues of a ``scatter_matrix`` (Eq. 7 to 9) in nats; 0 for the zero matrix."""
+    eigenvalues = torch.linalg.eigvalsh(matrix).clamp(min=0)  # rounding makes zero eigenvalues slightly negative
     total = eigenvalues.sum()
-    if total == 0:
-        return total
-    return torch.special.entr(eigenvalues / total).sum()  # entr(p) = -p log p, entr(0) = 0
+    return torch.special.entr(eigenvalues / total).sum() if total > 0 else total  # entr(p) = -p log p, entr(0) = 0

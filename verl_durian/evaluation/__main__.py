@@ -3,17 +3,18 @@
 """The commands that `recipes/run_eval.sh` runs before and after verl.
 
 python -m verl_durian.evaluation check FILES...                                # validate the data files
+python -m verl_durian.evaluation checkpoint CHECKPOINT                         # print its Hugging Face folder
 python -m verl_durian.evaluation report OUTPUT --model NAME FILES...           # write OUTPUT/report.{json,md,png}
 """
 
 import sys
-from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from verl_durian.evaluation.report import MARKDOWN, write_report
+from verl_durian.evaluation.checkpoint import hugging_face_folder
+from verl_durian.evaluation.report import write_report
 from verl_durian.evaluation.verdicts import read_questions, read_verdicts
 
 DUMP = Path("answers", "0.jsonl")
@@ -26,11 +27,16 @@ Files = Annotated[list[Path], typer.Argument(metavar="FILES...", help="Files wri
 @app.command()
 def check(files: Files) -> None:
     """Validates the data files before any question is answered."""
-    try:
-        counts = Counter(question.benchmark for question in read_questions(files))
-    except ValueError as error:
-        raise _exit(error) from error
+    counts = read_questions(files).groupby("benchmark", sort=False).size()
     print(", ".join(f"{name}: {count:,} questions" for name, count in counts.items()))
+
+
+@app.command()
+def checkpoint(
+    checkpoint: Annotated[str, typer.Argument(help="Checkpoint of verl, folder, or id on the Hub.")],
+) -> None:
+    """Prints the folder or id that the rollout engine loads; merges shards first."""
+    print(hugging_face_folder(checkpoint))
 
 
 @app.command()
@@ -40,17 +46,12 @@ def report(
     model: Annotated[str, typer.Option(help="Name of the evaluated model: the title of the report.")],
 ) -> None:
     """Writes report.json, report.md and report.png from verl's answers, and prints the table."""
-    try:
-        write_report(model, read_verdicts(output / DUMP, read_questions(files)), output)
-    except (ValueError, OSError) as error:
-        raise _exit(error) from error
-    print((output / MARKDOWN).read_text())
-
-
-def _exit(error: Exception) -> typer.Exit:
-    print(f"verl_durian.evaluation: {error}", file=sys.stderr)
-    return typer.Exit(code=2)
+    write_report(model, read_verdicts(output / DUMP, read_questions(files)), output)
+    print((output / "report.md").read_text())
 
 
 if __name__ == "__main__":
-    app()
+    try:
+        app()
+    except (ValueError, OSError) as error:
+        sys.exit(f"verl_durian.evaluation: {error}")

@@ -1,12 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Converts a checkpoint to a Hugging Face folder, which the rollout engine can load.
-
-    python -m verl_durian.evaluation.checkpoint CHECKPOINT
-
-prints the folder. Shards saved by FSDP are merged first, including a LoRA adapter, into a folder next to them; they are
-merged again when they change.
-"""
+"""Converts a checkpoint of verl to a Hugging Face folder, which the rollout engine can load."""
 
 import json
 import shutil
@@ -21,11 +15,10 @@ MERGED_FROM = "merged_from.json"
 def hugging_face_folder(checkpoint: str) -> str:
     """Returns the folder or hub id of a checkpoint in Hugging Face format.
 
+    Shards saved by FSDP are merged into a folder next to them, including a LoRA adapter, and again when they change.
+
     Args:
         checkpoint: Such a folder or id, or a checkpoint saved by verl: `global_step_N`, or `global_step_N/actor`.
-
-    Returns:
-        The folder, or `checkpoint` itself if no such folder exists.
 
     Raises:
         ValueError: The folder contains nothing that can be evaluated.
@@ -37,21 +30,17 @@ def hugging_face_folder(checkpoint: str) -> str:
     if (folder / "config.json").exists():
         return str(folder)
     actor = folder / "actor" if (folder / "actor").is_dir() else folder
-    megatron = actor / "model" / "huggingface"
-    if (megatron / "adapter").exists():
-        raise ValueError(
-            f"{checkpoint}: contains a LoRA adapter saved by Megatron: merge {megatron / 'adapter'} into the base "
-            "model with peft's merge_and_unload, and pass the result"
-        )
     if (actor / "fsdp_config.json").exists():
         return str(_merge_shards(actor))
-    if any(megatron.glob("*.safetensors")):
+    megatron = actor / "model" / "huggingface"
+    adapter = megatron / "adapter"
+    if any(megatron.glob("*.safetensors")) and not adapter.exists():
         return str(megatron)
     if (actor / "model").is_dir() or (actor / "dist_ckpt").is_dir():
         raise ValueError(
-            f"{checkpoint}: is in Megatron's own format: train with actor_rollout_ref.actor.megatron.use_mbridge=True, "
-            "or run, where Megatron is installed, `python -m verl.model_merger merge --backend megatron "
-            f"--local_dir {actor} --target_dir FOLDER` and pass FOLDER"
+            f"{checkpoint}: is in Megatron's own format: merge it where Megatron is installed, and pass FOLDER: python "
+            f"-m verl.model_merger merge --backend megatron --local_dir {actor} --target_dir FOLDER, or {adapter} "
+            "with peft's merge_and_unload; actor_rollout_ref.actor.megatron.use_mbridge=True saves such a folder"
         )
     steps = [*folder.glob("global_step_*"), *folder.glob("checkpoints/global_step_*")]
     last = max(steps, key=lambda step: int(step.name.rpartition("_")[2]), default="a folder global_step_N of verl")
@@ -62,16 +51,8 @@ def hugging_face_folder(checkpoint: str) -> str:
 
 def _merge_shards(actor: Path) -> Path:
     """Merges FSDP shards with verl's merger, which writes bfloat16 and keeps a LoRA adapter separate."""
-    ranks = json.loads((actor / "fsdp_config.json").read_text())["world_size"]
-    shards = [actor / f"model_world_size_{ranks}_rank_{rank}.pt" for rank in range(ranks)]
-    missing = [shard.name for shard in shards if not shard.exists()]
-    if missing:
-        raise ValueError(
-            f"{actor}: {len(missing)} of {ranks} shards are missing, such as {missing[0]}: copy the shards of all "
-            "nodes to this folder"
-        )
-    files = [*shards, *actor.glob("lora_train_meta.json")]
-    source = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    files = [*actor.glob("model_world_size_*.pt"), *actor.glob("lora_train_meta.json")]
+    source = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)}
     merged = actor.with_name(f"{actor.name}_huggingface")
     if (merged / MERGED_FROM).exists() and json.loads((merged / MERGED_FROM).read_text()) == source:
         return merged
@@ -81,39 +62,30 @@ def _merge_shards(actor: Path) -> Path:
     merger = [sys.executable, "-m", "verl.model_merger", "merge", "--backend", "fsdp"]
     done = subprocess.run([*merger, "--local_dir", str(actor), "--target_dir", str(part)], stdout=sys.stderr)
     if done.returncode != 0:
-        raise ValueError(f"{actor}: verl.model_merger failed, see its output above")
+        raise ValueError(f"{actor}: verl.model_merger failed, see its output above; it needs the shards of all nodes")
     if (part / "lora_adapter").exists():
-        _merge_adapter(part, part / "lora_adapter")
-        shutil.rmtree(part / "lora_adapter")
+        _merge_adapter(part)
     (part / MERGED_FROM).write_text(json.dumps(source))
     shutil.rmtree(merged, ignore_errors=True)
     part.rename(merged)
     return merged
 
 
-def _merge_adapter(folder: Path, adapter: Path) -> None:
-    """Replaces the weights W of a model by W + alpha / r * B A, in their own dtype."""
+def _merge_adapter(folder: Path) -> None:
+    """Replaces the weights W of a model by W + alpha / r * B A, in their own dtype, and removes the adapter."""
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
+    adapter = folder / "lora_adapter"
     config = LoraConfig.from_pretrained(str(adapter))
     if not config.lora_alpha:  # verl's merger writes 0 if it does not know alpha, which would leave W unchanged
         raise ValueError(f"{adapter}: alpha is unknown: copy the missing lora_train_meta.json next to the shards")
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True)
     adapted = get_peft_model(model, config)
-    unknown = adapted.load_adapter(adapter, "default").unexpected_keys
-    if unknown:
+    if unknown := adapted.load_adapter(adapter, "default").unexpected_keys:
         raise ValueError(f"{adapter}: the model has no layer for {unknown[0]}")
     merged = adapted.merge_and_unload(safe_merge=True)
     for file in folder.glob("*.safetensors*"):
         file.unlink()
     merged.save_pretrained(folder)
-
-
-if __name__ == "__main__":
-    if len(sys.argv) != 2 or sys.argv[1].startswith("-"):
-        sys.exit("usage: python -m verl_durian.evaluation.checkpoint CHECKPOINT")
-    try:
-        print(hugging_face_folder(sys.argv[1]))
-    except (ValueError, OSError) as error:
-        sys.exit(f"verl_durian.evaluation: {error}")
+    shutil.rmtree(adapter)

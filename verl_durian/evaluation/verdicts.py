@@ -3,41 +3,25 @@
 """The questions of the benchmarks, and the verdicts on their answers from verl's validation dump."""
 
 import json
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
+import pandas as pd  # type: ignore[import-untyped]
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from verl_durian.evaluation.paper import BENCHMARKS
 
 
-class Question(NamedTuple):
-    """A row of a benchmark."""
-
-    benchmark: str
-    id: str
-    metadata: dict[str, Any]
-    """The keys that the benchmark's own score requires, see `BENCHMARKS`."""
-
-
-class Verdict(NamedTuple):
-    """The result of one question."""
-
-    question: Question
-    answered: bool
-    """False if verl returned no answer, for example because the prompt is too long; this counts as wrong."""
-    correct: bool
-    formatted: bool
-
-
-def read_questions(files: Sequence[Path]) -> list[Question]:
+def read_questions(files: Sequence[Path]) -> pd.DataFrame:
     """Reads the questions of data files that `verl-durian prepare` wrote.
 
+    Returns:
+        One row per question, with the index `benchmark` and `id`, and the metadata that the benchmark's score requires.
+
     Raises:
-        ValueError: A file is not one of a benchmark, or lacks what the scores require.
+        ValueError: A file is not one of a benchmark, lacks what the scores require, or repeats a question.
     """
     questions = []
     for file in files:
@@ -47,35 +31,30 @@ def read_questions(files: Sequence[Path]) -> list[Question]:
             raise ValueError(f"{file}: cannot be read: {error}") from error
         for number, row in enumerate(rows):
             try:
-                questions.append(_question(row))
-            except ValueError as error:
-                raise ValueError(f"{file} row {number}: {error}") from error
+                questions.append(_question(row["data_source"], row["extra_info"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(
+                    f"{file} row {number}: {error!r}: write the file with `verl-durian prepare`, which knows "
+                    f"{', '.join(BENCHMARKS)}"
+                ) from error
     if not questions:
         raise ValueError("the data files contain no questions")
-    counts = Counter(f"{question.benchmark} {question.id}" for question in questions)
-    if repeated := [name for name, count in counts.items() if count > 1]:
-        more = ", ..." if len(repeated) > 3 else ""
-        raise ValueError(f"the data files contain questions more than once: {', '.join(repeated[:3])}{more}")
-    return questions
+    table = pd.DataFrame(questions).set_index(["benchmark", "id"])
+    if repeated := list(table.index[table.index.duplicated()]):
+        raise ValueError(f"the data files contain {len(repeated)} questions more than once: {' '.join(repeated[0])}")
+    return table
 
 
-def _question(row: dict[str, Any]) -> Question:
-    benchmark, extra = row.get("data_source"), row.get("extra_info") or {}
-    if benchmark not in BENCHMARKS:
-        raise ValueError(f"data_source {benchmark!r} must be one of {', '.join(BENCHMARKS)}")
-    if not extra.get("id"):
-        raise ValueError("extra_info has no id: write the file with `verl-durian prepare`")
-    try:
-        metadata = dict(json.loads(extra.get("metadata") or "{}"))
-    except (ValueError, TypeError) as error:
-        raise ValueError(f"extra_info.metadata must be a JSON object: {error}") from error
-    missing = [key for key in BENCHMARKS[benchmark].metadata if key not in metadata]
-    if missing:
-        raise ValueError(f"extra_info.metadata lacks {', '.join(missing)}: write the file with `verl-durian prepare`")
-    return Question(benchmark, extra["id"], metadata)
+def _question(benchmark: str, extra_info: dict[str, Any]) -> dict[str, Any]:
+    metadata = json.loads(extra_info["metadata"] or "{}")
+    if not extra_info["id"]:
+        raise ValueError("extra_info has no id")
+    return {"benchmark": benchmark, "id": extra_info["id"]} | {
+        key: metadata[key] for key in BENCHMARKS[benchmark].metadata
+    }
 
 
-def read_verdicts(dump: Path, questions: Sequence[Question]) -> list[Verdict]:
+def read_verdicts(dump: Path, questions: pd.DataFrame) -> pd.DataFrame:
     """Reads the verdict on each question from a dump of verl with the reward of `named_reward.py`.
 
     Args:
@@ -83,34 +62,28 @@ def read_verdicts(dump: Path, questions: Sequence[Question]) -> list[Verdict]:
         questions: All questions of the data files.
 
     Returns:
-        Verdicts in the order of the questions.
+        The questions with the columns `answered`, `correct` and `formatted`: all False without an answer, for example
+        because the prompt is too long.
 
     Raises:
         ValueError: The dump does not belong to these questions.
     """
-    verdicts: dict[tuple[str, str], Verdict] = {}
-    by_name = {(question.benchmark, question.id): question for question in questions}
-    with dump.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, start=1):
-            try:
-                answer = json.loads(line)
-                name = answer["data_source"], answer["id"]
-                correct, formatted = answer["acc"] == 1, answer["format"] == 1
-            except (ValueError, KeyError) as error:
-                raise ValueError(
-                    f"{dump} line {number}: {error} is missing: the dump must be one of recipes/run_eval.sh"
-                ) from error
-            if name not in by_name:
-                raise ValueError(
-                    f"{dump} line {number}: the data files do not contain the question {' '.join(name)}: pass the "
-                    "files that were evaluated"
-                )
-            if name in verdicts:
-                raise ValueError(
-                    f"{dump} line {number}: a second answer to {' '.join(name)}: evaluate with "
-                    "actor_rollout_ref.rollout.val_kwargs.n=1"
-                )
-            verdicts[name] = Verdict(by_name[name], True, correct, formatted)
-    if not verdicts:
-        raise ValueError(f"{dump}: no question was answered: see the errors in verl's output")
-    return [verdicts.get(name, Verdict(question, False, False, False)) for name, question in by_name.items()]
+    try:
+        with dump.open(encoding="utf-8") as lines:
+            answers = pd.DataFrame(map(json.loads, lines))
+        if answers.empty:
+            raise ValueError(f"{dump}: no question was answered: see the errors in verl's output")
+        answers = answers.set_index(["data_source", "id"])[["acc", "format"]]
+    except (json.JSONDecodeError, KeyError) as error:
+        raise ValueError(f"{dump}: {error}: the dump must be one of recipes/run_eval.sh") from error
+    refused = {
+        "is not in the data files: pass the files that were evaluated": ~answers.index.isin(questions.index),
+        "has a second answer: evaluate with actor_rollout_ref.rollout.val_kwargs.n=1": answers.index.duplicated(),
+    }
+    for problem, found in refused.items():
+        if found.any():
+            raise ValueError(f"{dump} line {found.argmax() + 1}: {' '.join(answers.index[found.argmax()])} {problem}")
+    answers = answers.reindex(questions.index)
+    return questions.assign(
+        answered=answers["acc"].notna(), correct=answers["acc"] == 1, formatted=answers["format"] == 1
+    )

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 
 from verl_durian.grading.normalize import normalize, same_text
-from verl_durian.grading.values import grade_value, same_plain_values
+from verl_durian.grading.values import grade_value
 
 _LEAD = r"(?:(?:so |thus |hence )?(?:the )?(?:final |correct |right |best )*(?:answer|option|choice)(?: is)?:? ?)*"
 # `B`, `(b)`, `B.`, `Option B`, `the answer is (B)`; with the option's text: `B. 30`, `(B) 30`, `B: 30`
@@ -65,9 +65,7 @@ def _chosen_letter(answer: str, texts: Sequence[str]) -> str | None:
         return letter
     if mark is None and not match["in"]:  # "a circle"
         return None
-    contradicts = (
-        _LETTERS.fullmatch(rest) or _ANOTHER.search(rest) or any(same_plain_values(text, other) for other in texts)
-    )
+    contradicts = _LETTERS.fullmatch(rest) or _ANOTHER.search(rest) or any(grade_value(text, other) for other in texts)
     return "" if contradicts else letter
 
 

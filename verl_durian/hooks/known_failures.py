@@ -5,7 +5,7 @@
 Checked before every run of the estimator, with any of verl's trainers.
 """
 
-import json
+import os
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,18 +16,29 @@ QWEN2_VL_FAMILY = ("qwen2_vl", "qwen2_5_vl")
 
 
 def find(config: DictConfig, model_type: str | None) -> list[str]:
-    """Finds the settings that are certain to crash or corrupt a run.
+    """Finds the settings of verl's config that are certain to crash or corrupt a run, one line each with the fix.
 
     Args:
         config: verl's config.
         model_type: `model_type` of the model's config.json; None skips the checks that depend on the model.
-
-    Returns:
-        One line per problem, with the fix.
     """
-    problems = _invalid_overlong_buffer(config)
-    if model_type in QWEN2_VL_FAMILY:
-        problems += _random_image_normalization(config)
+    problems = []
+    manager, kwargs = config.reward.reward_manager, OmegaConf.select(config, "reward.reward_kwargs") or {}
+    longest, buffer = kwargs.get("max_resp_len"), kwargs.get("overlong_buffer_cfg") or {}
+    length = buffer.get("len")
+    valid = longest and length and 0 < length <= longest
+    # verl's reward manager rejects it in the reward workers, so that every rollout fails.
+    if (manager.source, manager.name) == ("register", "dapo") and buffer.get("enable") and not valid:
+        problems.append(
+            f"reward.reward_kwargs.overlong_buffer_cfg.len={length}: must be from 1 to "
+            f"reward.reward_kwargs.max_resp_len={longest}, which must be data.max_response_length; change it "
+            "(OVERLONG_BUFFER), 0 disables the penalty"
+        )
+    if model_type in QWEN2_VL_FAMILY and _randomizes_image_normalization(config.actor_rollout_ref.rollout):
+        problems.append(
+            "actor_rollout_ref.rollout.load_format=dummy: this vLLM would normalize images with random numbers; "
+            "set actor_rollout_ref.rollout.load_format=auto"
+        )
     return problems
 
 
@@ -49,35 +60,22 @@ def find_risks(config: DictConfig, model_type: str | None) -> list[str]:
 
 
 def read_model_type(settings: DictConfig) -> str | None:
-    """Reads `model_type` from a model's config.json, in a folder or on the Hugging Face hub.
-
-    Args:
-        settings: The node `actor_rollout_ref.model` of verl's config.
-
-    Returns:
-        The type; None if the file cannot be read. verl may still find it, or reports the error.
-    """
-    from huggingface_hub import hf_hub_download
+    """Reads `model_type` from the config.json of verl's node `actor_rollout_ref.model`; None if it cannot be read."""
+    from transformers import PretrainedConfig
 
     path = settings.get("hf_config_path") or settings.path
-    folder = Path(path).expanduser()
     try:
-        file = folder / "config.json" if folder.is_dir() else Path(hf_hub_download(path, "config.json"))
-        return json.loads(file.read_text()).get("model_type")
-    except Exception:  # a proxy, a missing file, another format
+        return PretrainedConfig.get_config_dict(os.path.expanduser(path))[0].get("model_type")
+    except Exception:  # a proxy, a missing file, another format: verl may still read it, or reports the error
         return None
 
 
 def package_folder(package: str) -> Path:
-    """The folder of an installed package, without importing it.
-
-    Raises:
-        ModuleNotFoundError: The package is not installed.
-    """
+    """The folder of an installed package, without importing it."""
     spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    if spec is None or spec.origin is None:
         raise ModuleNotFoundError(f"{package} is not installed")
-    return Path(spec.submodule_search_locations[0])
+    return Path(spec.origin).parent
 
 
 def uses_v1(config: DictConfig) -> bool:
@@ -103,58 +101,31 @@ def crashes_without_images(config: DictConfig) -> bool:
     verl calls `.mean()` on the output of the visual encoder, which is not a tensor since transformers 5. The call is
     looked up in verl's source, because patches/verl-0.9.1/0003 fixes it.
     """
-    if (
-        config.actor_rollout_ref.actor.strategy not in ("fsdp", "fsdp2")
-        or int(version("transformers").split(".")[0]) < 5
-    ):
-        return False
-    return "image_embeds = model.visual(" in _source("verl", "models/transformers/qwen2_vl.py")
+    fsdp = config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2")
+    in_source = "image_embeds = model.visual(" in _source("verl", "models/transformers/qwen2_vl.py")
+    return fsdp and int(version("transformers").split(".")[0]) >= 5 and in_source
 
 
-def _invalid_overlong_buffer(config: DictConfig) -> list[str]:
-    """An overlong penalty that verl's reward manager `dapo` rejects in its workers, so that every rollout fails."""
-    manager, kwargs = config.reward.reward_manager, OmegaConf.select(config, "reward.reward_kwargs") or {}
-    longest, buffer = kwargs.get("max_resp_len"), kwargs.get("overlong_buffer_cfg") or {}
-    if (manager.source, manager.name) != ("register", "dapo") or not buffer.get("enable"):
-        return []
-    length = buffer.get("len")
-    if longest and length and 0 < length <= longest:
-        return []
-    return [
-        f"reward.reward_kwargs.overlong_buffer_cfg.len={length}: must be from 1 to "
-        f"reward.reward_kwargs.max_resp_len={longest}, which must be data.max_response_length; change it "
-        "(OVERLONG_BUFFER), 0 disables the penalty"
-    ]
-
-
-def _random_image_normalization(config: DictConfig) -> list[str]:
-    """`load_format=dummy`, verl's default, with a vLLM that would normalize images with random numbers.
+def _randomizes_image_normalization(rollout: DictConfig) -> bool:
+    """Whether vLLM would normalize images with random numbers: `load_format=dummy`, which is verl's default.
 
     verl starts vLLM with dummy weights and then sends the actor's weights. A buffer that is not a weight of the actor
     keeps the noise of the dummy loader: vLLM 0.28 has one, `FusedInputNorm`, vLLM 0.24 has none. Nothing fails, but the
     policy sees wrong images during rollouts.
     """
-    rollout = config.actor_rollout_ref.rollout
     engine = OmegaConf.select(rollout, "engine_kwargs.vllm") or {}
-    if rollout.name != "vllm" or (engine.get("load_format") or rollout.load_format) != "dummy":
-        return []
-    if "hijack__dummy_load_weights" in _source("verl", "utils/vllm/utils.py"):
-        return []  # patches/verl-0.9.1/0004 keeps the buffers
-    if engine.get("mm_device_do_normalize") is False or not _vllm_normalizes_with_a_buffer():
-        return []
-    return [
-        "actor_rollout_ref.rollout.load_format=dummy: this vLLM would normalize images with random numbers; "
-        "set actor_rollout_ref.rollout.load_format=auto"
-    ]
-
-
-def _vllm_normalizes_with_a_buffer() -> bool:
-    """Looked up in vLLM's source, because importing vLLM takes many seconds."""
-    return "class FusedInputNorm" in _source("vllm", "model_executor/models/vision.py")
+    return (
+        rollout.name == "vllm"
+        and (engine.get("load_format") or rollout.load_format) == "dummy"
+        and engine.get("mm_device_do_normalize") is not False
+        and "class FusedInputNorm" in _source("vllm", "model_executor/models/vision.py")
+        # patches/verl-0.9.1/0004 keeps the buffers
+        and "hijack__dummy_load_weights" not in _source("verl", "utils/vllm/utils.py")
+    )
 
 
 def _source(package: str, file: str) -> str:
-    """The text of a package's file; empty if it does not exist, as in another release."""
+    """The text of a package's file, read without importing it; empty if it does not exist, as in another release."""
     try:
         return (package_folder(package) / file).read_text()
     except (ModuleNotFoundError, FileNotFoundError):

@@ -29,19 +29,13 @@ def _install(module: ModuleType) -> None:
         try:
             if symbol.wrapper:
                 verl_symbols.wrap(symbol, everywhere=name in _IMPORTED_BEFORE)
-            else:
-                _register(module)
+            elif "durian" not in module.ADV_ESTIMATOR_REGISTRY:  # a patched verl has its own
+                from verl_durian.algo.estimator import compute_durian_outcome_advantage
+
+                module.register_adv_est("durian")(compute_durian_outcome_advantage)
         except Exception as error:
             failure = f"{name}.{symbol.name}: the hook failed ({type(error).__name__}: {error})"
             verl_symbols.FAILURES[symbol] = failure
-
-
-def _register(core_algos: ModuleType) -> None:
-    """Registers the estimator. A patched verl keeps its own."""
-    if "durian" not in core_algos.ADV_ESTIMATOR_REGISTRY:
-        from verl_durian.algo.estimator import compute_durian_outcome_advantage
-
-        core_algos.register_adv_est("durian")(compute_durian_outcome_advantage)
 
 
 for _name in _MODULES:

@@ -28,12 +28,11 @@ import pyarrow.parquet as pq
 import torch
 from omegaconf import OmegaConf
 from verl.protocol import DataProto
-from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage
+from verl.trainer.ppo.core_algos import AdvantageEstimator, compute_grpo_outcome_advantage
 
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import Axis, durian_advantages, entropy_of_rows, sequence_log_probs, warn_once
 from verl_durian.files import whole_file
-from verl_durian.hooks import verl_symbols
 from verl_durian.hooks.checks import is_recorded
 from verl_durian.hooks.dataset import with_column
 
@@ -88,7 +87,7 @@ def prepare(trainer: Any) -> None:
     Raises:
         ValueError: An invalid option, a folder with the records of another run, or a verl that does not record.
     """
-    if verl_symbols.computes_durian():
+    if hasattr(AdvantageEstimator, "DURIAN"):
         raise ValueError("algorithm.durian.record: a patched verl (patches/README.md) does not record: remove it")
     recorder = _recorder(trainer)
     recorder.check_folder()

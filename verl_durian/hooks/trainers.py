@@ -280,16 +280,19 @@ def _fetch(meta: Any, names: list[str]) -> dict[str, np.ndarray]:
 def _add_columns(data: DataProto, meta: Any, options: DurianConfig) -> None:
     """Fetches the columns of estimator and metrics, unless the batch has them. Raises ValueError without entropies."""
     key, columns = options.perceptual.key, data.non_tensor_batch
-    needed = [key] if options.weights.perceptual > 0 else []
-    columns.update(_fetch(meta, [name for name in (*needed, _ACCURACY) if name not in columns]))
-    if not columns.keys() >= set(needed):
-        raise ValueError(
-            f"the rollouts in TransferQueue have no field {key!r} (algorithm.durian.perceptual.key), which verl's "
-            "agent loop copies from the training set. Keep the field in your rollout (rollouts restored from a "
-            "checkpoint of another estimator lack it), or set +algorithm.durian.weights.perceptual=0"
-        )
+    if options.weights.perceptual > 0 and key not in columns:
+        columns.update(_fetch(meta, [key]))
+        if key not in columns:
+            raise ValueError(
+                f"the rollouts in TransferQueue have no field {key!r} (algorithm.durian.perceptual.key), which verl's "
+                "agent loop copies from the training set. Keep the field in your rollout (rollouts restored from a "
+                "checkpoint of another estimator lack it), or set +algorithm.durian.weights.perceptual=0"
+            )
     if _ACCURACY not in columns:
-        _warn_of_accuracy("the rollouts have none")
+        try:
+            columns[_ACCURACY] = _fetch(meta, [_ACCURACY])[_ACCURACY]
+        except Exception as error:  # a metric must not end training
+            _warn_of_accuracy(f"the rollouts have none ({error!r})")
 
 
 def _metrics(step: Step) -> dict[str, float]:

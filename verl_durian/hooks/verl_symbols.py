@@ -7,7 +7,7 @@ import importlib
 import importlib.metadata
 import inspect
 import sys
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -36,14 +36,10 @@ class Symbol:
 
     module: str
     name: str
-    parameters: str = ""
-    """Names, separated by spaces."""
-    trainer: str = EVERY
-    """The trainers that need it, one of `TRAINERS`."""
-    wrapper: str = ""
-    """The function in `verl_durian.hooks` that wraps it, as `module.function`; empty if it is only called."""
-    native: bool = False
-    """Whether it is wrapped even in a verl that has its own estimator `durian`."""
+    parameters: str = ""  # separated by spaces
+    trainer: str = EVERY  # the trainers that need it, one of `TRAINERS`
+    wrapper: str = ""  # the function in `verl_durian.hooks` that wraps it, as `module.function`; empty if only called
+    native: bool = False  # wrapped even in a verl that has its own estimator `durian`
 
 
 REGISTER = Symbol(CORE_ALGOS, "register_adv_est", "name_or_enum")
@@ -87,11 +83,7 @@ FAILURES: dict[Symbol, str] = {}
 
 
 def look_up(symbol: Symbol) -> Any:
-    """Imports the module of a symbol and returns the object of that name.
-
-    Raises:
-        ImportError, AttributeError: This verl does not have it.
-    """
+    """Imports the module of a symbol and returns the object of that name."""
     return attrgetter(symbol.name)(importlib.import_module(symbol.module))
 
 
@@ -125,8 +117,7 @@ def trainers_of(config: Any) -> set[str]:
 
 def require(config: Any) -> None:
     """Raises RuntimeError if this verl lacks a symbol that a run with this config needs."""
-    lacking = problems(trainers_of(config))
-    if lacking:
+    if lacking := problems(trainers_of(config)):
         raise RuntimeError(
             f"verl {importlib.metadata.version('verl')} is not supported by this verl-durian, which supports verl "
             f"{' and '.join(SEEN_IN)}: {'; '.join(lacking)}. Install one of those versions together with "
@@ -134,66 +125,31 @@ def require(config: Any) -> None:
         )
 
 
-def computes_durian() -> bool:
-    """Returns whether this verl has its own estimator `durian`, as with the patches in patches/."""
-    return hasattr(importlib.import_module(CORE_ALGOS).AdvantageEstimator, "DURIAN")
-
-
-def is_wrapped(function: Any) -> bool:
-    """Returns whether a function is our wrapper, or a wrapper around ours that keeps its attributes."""
-    return getattr(function, "_verl_durian", False)
-
-
-def not_wrapped(trainer: str) -> list[str]:
-    """Returns the functions that one of `TRAINERS` calls without our wrapper, one line each."""
-    found = []
-    for symbol in SYMBOLS:
-        if symbol.trainer == trainer and symbol.wrapper and (symbol.native or not computes_durian()):
-            function = look_up(symbol)
-            # The wrapper of another plugin may lack our attribute; each step checks that the estimator ran.
-            if not is_wrapped(function) and function.__module__.partition(".")[0] == "verl":
-                found.append(f"verl's own {symbol.name} is in place in {symbol.module}")
-    return found
-
-
 def wrap(symbol: Symbol, everywhere: bool) -> None:
-    """Replaces one of verl's functions by our wrapper, unless it is wrapped already.
+    """Replaces one of verl's functions by our wrapper, unless it is wrapped already or verl computes Durian itself.
 
     Args:
         symbol: The function and its wrapper, which takes the original function as its first argument.
         everywhere: Also replace the function in every module that has imported it by name.
     """
     original = look_up(symbol)
-    if is_wrapped(original) or (not symbol.native and computes_durian()):
+    if hasattr(original, "_verl_durian"):  # our wrapper, or a wrapper around ours that keeps its attributes
         return
+    if not symbol.native and hasattr(importlib.import_module(CORE_ALGOS).AdvantageEstimator, "DURIAN"):
+        return  # verl with the patches in patches/
     file, _, name = symbol.wrapper.partition(".")
-    wrapper = _wrapper(original, getattr(importlib.import_module(f"verl_durian.hooks.{file}"), name))
-    module = importlib.import_module(symbol.module)
-    owner, _, last = symbol.name.rpartition(".")
-    setattr(attrgetter(owner)(module) if owner else module, last, wrapper)
-    if everywhere and not owner:
-        for other in list(sys.modules.values()):
-            for held, value in list((getattr(other, "__dict__", None) or {}).items()):
-                if value is original:
-                    setattr(other, held, wrapper)
+    ours = getattr(importlib.import_module(f"verl_durian.hooks.{file}"), name)
 
-
-def _wrapper(function: Callable[..., Any], ours: Callable[..., Any]) -> Callable[..., Any]:
-    """Returns a function that calls `ours` with `function` as its first argument.
-
-    A plain function and not wrapt's `FunctionWrapper`, which cloudpickle, and so Ray, cannot pickle.
-    """
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return await ours(function, *args, **kwargs)
-
-    else:
-
-        @functools.wraps(function)
-        def wrapper(*args: Any, **kwargs: Any) -> Any:
-            return ours(function, *args, **kwargs)
+    # Not wrapt's `FunctionWrapper`, which cloudpickle, and so Ray, cannot pickle.
+    @functools.wraps(original)
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
+        return ours(original, *args, **kwargs)
 
     wrapper._verl_durian = True  # type: ignore[attr-defined]
-    return wrapper
+    module = sys.modules[symbol.module]
+    owner, _, last = symbol.name.rpartition(".")
+    setattr(attrgetter(owner)(module) if owner else module, last, wrapper)
+    for other in list(sys.modules.values()) if everywhere and not owner else ():
+        for held, value in list((getattr(other, "__dict__", None) or {}).items()):
+            if value is original:
+                setattr(other, held, wrapper)

@@ -4,9 +4,9 @@
 
     python -m verl_durian.preflight [--dry-run] SETTING...
 
-takes the Hydra overrides of `verl.trainer.main_ppo`, composes verl's config from them, and reports every problem with
-its fix, one line each, before Ray starts. A setting that is certain to crash or corrupt the run stops it; everything
-else is a note. Writes nothing.
+takes the Hydra overrides of `verl.trainer.main_ppo`, composes verl's config from them, and reports problems with their
+fix, one line each, before Ray starts. A setting that is certain to crash or corrupt the run stops it; everything else
+is a note. Every check is a function that yields findings. Writes nothing.
 """
 
 from dataclasses import dataclass
@@ -23,7 +23,6 @@ class Finding:
 
 
 def note(text: str) -> Finding:
-    """A finding that does not stop the run."""
     return Finding(text, stops=False)
 
 

@@ -5,17 +5,19 @@
 import shlex
 import sys
 import warnings
+from collections.abc import Iterator, Sequence
 
-from omegaconf import OmegaConf
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from verl_durian.preflight import one_line
+from verl_durian.hooks import known_failures
+from verl_durian.preflight import Finding, compose, note, one_line
 
 DRY_RUN = "--dry-run"
-REFUSED = 2
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Prints the findings to stderr; with `--dry-run` also prints config and command to stdout.
 
     Returns:
@@ -23,28 +25,50 @@ def main(arguments: list[str]) -> int:
     """
     warnings.simplefilter("ignore")  # verl warns of engines that are not installed; the checks report what is needed
     overrides = [argument for argument in arguments if argument != DRY_RUN]
-    options = [argument for argument in overrides if argument.startswith("-")]
-    if options:
-        print(f"preflight: {options[0]}: not a setting such as data.train_batch_size=512; remove it", file=sys.stderr)
-        return REFUSED
-    from verl_durian.preflight.examine import examine
-
     try:
-        config, findings = examine(overrides)
-    except (ModuleNotFoundError, ValueError, OmegaConfBaseException) as error:
-        print(f"preflight: {one_line(error)}", file=sys.stderr)
-        return REFUSED
+        config = compose.compose(overrides)
+        findings = list(examine(config, overrides))
+    except (ModuleNotFoundError, ValueError, HydraException, OmegaConfBaseException) as error:
+        override = getattr(error, "override", None)  # Hydra's message about its syntax does not name it
+        print(f"preflight: {f'{override}: ' if override else ''}{one_line(error)}", file=sys.stderr)
+        return 2
     if DRY_RUN in arguments:
         print(OmegaConf.to_yaml(config, resolve=True))
         command = ["python", "-m", "verl.trainer.main_ppo", *overrides]
-        print(" \\\n    ".join(shlex.join([word]) for word in command), flush=True)
+        print(" \\\n    ".join(map(shlex.quote, command)), flush=True)
     for finding in findings:
         print(f"preflight: {'' if finding.stops else 'note: '}{finding.text}", file=sys.stderr)
     if problems := sum(finding.stops for finding in findings):
         print(f"preflight: {problems} problem{'s' * (problems > 1)}; nothing is started", file=sys.stderr)
-        return REFUSED
+        return 2
     print(f"preflight: no problem found{'; nothing is started' * (DRY_RUN in arguments)}", file=sys.stderr)
     return 0
+
+
+def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
+    """Runs all checks of verl's config, in an order in which none depends on a value that an earlier one refused."""
+    from verl_durian.preflight import data, machine, model  # import torch
+
+    if wrong := list(compose.check_values(config, overrides)):
+        yield from wrong
+        return
+    of_verl = list(machine.check_verl(config))
+    yield from of_verl
+    if not any(finding.stops for finding in of_verl):
+        yield from compose.check_estimator(config)
+        yield from compose.check_with_verl(config)
+    yield from machine.check_flash_attn(config)
+    read = None
+    try:
+        read = model.read(config.actor_rollout_ref.model)
+    except ValueError as error:
+        yield machine.local_problem(config, str(error))
+    model_type = read.hf_config.model_type if read else None
+    yield from map(Finding, known_failures.find(config, model_type))
+    yield from map(note, known_failures.find_risks(config, model_type))
+    yield from data.check(config, read)
+    yield from machine.check_gpus(config)
+    yield from machine.check_checkpoints(config, read)
 
 
 if __name__ == "__main__":

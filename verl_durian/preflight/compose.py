@@ -3,34 +3,28 @@
 """verl's config: composed by Hydra, then checked by value, by the estimator and by verl."""
 
 import contextlib
-import difflib
 import inspect
 import io
-import re
-import warnings
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import hydra
-from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from verl_durian.hooks.known_failures import package_folder
+from verl_durian.hooks.known_failures import package_folder, trains
 from verl_durian.preflight import Finding, note, one_line
 
-_KINDS = {bool: "true or false", int: "an integer", float: "a number"}
+_TYPES = {bool: "true or false", int: "an integer", float: "a number"}
 _POSITIVE = (
     "data.train_batch_size",
     "data.max_prompt_length",
     "data.max_response_length",
     "actor_rollout_ref.actor.ppo_mini_batch_size",
-    "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu",
     "actor_rollout_ref.rollout.n",
-    "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu",
-    "actor_rollout_ref.ref.log_prob_micro_batch_size_per_gpu",
     "actor_rollout_ref.rollout.tensor_model_parallel_size",
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
 )
+"""verl and the checks compute with these."""
 _INTEGERS = (
     "data.seed",
     "trainer.total_epochs",
@@ -42,136 +36,77 @@ _INTEGERS = (
 _TAKES_A_RANGE = "algorithm.rollout_correction.rollout_is_threshold"
 """verl's default is a number, but it also accepts a text such as 0.5_5.0."""
 
-_GROUP_ESTIMATORS = (
-    "durian gdpo gpg grpo grpo_passk grpo_vectorized opo reinforce_plus_plus_baseline rloo rloo_vectorized".split()
-)
-"""Estimators that compare the rollouts of a prompt."""
-_USER_MODULES = (
-    "actor_rollout_ref.model.external_lib",
-    "data.custom_cls.path",
-    "trainer.v1.sampler.custom_sampler.path",
-)
 
-
-def compose(overrides: list[str]) -> DictConfig:
-    """Composes verl's config for `verl.trainer.main_ppo`, without importing verl.
-
-    Args:
-        overrides: Hydra overrides such as `["data.train_batch_size=512"]`.
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Composes verl's config from Hydra overrides for `verl.trainer.main_ppo`, without importing verl.
 
     Raises:
         HydraException: An override cannot be parsed, or its key is unknown.
     """
     with hydra.initialize_config_dir(str(package_folder("verl") / "trainer" / "config"), version_base=None):
-        return hydra.compose("ppo_trainer", overrides)
+        return hydra.compose("ppo_trainer", list(overrides))
 
 
-def compose_or_explain(overrides: list[str]) -> DictConfig:
-    """Like `compose`, but raises ValueError with the override and the fix."""
-    try:
-        return compose(overrides)
-    except OverrideParseException as error:
-        raise ValueError(
-            f"{error.override}: Hydra cannot parse this; write key=value, and put a value that contains one of "
-            "{}[](),=' in quotes that the shell keeps: key=\"'value'\""
-        ) from error
-    except HydraException as error:
-        raise ValueError(f"{one_line(error)}{_similar_keys(str(error))}") from error
-
-
-def _similar_keys(message: str) -> str:
-    """A suggestion for an unknown key, as end of a message; empty if Hydra names no key, or no key is similar."""
-    unknown = re.search("Could not override '(.+?)'", message)
-    node: Any = compose([])
-    for part in unknown[1].split(".") if unknown else ():
-        if not OmegaConf.is_dict(node):
-            break
-        if part not in node:
-            near = difflib.get_close_matches(part, map(str, node), n=3)
-            return f", or correct {part}: did you mean {' or '.join(near)}?" if near else ""
-        node = node[part]
-    return ""
-
-
-def check_values(config: DictConfig, overrides: list[str]) -> list[Finding]:
+def check_values(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
     """Checks the type of every overridden number and truth value. verl reads some of them only hours into a run."""
-    defaults, last = compose([]), {override.split("=")[0].lstrip("+~"): override for override in overrides}
-    return [
-        Finding(f"{override}: must be {expected}")
-        for key, override in last.items()
-        if (expected := _expected_type(config, defaults, key))
-    ]
+    defaults = compose([])
+    for key, override in {override.split("=")[0].lstrip("+~"): override for override in overrides}.items():
+        default, value = (OmegaConf.select(each, key, throw_on_missing=False) for each in (defaults, config))
+        if key in _POSITIVE and (type(value) is not int or value < 1):
+            yield Finding(f"{override}: must be an integer >= 1")
+        elif key in _INTEGERS and not isinstance(value, int | None):
+            yield Finding(f"{override}: must be an integer")
+        # Python accepts 0 for false and 1.0 for 1
+        elif type(default) in _TYPES and not isinstance(value, int | float | None) and key != _TAKES_A_RANGE:
+            yield Finding(f"{override}: must be {_TYPES[type(default)]}")
 
 
-def _expected_type(config: DictConfig, defaults: DictConfig, key: str) -> str | None:
-    """What the value of a key must be; None if the value is fine, or unknown to verl."""
-    default, value = (OmegaConf.select(each, key, throw_on_missing=False) for each in (defaults, config))
-    if value is None and default is None:
-        return None
-    if key in _POSITIVE and (type(value) is not int or value < 1):
-        return "an integer >= 1"
-    if key in _INTEGERS and value is not None and type(value) is not int:
-        return "an integer"
-    if value is None or isinstance(value, (bool, int, float)) or key == _TAKES_A_RANGE:
-        return None  # Python accepts 0 for false and 1.0 for 1
-    return _KINDS.get(type(default))
-
-
-def check_estimator(config: DictConfig) -> list[Finding]:
+def check_estimator(config: DictConfig) -> Iterator[Finding]:
     """Checks the name and the options of the advantage estimator, and the sizes of its groups. Imports verl."""
     from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY
 
     from verl_durian.algo.config import DurianConfig
     from verl_durian.hooks import checks
 
+    if not trains(config):
+        return
     name, rollouts = str(config.algorithm.adv_estimator), config.actor_rollout_ref.rollout.n
-    findings = []
     known = sorted(str(getattr(each, "value", each)) for each in ADV_ESTIMATOR_REGISTRY)
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        meant = f"did you mean {near[0]}? " if near else ""
-        # A module of the user, which verl imports later, may register it.
-        own = any(OmegaConf.select(config, key) for key in _USER_MODULES)
-        findings.append(Finding(f"algorithm.adv_estimator={name}: {meant}verl knows {', '.join(known)}", stops=not own))
-    if rollouts < 2 and name in _GROUP_ESTIMATORS:
-        findings.append(
-            Finding(
-                f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other; "
-                "set it to 2 or more, such as 8",
-                stops=name == "grpo_passk",  # raises an error for a group of size one
-            )
-        )
+        # modules of the user may register it
+        sampler, library = config.trainer.v1.sampler.custom_sampler.path, config.actor_rollout_ref.model.external_lib
+        own = sampler or library or config.data.custom_cls.path
+        yield Finding(f"algorithm.adv_estimator={name}: verl knows {', '.join(known)}", stops=not own)
+    if rollouts < 2 and name in ("durian", "grpo", "rloo"):
+        text = f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other"
+        yield note(f"{text}; set it to 2 or more, such as 8")
     if not checks.is_durian(name):
-        return findings
+        return
     try:
         checks.check_options(config)
     except ValueError as error:
-        return [*findings, Finding(str(error))]
+        yield Finding(str(error))
+        return
     options, prompts = DurianConfig.from_algorithm(config.algorithm), config.data.train_batch_size
-    groups = options.reasoning.num_groups
-    if options.weights.reasoning > 0 and prompts < 2 * groups:
-        findings.append(
-            note(
-                f"data.train_batch_size={prompts}: with algorithm.durian.reasoning.num_groups={groups} most groups "
-                "have at most one prompt, which then gets its GRPO advantage; use more prompts or fewer groups"
-            )
+    if options.weights.reasoning > 0 and prompts < 2 * options.reasoning.num_groups:
+        yield note(
+            f"data.train_batch_size={prompts}: with algorithm.durian.reasoning.num_groups="
+            f"{options.reasoning.num_groups} most groups have at most one prompt, which then gets its GRPO advantage; "
+            "use more prompts or fewer groups"
         )
-    return findings
 
 
-def check_with_verl(config: DictConfig) -> list[Finding]:
+def check_with_verl(config: DictConfig) -> Iterator[Finding]:
     """Runs verl's own `validate_config`, which stops at the first problem. Imports verl."""
     from verl.trainer.ppo.utils import need_critic, need_reference_policy
     from verl.utils import config as verl_config
 
     validate = inspect.unwrap(verl_config.validate_config)  # without the checks of our plugin
     try:
-        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with contextlib.redirect_stdout(io.StringIO()):
             validate(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
     except Exception as error:  # assertions and ValueErrors, or Hydra's errors around them
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__
-        return [Finding(f"verl rejects these settings: {one_line(cause)}")]
-    return []
+        yield Finding(f"verl rejects these settings: {one_line(cause)}")

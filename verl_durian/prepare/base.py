@@ -3,17 +3,16 @@
 """What a dataset is: a `DatasetSpec` describes its source, and its adapter turns a source row into a `Problem`."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from importlib import import_module
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, get_args
 
-AnswerType = Literal["number", "choice", "yes_no"]
+AnswerType = Literal["choice", "number", "yes_no"]
+ANSWER_TYPES = get_args(AnswerType)
 Row = Mapping[str, Any]
 """A row of the source as Python objects; an image is a dict with `bytes` and `path`."""
 
 
-@dataclass(frozen=True)
-class PixelRange:
+class PixelRange(NamedTuple):
     """Allowed number of pixels of an image, both ends included."""
 
     least: int
@@ -36,67 +35,42 @@ class Dropped(Exception):
 
 @dataclass(frozen=True)
 class Problem:
-    """The content of one row."""
+    """Question and answer of one row."""
 
     question: str
-    """Text for the model, choices included. `<image>` marks the place of an image, `<image2>` that of the second."""
-    images: Sequence[Row]
+    """Text for the model, choices included. `<image>` or `<image1>` marks the place of an image."""
     answer: str
     """A letter (`choice`), `yes` or `no` (`yes_no`), otherwise the value: a number, LaTeX or text."""
-    answer_type: AnswerType
+    answer_type: AnswerType = "number"
     choices: Sequence[str] = ()
     """Texts of the choices from A on; empty if the dataset does not have them as text."""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    """Fields for evaluation and analysis, serializable as JSON."""
     decimals: int | None = None
     """Number of decimal places that the question asks for."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class DatasetSpec:
     """Where a dataset is, what it contains and how its rows are converted."""
 
     name: str
     """Name in the command and in the column `data_source`."""
-    title: str
     hub_id: str
     license: str
     splits: Mapping[str, str]
     """For each split, the pattern of its parquet files in the hub repository."""
-    columns: Mapping[str, Sequence[str]]
-    """Columns to read, by type (a key of `sources.COLUMN_TYPES`)."""
+    ids: Sequence[str]
+    """Columns that identify a row."""
+    image: str
+    """Column with an image, a list of images, or a list of paths in `archive`."""
+    columns: Sequence[str]
+    """Other columns to read."""
+    archive: str | None = None
+    """Zip file in the repository with the images, if the source has only their paths."""
     pixels: PixelRange
-    identify: Callable[[Row], str]
-    """Returns the id of a row."""
+    ability: str = "math"
     problem: Callable[[Row], Problem]
     """Converts a row to a problem, or raises `Dropped`."""
-    treatment: Sequence[str]
+    metadata: Callable[[Row], Mapping[str, Any]]
+    """Returns the fields of a row for evaluation and analysis, serializable as JSON."""
+    treatment: str
     """How the rows are changed: sentences for the data card."""
-    ability: str = "math"
-    archive: str | None = None
-    """Zip file in the repository with the images whose paths are in the column `image`."""
-
-    @property
-    def column_names(self) -> list[str]:
-        """All columns to read."""
-        return [name for names in self.columns.values() for name in names]
-
-
-def dataset_spec(name: str) -> DatasetSpec:
-    """Returns the `SPEC` of the adapter `verl_durian/prepare/NAME.py`."""
-    return import_module(f"verl_durian.prepare.{name}").SPEC
-
-
-def text(row: Row, column: str) -> str:
-    """Returns the stripped text of a column; raises `Dropped` if it is empty."""
-    value = (row[column] or "").strip()
-    if not value:
-        raise Dropped(f"no {column}")
-    return value
-
-
-def picture(row: Row, column: str) -> Row:
-    """Returns the image of a column; raises `Dropped` if there is none."""
-    if row[column] is None:
-        raise Dropped("no image")
-    return row[column]

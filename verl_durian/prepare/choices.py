@@ -16,6 +16,11 @@ def write_choices(choices: Sequence[str]) -> str:
     return "\n".join(["Choices:", *(f"({letter}) {text}" for letter, text in zip(LETTERS, choices, strict=False))])
 
 
+def add_choices(question: str, choices: Sequence[str]) -> str:
+    """Appends the choices to a question, unless it lists them."""
+    return f"{question}\n{write_choices(choices)}" if choices and not read_choices(question) else question
+
+
 def read_choices(text: str) -> list[str]:
     """Parses the last list of choices in a text: `A. 30; B. 40`, `(A) 30 (B) 40` or lines `A:30`, `B:40`.
 

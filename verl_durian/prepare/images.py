@@ -1,12 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Resizes images into the pixel range of the paper with PIL, as the paper's framework does.
+"""Images of a row: resized into the pixel range of the paper, and placed in the question.
 
-verl has no option for it: qwen_vl_utils only rounds the sides of an image to multiples of 28.
+The resizing is that of the paper's framework. verl has no option for it: qwen_vl_utils only rounds the sides of an
+image to multiples of 28.
 """
 
 import math
-import warnings
+import re
 from io import BytesIO
 
 from PIL import Image, UnidentifiedImageError
@@ -15,26 +16,21 @@ from verl_durian.prepare.base import Dropped, PixelRange
 
 MAX_RATIO = 200
 """Largest ratio of the sides that qwen_vl_utils accepts; an image above it would stop a training."""
+IMAGE = "<image>"
+_MARK = re.compile(r"<(image|video|audio)(\d*)>")
 
 
 def fit(content: bytes, pixels: PixelRange) -> bytes:
-    """Resizes an image into a pixel range; the aspect ratio changes only by rounding.
+    """Returns an image file within a pixel range: `content` itself, or a PNG of the resized RGB image.
 
-    Args:
-        content (bytes): An image file in any format that PIL reads.
-        pixels (PixelRange): The range.
-
-    Returns:
-        bytes: `content` itself if the image is within the range, otherwise a PNG of the resized RGB image.
+    The aspect ratio changes only by rounding.
 
     Raises:
-        Dropped: the file cannot be decoded, or qwen_vl_utils would reject the ratio of the sides.
+        Dropped: PIL cannot decode the file, or qwen_vl_utils would reject the ratio of the sides.
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # above 89 Mpixel; above 179 PIL raises
-            image = Image.open(BytesIO(content))
-            image.load()
+        image = Image.open(BytesIO(content))
+        image.load()
     except MemoryError:
         raise
     except UnidentifiedImageError as error:  # its message contains nothing but a memory address
@@ -46,26 +42,40 @@ def fit(content: bytes, pixels: PixelRange) -> bytes:
         raise Dropped("an image cannot be used", f"aspect ratio above {MAX_RATIO}: {image.width} x {image.height}")
     if size == image.size:
         return content
+    if image.mode == "RGBA":  # as qwen_vl_utils, which would import torch into every worker
+        rgb = Image.new("RGB", image.size, "white")
+        rgb.paste(image, mask=image.getchannel("A"))
+    else:
+        rgb = image.convert("RGB")
     resized = BytesIO()
-    to_rgb(image).resize(size, Image.Resampling.BICUBIC).save(resized, "PNG")
+    rgb.resize(size, Image.Resampling.BICUBIC).save(resized, "PNG")
     return resized.getvalue()
 
 
 def fitted_size(width: int, height: int, pixels: PixelRange) -> tuple[int, int]:
     """Returns width and height within the range: rounded up when the image grows, down when it shrinks."""
-    if width * height < pixels.least:
-        scale = math.sqrt(pixels.least / (width * height))
-        return math.ceil(width * scale), math.ceil(height * scale)
-    if width * height > pixels.most:
-        scale = math.sqrt(pixels.most / (width * height))
-        return max(1, math.floor(width * scale)), max(1, math.floor(height * scale))
+    grown, shrunk = (math.sqrt(limit / (width * height)) for limit in pixels)
+    if grown > 1:
+        return math.ceil(width * grown), math.ceil(height * grown)
+    if shrunk < 1:
+        return max(1, math.floor(width * shrunk)), max(1, math.floor(height * shrunk))
     return width, height
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """Converts to RGB as qwen_vl_utils does (RGBA on white), without importing torch into every worker."""
-    if image.mode != "RGBA":
-        return image.convert("RGB")
-    white = Image.new("RGB", image.size, (255, 255, 255))
-    white.paste(image, mask=image.getchannel("A"))
-    return white
+def place_images(question: str, images: int) -> str:
+    """Gives a question as many `<image>` as it has images, and no other mark at which verl splits a prompt.
+
+    The marks `<image>` and `<image1>` stand for the images in order. Images without a mark are placed at the front;
+    marks without an image become `< image >`, those with a number are kept, because verl does not split there.
+    """
+
+    def placed_mark(mark: re.Match[str]) -> str:
+        nonlocal images
+        kind, number = mark.groups()
+        if kind == "image" and images:
+            images -= 1
+            return IMAGE
+        return mark[0] if number else f"< {kind} >"
+
+    placed = _MARK.sub(placed_mark, question)
+    return IMAGE * images + placed

@@ -1,21 +1,64 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command `verl-durian prepare`: one parquet file per split, a data card, and a list of the dropped rows."""
+"""The command `verl-durian prepare`: one parquet file per split, a data card, and a list of the dropped rows.
 
+The metadata of each parquet file contain how it was made: `settings` (what the result depends on besides the source
+files), `digest` (of the source files), `counts` (of `rows.Batch`) and `dropped` (index, id, reason and detail of rows).
+"""
+
+import ctypes
 import json
-import shutil
+import multiprocessing
+import os
+import shlex
+import signal
+from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
 from verl_durian import __version__
-from verl_durian.files import output_folder, part_of, whole_file
-from verl_durian.prepare.base import DatasetSpec, dataset_spec
-from verl_durian.prepare.card import data_card
-from verl_durian.prepare.rows import THINKING_PROMPT
-from verl_durian.prepare.sources import open_source
-from verl_durian.prepare.splits import WORK_PREFIX, Summary, read_summary, write_split
+from verl_durian.files import output_folder, whole_file
+from verl_durian.prepare.adapters import DATASETS
+from verl_durian.prepare.base import ANSWER_TYPES, DatasetSpec
+from verl_durian.prepare.rows import BATCH_ROWS, SCHEMA, THINKING_PROMPT, convert
+from verl_durian.prepare.sources import Source, open_source
 
 CARD, DROPPED = "README.md", "dropped.jsonl"
+_SUMMARY_KEY = b"verl_durian.prepare"
+_PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+_CARD = """\
+# {spec.name} for verl
+
+[{spec.hub_id}](https://huggingface.co/datasets/{spec.hub_id}) in verl's row format, made by
+
+    {command}
+
+- Source: `{source.name}`{revision}
+- License of the dataset: {spec.license}
+- Images with fewer than {spec.pixels.least:,} or more than {spec.pixels.most:,} pixels are resized with PIL
+  (bicubic) and stored as PNG; all others are the unchanged files of the source.
+
+| split | source rows | dropped | rows | images | resized | answers |
+|---|---|---|---|---|---|---|
+{rows}
+
+{spec.treatment}
+
+This prompt precedes each question:
+
+    {prompt}
+
+| split | reason for dropping | rows |
+|---|---|---|
+{dropped}
+"""
 
 
 def prepare_dataset(name: str, source: str | None, output: Path, workers: int | None = None) -> None:
@@ -33,65 +76,113 @@ def prepare_dataset(name: str, source: str | None, output: Path, workers: int | 
         ValueError: the request cannot be carried out. No file is left half written.
         OSError: a file cannot be read or written.
     """
-    spec = dataset_spec(name)
+    spec = DATASETS[name]
     opened = open_source(spec, source or spec.hub_id)
-    settings = {
-        "name": spec.name,
-        "source": opened.name,
-        "revision": opened.revision,
-        "thinking_prompt": THINKING_PROMPT,
-        "least_pixels": spec.pixels.least,
-        "most_pixels": spec.pixels.most,
-        "verl_durian": __version__,
-    }
+    settings = {"name": name, "source": opened.name, "revision": opened.revision, "verl_durian": __version__}
     with output_folder(output):
-        finished = _finished_splits(output, spec, settings)
-        for work in output.glob(f"{WORK_PREFIX}*"):
-            shutil.rmtree(work)
-        summaries = {}
+        summaries = _finished_splits(output, settings)
         for split in opened.splits:
-            if split in finished and finished[split].digest == opened.digest(split):
-                summaries[split] = finished[split]
-            else:
-                summaries[split] = write_split(output / f"{split}.parquet", spec, opened, settings, workers)
-        dropped = [{"split": split, **row} for split, summary in summaries.items() for row in summary.dropped]
+            if summaries.get(split, {}).get("digest") != opened.digest(split):
+                summaries[split] = _write_split(output / f"{split}.parquet", name, opened, settings, workers)
+        dropped = [{"split": split, **row} for split in opened.splits for row in summaries[split]["dropped"]]
         if dropped:
             with whole_file(output / DROPPED) as stream:
                 stream.writelines(f"{json.dumps(row, ensure_ascii=False)}\n".encode() for row in dropped)
         else:
             (output / DROPPED).unlink(missing_ok=True)
+        counts = {split: summaries[split]["counts"] for split in opened.splits}
         with whole_file(output / CARD) as stream:
-            stream.write(data_card(spec, opened, output, summaries).encode())
-    for split, summary in summaries.items():
-        numbers = "{rows} rows, {images} images, {resized} of them resized".format(**summary.counts)
-        print(f"{split}: {numbers}; {len(summary.dropped)} rows dropped")
-    files = [*(f"{split}.parquet" for split in summaries), CARD, *([DROPPED] if dropped else [])]
-    print(f"in {output}: {', '.join(files)}")
+            stream.write(_card(spec, opened, output, counts, dropped).encode())
+    for split, numbers in counts.items():
+        print(f"{output}/{split}.parquet: " + "{rows} rows, {images} images, {resized} resized".format(**numbers))
+    print(f"{output}/{CARD}: data card; {len(dropped)} rows dropped")
 
 
-def _finished_splits(output: Path, spec: DatasetSpec, settings: dict[str, Any]) -> dict[str, Summary]:
+def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """Returns the summaries of the splits in the output folder.
 
     Raises:
-        ValueError: the folder contains anything but results of the same call.
+        ValueError: the folder contains anything but results of the same call. Hidden files do not count.
     """
-    files = sorted(output.glob("*.parquet"))
-    try:
-        summaries = {file.stem: read_summary(file) for file in files}
-    except ValueError as error:
-        raise ValueError(f"--output {output}: {error}: give a new folder") from error
-    results = {output / CARD, output / DROPPED, *(output / f"{split}.parquet" for split in spec.splits)}
-    known = {*files, *map(part_of, results), *output.glob(f"{WORK_PREFIX}*"), *(results if summaries else ())}
-    if others := sorted(file.name for file in output.iterdir() if file not in known):
-        raise ValueError(
-            f"--output {output}: contains files of something else ({', '.join(others)}): give a new folder"
-        )
+    summaries, others = {}, set()
+    for file in output.glob("[!.]*"):
+        try:
+            summaries[file.stem] = json.loads(pq.read_metadata(file).metadata[_SUMMARY_KEY])
+        except (OSError, KeyError, TypeError, ValueError):
+            others.add(file.name)
+    if foreign := others - {CARD, DROPPED} if summaries else others:
+        names = ", ".join(sorted(foreign))
+        raise ValueError(f"--output {output}: contains files of something else ({names}): give a new folder")
     for summary in summaries.values():
-        old = summary.settings
-        if changes := [
-            f"{key} was {old.get(key)}, is now {new}" for key, new in settings.items() if old.get(key) != new
-        ]:
+        old = summary["settings"]
+        if changes := [f"{key} was {old[key]}, is now {new}" for key, new in settings.items() if old[key] != new]:
             raise ValueError(
                 f"--output {output}: has results of other settings ({'; '.join(changes)}): give a new folder"
             )
     return summaries
+
+
+def _write_split(
+    file: Path, name: str, source: Source, settings: dict[str, Any], workers: int | None
+) -> dict[str, Any]:
+    """Converts a split, writes its file atomically, and returns the content of its metadata.
+
+    Raises:
+        ValueError: a row cannot be converted, no row is usable, or a worker was killed.
+        OSError: no space is left on the disk.
+    """
+    split, rows = file.stem, source.splits[file.stem]
+    starts = range(0, len(rows), BATCH_ROWS)
+    convert_batch = partial(convert, rows, name, split, source.archive)
+    workers = max(1, min(workers or len(os.sched_getaffinity(0)), len(starts)))
+    # A forked worker would hold the lock of the output folder after this process was killed.
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_command)
+    run = pool.map if workers > 1 else map
+    window = 8 * workers  # most batches in memory, should the disk be slower than the workers
+    windows = (starts[first : first + window] for first in range(0, len(starts), window))
+    batches = chain.from_iterable(run(convert_batch, each) for each in windows)
+    counts, dropped = Counter[str](images=0, resized=0), list[dict[str, Any]]()
+    try:
+        with whole_file(file) as stream, pq.ParquetWriter(stream, SCHEMA) as writer:
+            for batch in tqdm(batches, split, len(starts)):
+                writer.write_table(batch.table)
+                counts.update(batch.counts)
+                dropped += batch.dropped
+            if not counts["rows"]:
+                reason = f"none of the {len(rows)} rows is usable; the first: {dropped[:1]}"
+                raise ValueError(f"{name}, split {split}: {reason}")
+            summary = {"settings": settings, "digest": source.digest(split), "counts": counts, "dropped": dropped}
+            writer.add_key_value_metadata({_SUMMARY_KEY: json.dumps(summary)})
+    except BrokenProcessPool as error:
+        raise ValueError(
+            f"{name}, split {split}: a worker was killed, probably out of memory: give fewer --workers"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return summary
+
+
+def _end_with_command() -> None:
+    """Asks the kernel to kill a worker when the command is killed."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _card(
+    spec: DatasetSpec, source: Source, output: Path, counts: dict[str, dict[str, int]], dropped: list[dict[str, Any]]
+) -> str:
+    """Returns the data card."""
+    lost, reasons = Counter(row["split"] for row in dropped), Counter((row["split"], row["reason"]) for row in dropped)
+    rows = []
+    for split, numbers in counts.items():
+        answers = ", ".join(f"{numbers[kind]} {kind}" for kind in ANSWER_TYPES if kind in numbers)
+        kept = "{rows} | {images} | {resized}".format(**numbers)
+        rows.append(f"| {split} | {numbers['rows'] + lost[split]} | {lost[split]} | {kept} | {answers} |")
+    return _CARD.format(
+        spec=spec,
+        command=shlex.join(["verl-durian", "prepare", spec.name, "--source", source.name, "--output", str(output)]),
+        source=source,
+        revision=f" at revision `{source.revision}`" if source.revision else "",
+        rows="\n".join(rows),
+        prompt=THINKING_PROMPT,
+        dropped="\n".join(f"| {split} | {reason} | {number} |" for (split, reason), number in reasons.items()),
+    )

@@ -3,15 +3,16 @@
 """Converts source rows to verl's rows. All datasets get the same columns, so that verl can concatenate their files."""
 
 import json
-import re
+from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import multiprocess  # type: ignore[import-untyped]
+import datasets  # type: ignore[import-untyped]
 import pyarrow as pa
 
-from verl_durian.prepare.base import DatasetSpec, Dropped, Row, dataset_spec
-from verl_durian.prepare.images import fit
+from verl_durian.prepare.adapters import DATASETS
+from verl_durian.prepare.base import Dropped
+from verl_durian.prepare.images import IMAGE, fit, place_images
 from verl_durian.prepare.sources import read_image
 
 THINKING_PROMPT = (
@@ -22,127 +23,88 @@ THINKING_PROMPT = (
 """Precedes the question in the user message; the model's own system prompt stays. The wording is that of the
 Geometry3K examples of verl and of the paper's framework."""
 
-_STRING, _INTEGER = pa.string(), pa.int64()
+_TEXT, _INTEGER = pa.string(), pa.int64()
+_EXTRA_INFO = {
+    **{"split": _TEXT, "index": _INTEGER, "id": _TEXT, "question": _TEXT, "answer_type": _TEXT},
+    **{"choices": pa.list_(_TEXT), "decimals": _INTEGER, "metadata": _TEXT},
+}
 SCHEMA = pa.schema(
     {
-        "data_source": _STRING,
-        "prompt": pa.list_(pa.struct({"role": _STRING, "content": _STRING})),
-        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": _STRING})),
-        "ability": _STRING,
-        "reward_model": pa.struct({"style": _STRING, "ground_truth": _STRING}),
-        "extra_info": pa.struct(
-            {
-                "split": _STRING,
-                "index": _INTEGER,
-                "id": _STRING,
-                "question": _STRING,
-                "answer_type": _STRING,
-                "choices": pa.list_(_STRING),
-                "decimals": _INTEGER,
-                "metadata": _STRING,
-            }
-        ),
+        "data_source": _TEXT,
+        "prompt": pa.list_(pa.struct({"role": _TEXT, "content": _TEXT})),
+        "images": pa.list_(pa.struct({"bytes": pa.binary(), "path": _TEXT})),
+        "ability": _TEXT,
+        "reward_model": pa.struct({"style": _TEXT, "ground_truth": _TEXT}),
+        "extra_info": pa.struct(_EXTRA_INFO),
     }
 )
 """Columns of the files. The images are not `datasets.Image`: verl decodes them, as in its own examples."""
-CONVERTED_SCHEMA = pa.schema([*SCHEMA, ("resized", _INTEGER), ("reason", _STRING), ("detail", _STRING)])
-"""Columns of `convert`: also how many images were resized, and why a row is dropped. A dropped row has only `index` and
-`id` in `extra_info`; all else is null."""
-
-IMAGE = "<image>"
-_MARK = re.compile(r"<(image)(\d*)>|<(?:video|audio)>")
-_LEADING_MARKS = re.compile(r"^(?:<image\d*>\s*)+")
+BATCH_ROWS = 32
+"""Source rows that a worker converts at once, and of a row group of the file."""
 
 
-def convert(rows: pa.Table, indices: list[int], name: str, split: str, archive: Path | None) -> pa.Table:
-    """Converts a batch of source rows.
+class Batch(NamedTuple):
+    """Converted rows."""
 
-    Args:
-        rows (pa.Table): The rows.
-        indices (list[int]): Their positions in the split.
-        name (str): Name of the dataset.
-        split (str): Name of the split.
-        archive (Path | None): Where the images are, if the column `image` contains paths.
+    table: pa.Table
+    counts: Counter[str]
+    """Number of `rows`, `images`, `resized` images, and rows of each answer type."""
+    dropped: list[dict[str, Any]]
+    """Index, id, reason and detail of each dropped row."""
 
-    Returns:
-        pa.Table: One row for each source row, with the columns of `CONVERTED_SCHEMA`.
+
+def convert(rows: datasets.Dataset, name: str, split: str, archive: Path | None, start: int) -> Batch:
+    """Converts the `BATCH_ROWS` rows of a split from `start` on. `rows` has the format `arrow`.
 
     Raises:
         ValueError: a row cannot be converted; the message names dataset, split and row.
     """
-    command = multiprocess.parent_process()
-    if command is not None and not command.is_alive():
-        raise SystemExit("the command was killed")  # otherwise this worker would go on to the end of its shard
-    spec = dataset_spec(name)
-    converted = []
-    for index, row in zip(indices, rows.to_pylist(), strict=True):
+    spec, converted, counts, dropped = DATASETS[name], [], Counter[str](), []
+    for index, row in enumerate(rows[start : start + BATCH_ROWS].to_pylist(), start):
+        row_id = "_".join(str(row[column]) for column in spec.ids)
         try:
-            if archive is not None:
-                row["image"] = [{"bytes": read_image(archive, path), "path": path} for path in row["image"] or []]
-            converted.append(_converted_row(spec, split, index, row))
+            problem = spec.problem(row)
+            contents = _image_files(row[spec.image], archive)
+            images = [fit(content, spec.pixels) for content in contents]
+            metadata = json.dumps(spec.metadata(row), ensure_ascii=False)
+        except Dropped as error:
+            dropped.append({"index": index, "id": row_id, "reason": error.reason, "detail": error.detail})
+            continue
         except Exception as error:
             message = f"{type(error).__name__}: {error}"
-            raise ValueError(f"{name}, split {split}, row {index} (id {spec.identify(row)}): {message}") from error
-    return pa.Table.from_pylist(converted, CONVERTED_SCHEMA)
-
-
-def _converted_row(spec: DatasetSpec, split: str, index: int, row: Row) -> dict[str, Any]:
-    identity = spec.identify(row)
-    try:
-        problem = spec.problem(row)
-        contents = [_image_bytes(image) for image in problem.images]
-        question, order = place_images(problem.question, len(contents))
-        images = [fit(contents[number], spec.pixels) for number in order]
-    except Dropped as dropped:
-        return {"extra_info": {"index": index, "id": identity}, "reason": dropped.reason, "detail": dropped.detail}
-    return {
-        "data_source": spec.name,
-        "prompt": [{"role": "user", "content": f"{THINKING_PROMPT}\n{question}"}],
-        "images": [{"bytes": image, "path": None} for image in images],
-        "ability": spec.ability,
-        "reward_model": {"style": "rule", "ground_truth": problem.answer},
-        "extra_info": {
+            raise ValueError(f"{name}, split {split}, row {index} (id {row_id}): {message}") from error
+        question = place_images(problem.question, len(images))
+        extra_info = {
             "split": split,
             "index": index,
-            "id": identity,
+            "id": row_id,
             "question": question.replace(IMAGE, "").strip(),
             "answer_type": problem.answer_type,
             "choices": list(problem.choices),
             "decimals": problem.decimals,
-            "metadata": json.dumps(problem.metadata, ensure_ascii=False),
-        },
-        "resized": sum(image is not contents[number] for image, number in zip(images, order, strict=True)),
-    }
+            "metadata": metadata,
+        }
+        converted.append(
+            {
+                "data_source": name,
+                "prompt": [{"role": "user", "content": f"{THINKING_PROMPT}\n{question}"}],
+                "images": [{"bytes": image, "path": None} for image in images],
+                "ability": spec.ability,
+                "reward_model": {"style": "rule", "ground_truth": problem.answer},
+                "extra_info": extra_info,
+            }
+        )
+        resized = sum(image is not content for image, content in zip(images, contents, strict=True))
+        counts.update({"rows": 1, "images": len(images), "resized": resized, problem.answer_type: 1})
+    return Batch(pa.Table.from_pylist(converted, SCHEMA), counts, dropped)
 
 
-def _image_bytes(image: Row | None) -> bytes:
-    if image is None or not image["bytes"]:
-        raise Dropped("an image is missing", (image or {}).get("path") or "")
-    return image["bytes"]
-
-
-def place_images(question: str, images: int) -> tuple[str, list[int]]:
-    """Gives a question as many `<image>` as it has images, and no other mark at which verl splits a prompt.
-
-    The first mark stands for the first image, `<image2>` for the second. Images without a mark are placed at the front,
-    or after the last mark if they follow the first image that has one. A mark without an image becomes `< image >`; at
-    the front of a question without images it is removed. Returns the question and the index of each image in it.
-    """
-    if images == 0:
-        question = _LEADING_MARKS.sub("", question)
-    order: list[int] = []
-
-    def replacement(mark: re.Match[str]) -> str:
-        free = [number for number in range(images) if number not in order]
-        wanted = int(mark[2]) - 1 if mark[2] else free[0] if free else None
-        if mark[1] and wanted in free:
-            order.append(wanted)
-            return IMAGE
-        return mark[0] if mark[2] else f"< {mark[0][1:-1]} >"
-
-    placed = _MARK.sub(replacement, question)
-    unmarked = [number for number in range(images) if number not in order]
-    before = [number for number in unmarked if number < min(order, default=images)]
-    after = unmarked[len(before) :]
-    end = placed.rindex(IMAGE) + len(IMAGE) if order else 0
-    return IMAGE * len(before) + placed[:end] + IMAGE * len(after) + placed[end:], before + order + after
+def _image_files(source: Any, archive: Path | None) -> list[bytes]:
+    """The image files of a row, from the value of its image column."""
+    images = source if isinstance(source, list) else [source] if source else []
+    if not images:
+        raise Dropped("no image")
+    contents: list[Any] = [read_image(archive, image) if archive else image and image["bytes"] for image in images]
+    if not all(contents):
+        raise Dropped("an image is missing", ", ".join(images) if archive else "")
+    return contents

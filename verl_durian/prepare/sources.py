@@ -2,144 +2,84 @@
 # SPDX-License-Identifier: Apache-2.0
 """Opens the source of a dataset: a hub repository, a copy of it, or a folder written by `Dataset.save_to_disk`."""
 
-import functools
 import glob
-import re
+import zipfile
 import zlib
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from zipfile import BadZipFile, ZipFile
 
 import datasets  # type: ignore[import-untyped]
 import huggingface_hub
 from huggingface_hub.errors import HFValidationError
 
-from verl_durian.files import room_for
 from verl_durian.prepare.base import DatasetSpec
-
-_TEXT, _INTEGER = "(large_)?string", "u?int[0-9]+"
-_IMAGE = r"struct<(?=.*\bbytes: )(?=.*\bpath: ).*>"
-COLUMN_TYPES = {
-    "text": ("text", _TEXT),
-    "texts": ("list of texts", rf"(large_)?list<\w+: {_TEXT}.*>"),
-    "id": ("text or integer", f"{_TEXT}|{_INTEGER}"),
-    "number": ("number", f"halffloat|float|double|{_INTEGER}"),
-    "image": ("image", _IMAGE),
-    "images": ("list of images", rf"(large_)?list<\w+: {_IMAGE}.*>"),
-    "record": ("struct", "struct<.*>"),
-    "value": ("any type", ".*"),
-}
-"""Types of columns: the name in messages, and a pattern for the Arrow type."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A source whose columns were checked."""
+    """An open source."""
 
     name: str
     """Hub id, or absolute path of a folder."""
     revision: str | None
     """Commit on the hub."""
     splits: dict[str, datasets.Dataset]
+    """In the format `arrow`."""
     archive: Path | None
     """Zip file with the images, or the folder into which it was unpacked."""
 
     def digest(self, split: str) -> str:
-        """Returns a hash that changes when the files of a split change."""
-        archive = self.archive and (str(self.archive), self.archive.stat().st_mtime_ns)
-        return datasets.fingerprint.Hasher.hash((self.splits[split]._fingerprint, archive))
+        """Returns a text that changes when the files of a split change."""
+        return f"{self.splits[split]._fingerprint} {self.archive and self.archive.stat().st_mtime_ns}"
 
 
 def open_source(spec: DatasetSpec, source: str) -> Source:
-    """Opens the splits of a dataset and checks their columns.
-
-    huggingface_hub downloads a hub repository into its cache; with HF_HUB_OFFLINE=1 it reads only the cache. `datasets`
-    converts parquet files to Arrow files in its own cache.
-
-    Args:
-        spec (DatasetSpec): The dataset.
-        source (str): A folder or a hub id.
+    """Opens the splits of a dataset from a folder, or a hub id, which huggingface_hub downloads into its cache.
 
     Raises:
-        ValueError: the source does not exist, lacks a file, has a file that cannot be read, or its columns differ.
-        OSError: the cache of `datasets` cannot be written.
+        ValueError: the source does not exist, lacks a file or a column, or has a file that cannot be read.
     """
-    folder, revision = Path(source).expanduser(), None
+    folder, archive, revision = Path(source).expanduser(), None, None
     name = str(folder.absolute())
     if not folder.is_dir():
-        folder, name = _downloaded_folder(spec, source), source
-        revision = folder.name
-    saved = any((folder / file).exists() for file in ("dataset_dict.json", "state.json"))
-    splits = (_saved_splits if saved else _parquet_splits)(spec, folder)
-    for split, rows in splits.items():
-        _check_columns(spec, f"{folder}, split {split}", rows)
-    selected = {split: rows.select_columns(spec.column_names) for split, rows in splits.items()}
-    return Source(name, revision, selected, _image_archive(folder, spec.archive) if spec.archive else None)
-
-
-def _downloaded_folder(spec: DatasetSpec, source: str) -> Path:
-    patterns = [*spec.splits.values(), *([spec.archive] if spec.archive else [])]
-    try:
-        return Path(huggingface_hub.snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
-    except (HFValidationError, OSError) as error:
-        raise ValueError(
-            f"--source {source}: neither a folder nor a dataset that can be downloaded from the hub "
-            f"({type(error).__name__}): give a folder with a copy of {spec.hub_id}"
-        ) from error
-
-
-def _parquet_splits(spec: DatasetSpec, folder: Path) -> dict[str, datasets.Dataset]:
-    splits = {}
-    for name, pattern in spec.splits.items():
-        files = sorted(folder.glob(pattern))
-        if not files:
+        patterns = [*spec.splits.values(), *([spec.archive] if spec.archive else [])]
+        try:
+            folder = Path(huggingface_hub.snapshot_download(source, repo_type="dataset", allow_patterns=patterns))
+        except (HFValidationError, OSError) as error:
             raise ValueError(
-                f"--source {folder}: has no file {pattern}, the split {name} of {spec.hub_id}: "
-                "give a copy of that repository, or a folder written by Dataset.save_to_disk"
+                f"--source {source}: neither a folder nor a dataset that can be downloaded from the hub "
+                f"({type(error).__name__}): give a folder with a copy of {spec.hub_id}"
+            ) from error
+        name, revision = source, folder.name
+    splits = {split: _open_split(spec, folder, split) for split in spec.splits}
+    if spec.archive:
+        packed, unpacked = folder / spec.archive, folder / Path(spec.archive).stem
+        archive = unpacked if unpacked.is_dir() else packed
+        if not archive.exists():
+            raise ValueError(
+                f"--source {folder}: has neither {packed.name}, which contains the images, nor {unpacked.name}/"
             )
-        paths = [glob.escape(str(file)) for file in files]
-        with room_for(Path(datasets.config.HF_DATASETS_CACHE)):
-            try:
-                splits[name] = datasets.Dataset.from_parquet(paths, name, batch_size=1000)  # default: a row group
-            except (OSError, ValueError, datasets.exceptions.DatasetGenerationError) as error:
-                cause = error.__cause__ or error
-                if getattr(cause, "errno", None):  # of the system, such as a full disk; a damaged file has none
-                    raise cause from None
-                raise ValueError(f"--source {folder / pattern}: cannot be read: {cause}") from error
-    return splits
+    return Source(name, revision, splits, archive)
 
 
-def _saved_splits(spec: DatasetSpec, folder: Path) -> dict[str, datasets.Dataset]:
+def _open_split(spec: DatasetSpec, folder: Path, split: str) -> datasets.Dataset:
     try:
-        saved = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError, LookupError) as error:
-        raise ValueError(f"--source {folder}: cannot be read: {error}") from error
-    if isinstance(saved, datasets.Dataset):  # one created in memory has no split name
-        saved = {str(saved.split or next(iter(spec.splits))): saved}
-    for name in spec.splits:
-        if name not in saved:
-            raise ValueError(f"--source {folder}: has no split {name} of {spec.name}, only: {', '.join(saved)}")
-    return {name: saved[name] for name in spec.splits}
-
-
-def _check_columns(spec: DatasetSpec, place: str, rows: datasets.Dataset) -> None:
-    """Raises ValueError if a column is missing or has another type."""
-    found = {field.name: str(field.type) for field in rows.features.arrow_schema}
-    types = {name: COLUMN_TYPES[kind] for kind, names in spec.columns.items() for name in names}
-    if not all(name in found and re.fullmatch(pattern, found[name]) for name, (_, pattern) in types.items()):
+        if any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
+            rows = datasets.load_from_disk(str(folder))
+            if isinstance(rows, datasets.Dataset):  # one created in memory has no split name
+                rows = {str(rows.split or next(iter(spec.splits))): rows}
+            rows = rows[split]
+        else:
+            files = f"{glob.escape(str(folder))}/{spec.splits[split]}"
+            rows = datasets.Dataset.from_parquet(files, split, batch_size=1000)  # default: a row group
+        return rows.select_columns([*spec.ids, spec.image, *spec.columns]).with_format("arrow")
+    except (OSError, ValueError, LookupError, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(
-            f"--source {place}: does not have the columns of {spec.name}: "
-            f"expected {', '.join(f'{name} ({label})' for name, (label, _) in types.items())}; "
-            f"found {', '.join(f'{name} ({kind})' for name, kind in found.items())}"
-        )
-
-
-def _image_archive(folder: Path, name: str) -> Path:
-    packed = folder / name
-    unpacked = packed.with_suffix("")
-    if not unpacked.is_dir() and not packed.exists():
-        raise ValueError(f"--source {folder}: has neither {name}, which contains the images, nor {unpacked.name}/")
-    return unpacked if unpacked.is_dir() else packed
+            f"--source {folder}: split {split} ({spec.splits[split]}) cannot be read, or copied to "
+            f"{datasets.config.HF_DATASETS_CACHE}: {error.__cause__ or error!r}: give a copy of {spec.hub_id}, or a "
+            "folder written by Dataset.save_to_disk"
+        ) from error
 
 
 def read_image(archive: Path, path: str) -> bytes | None:
@@ -148,17 +88,13 @@ def read_image(archive: Path, path: str) -> bytes | None:
     Raises:
         ValueError: the archive or the image is damaged.
     """
-    if archive.is_dir():
-        file = archive.parent / path
-        return file.read_bytes() if file.is_file() else None
     try:
-        return _open_zip(archive).read(path)
-    except KeyError:
-        return None
-    except (OSError, BadZipFile, zlib.error) as error:
-        raise ValueError(f"--source {archive}: {path} cannot be read, download the file again: {error}") from error
+        image = _archive_root(archive).joinpath(path)
+        return image.read_bytes() if image.is_file() else None
+    except (OSError, zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{archive}: {path} cannot be read, download the file again: {error}") from error
 
 
-@functools.lru_cache(maxsize=1)  # opening it reads the list of all files
-def _open_zip(archive: Path) -> ZipFile:
-    return ZipFile(archive)
+@lru_cache(maxsize=1)  # opening a zip file reads the list of all files
+def _archive_root(archive: Path) -> Path | zipfile.Path:
+    return archive.parent if archive.is_dir() else zipfile.Path(archive)

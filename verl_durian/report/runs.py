@@ -1,0 +1,345 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs as the report sees them: `metrics.jsonl` of verl's logger "file", and the records of `algorithm.durian.record`.
+
+A record is one Parquet file per step with one row per rollout. It is reduced to one row per prompt as soon as it is
+read, so that a run of 1,000 steps with 4,096 rollouts fits in memory.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+METRICS = "metrics.jsonl"
+RECORDS = "step_*.parquet"
+VERSION = 1
+"""Version of the records that this release writes."""
+MAX_RECORDS = 1000
+"""Records that are read of a run, evenly spaced: each takes some hundredths of a second."""
+
+COLUMNS = {
+    "step": pa.int64(),
+    "uid": pa.string(),
+    "row": pa.int64(),
+    "rollout": pa.int32(),
+    "reward": pa.float64(),
+    "accuracy": pa.float64(),
+    "response_length": pa.int32(),
+    "visual_entropy": pa.float64(),
+    "confidence": pa.float64(),
+    "perceptual_group": pa.int32(),
+    "reasoning_group": pa.int32(),
+    "std_original": pa.float64(),
+    "std_perceptual": pa.float64(),
+    "std_reasoning": pa.float64(),
+    "term_original": pa.float64(),
+    "term_perceptual": pa.float64(),
+    "term_reasoning": pa.float64(),
+    "advantage": pa.float64(),
+    "advantage_grpo": pa.float64(),
+    "advantage_durian": pa.float64(),
+}
+REQUIRED = ("step", "uid", "reward", "advantage")
+TEXTS = ("prompt", "answer")
+"""Columns of `record_texts=true`."""
+
+OF_PROMPT = (
+    *("row", "visual_entropy", "confidence", "perceptual_group", "reasoning_group"),
+    *("std_original", "std_perceptual", "std_reasoning"),
+)
+"""Columns that are the same for all rollouts of a prompt."""
+AXES = {"perceptual": "S", "reasoning": "M"}
+"""Difficulty axes, and how their groups are named."""
+
+SETTINGS = ("estimator", "weights", "num_groups", "quantiles", "epsilon", "rollout_n", "train_files")
+"""Metadata in which the seeds of one setting agree."""
+WANTED = re.compile(
+    r"durian/(prompts|perceptual|reasoning)/.*|critic/score/mean|response_length/mean|actor/entropy"
+    r"|val-core/.+/(acc|reward)/mean@\d+"
+)
+"""Metrics of `metrics.jsonl` that the report shows."""
+
+
+@dataclass
+class Run:
+    """What is known of one training run."""
+
+    name: str
+    folder: Path
+    label: str = ""
+    """Runs with the same label are shown as seeds of the same settings."""
+    settings: dict[str, Any] = field(default_factory=dict)
+    """Metadata of the last record; empty without records."""
+    steps: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row per step; columns are named like verl's metrics, `durian/reasoning/M1/...` in addition."""
+    prompts: pd.DataFrame = field(default_factory=pd.DataFrame)
+    """A row per recorded step and prompt, see `prompts_of`; empty without records."""
+    records: dict[int, Path] = field(default_factory=dict)
+    """The record of each step that was read."""
+    notes: list[str] = field(default_factory=list)
+    """What was left out or is missing, in sentences."""
+
+    @property
+    def has_accuracy(self) -> bool:
+        """Whether `passed` is the accuracy; it is the reward where the reward function returns no accuracy."""
+        return "accuracy" in self.prompts and bool(self.prompts["accuracy"].notna().any())
+
+
+def read_runs(arguments: Sequence[str]) -> list[Run]:
+    """Reads the runs that the command names, each as a path or as LABEL=path.
+
+    Raises:
+        ValueError: a run does not exist, or contains nothing that can be read.
+    """
+    runs = []
+    for argument in arguments:
+        label, path = "", Path(argument)
+        if not path.exists() and "=" in argument:
+            label, path = argument.split("=", 1)[0], Path(argument.split("=", 1)[1])
+        runs.append(read_run(path, label))
+    names = [run.name for run in runs]
+    for run in runs:
+        if names.count(run.name) > 1:
+            run.name = str(run.folder)
+    _label(runs)
+    return runs
+
+
+def read_run(path: Path, label: str = "") -> Run:
+    """Reads a run: a folder with `metrics.jsonl`, records, or both, or the path of a file like `metrics.jsonl`.
+
+    Records are in the folder itself or in one folder below.
+
+    Raises:
+        ValueError: the folder does not exist, has no readable metrics or records, or has those of several runs.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    run = Run(path.resolve().stem if path.is_file() else path.resolve().name, path, label)
+    metrics = path if path.is_file() else path / METRICS
+    files = [] if path.is_file() else sorted(path.glob(RECORDS)) or sorted(path.glob(f"*/{RECORDS}"))
+    if not metrics.exists() and not files:
+        inside = sorted(file.parent.name for file in path.glob(f"*/{METRICS}"))
+        raise ValueError(
+            f"{path}: neither {METRICS} nor {RECORDS} in this folder: name the folder of a run that trained with "
+            "algorithm.durian.record=DIR, or with the logger 'file' in trainer.logger"
+            + (f". Runs in it: {', '.join(inside)}" if inside else "")
+        )
+    if len(folders := sorted({str(file.parent) for file in files})) > 1:
+        raise ValueError(f"{path}: the records of several runs: name them one by one: {' '.join(folders)}")
+    logged = _read_metrics(metrics, run.notes) if metrics.exists() else pd.DataFrame()
+    recorded = _read_records(run, files)
+    run.steps = logged.combine_first(recorded).sort_index()
+    if run.steps.empty:
+        reasons = "".join(f"\n  {note}" for note in run.notes)
+        raise ValueError(f"{path}: nothing to report yet: no complete step with metrics of training{reasons}")
+    if not metrics.exists():
+        run.notes.append(f"No {METRICS}: no validation curves. verl's logger 'file' writes it.")
+    if not files:
+        run.notes.append("No records: no weights, difficulty or prompts. algorithm.durian.record=DIR writes them.")
+    return run
+
+
+def _read_metrics(file: Path, notes: list[str]) -> pd.DataFrame:
+    """The metrics that the report shows, a row per step."""
+    steps: dict[int, dict[str, float]] = {}
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, start=1):
+            try:
+                entry = json.loads(line)
+                data = {name: value for name, value in entry["data"].items() if WANTED.fullmatch(name)}
+                steps.setdefault(int(entry["step"]), {}).update(data)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                notes.append(f"{file.name}, line {number}: not a complete entry of verl's logger, left out.")
+    frame = pd.DataFrame.from_dict(steps, orient="index")
+    return frame.apply(pd.to_numeric, errors="coerce").sort_index()
+
+
+def _read_records(run: Run, files: Sequence[Path]) -> pd.DataFrame:
+    """Fills `prompts`, `records` and `settings` of a run; returns the metrics that follow from them, a row per step."""
+    if len(files) > MAX_RECORDS:
+        run.notes.append(f"{len(files):,} records: {MAX_RECORDS:,} of them were read, evenly spaced.")
+        files = [files[at] for at in np.linspace(0, len(files) - 1, MAX_RECORDS).round().astype(int)]
+    tables, thresholds, versions, absent = [], {}, set(), set()
+    for file in files:
+        try:
+            table, names = read_record(file)
+            metadata = json.loads((table.schema.metadata or {}).get(b"verl_durian", b"{}"))
+        except (OSError, ValueError, pa.ArrowException) as error:
+            run.notes.append(f"{file.name} cannot be read and was left out: {' '.join(str(error).split())[:200]}.")
+            continue
+        if table.num_rows == 0:
+            continue
+        step = table["step"][0].as_py()
+        tables.append(prompts_of(table))
+        run.records[step] = file
+        thresholds[step] = metadata.get("thresholds", {})
+        versions.add(metadata.pop("version", None))
+        absent |= COLUMNS.keys() - names
+        run.settings = metadata
+    if odd := versions - {VERSION}:
+        which = ", ".join("no version" if version is None else f"version {version}" for version in odd)
+        run.notes.append(f"Records of {which}; this release writes version {VERSION}: some values may be missing.")
+    if absent:
+        run.notes.append(f"Columns that the records lack: {', '.join(sorted(absent))}.")
+    if not tables:
+        return pd.DataFrame()
+    prompts = pa.concat_tables(tables).to_pandas()
+    accuracy = prompts["accuracy"]
+    prompts["passed"] = accuracy if accuracy.notna().any() else prompts["reward"]
+    prompts["key"] = prompts["row"].astype("Int64").astype("string").fillna(prompts["uid"])
+    run.prompts = prompts
+    return step_metrics(prompts, thresholds)
+
+
+def read_record(file: Path, columns: Iterable[str] = COLUMNS) -> tuple[pa.Table, set[str]]:
+    """Reads a record with the given columns, null where the file lacks one.
+
+    Returns:
+        The table with the metadata of the file, and the names of the columns in the file.
+
+    Raises:
+        ValueError: a required column is missing or has another type.
+        pyarrow.ArrowInvalid: the file is truncated.
+    """
+    columns = list(columns)
+    with pq.ParquetFile(file) as parquet:
+        schema = parquet.schema_arrow
+        if lacking := [name for name in REQUIRED if name not in schema.names]:
+            raise ValueError(f"no column {lacking[0]!r}")
+        table = parquet.read([name for name in columns if name in schema.names])
+    types = [COLUMNS.get(name, pa.string()) for name in columns]
+    arrays = [
+        table[name].cast(type, safe=False) if name in schema.names else pa.nulls(table.num_rows, type)
+        for name, type in zip(columns, types, strict=True)
+    ]
+    return pa.table(arrays, columns).replace_schema_metadata(schema.metadata), set(schema.names)
+
+
+def prompts_of(record: pa.Table) -> pa.Table:
+    """Reduces the rollouts of a step to one row per prompt.
+
+    Returns:
+        Columns `step`, `uid`, `rollouts`, `reward` and `accuracy` and `response_length` (means), `reward_min`,
+        `reward_max`, `reward_sum`, `abs_advantage_sum`, those of `OF_PROMPT`, and `weight`, `weight_grpo` and
+        `weight_durian`: the largest |advantage| of a rollout.
+    """
+    weights = ("advantage", "advantage_grpo", "advantage_durian")
+    for name in weights:
+        record = record.append_column(f"abs_{name}", pc.abs(record[name]))
+    wanted = {
+        "step": ("step", "min"),
+        "rollouts": ("reward", "count"),
+        "reward": ("reward", "mean"),
+        "reward_min": ("reward", "min"),
+        "reward_max": ("reward", "max"),
+        "reward_sum": ("reward", "sum"),
+        "accuracy": ("accuracy", "mean"),
+        "response_length": ("response_length", "mean"),
+        "abs_advantage_sum": ("abs_advantage", "sum"),
+        **{name.replace("advantage", "weight"): (f"abs_{name}", "max") for name in weights},
+        **{name: (name, "min") for name in OF_PROMPT},
+    }
+    grouped = record.group_by("uid").aggregate(list(wanted.values()))
+    return pa.table(
+        {"uid": grouped["uid"]} | {name: grouped["_".join(source)] for name, source in wanted.items()}
+    ).replace_schema_metadata(None)
+
+
+def step_metrics(prompts: pd.DataFrame, thresholds: Mapping[int, Mapping[str, Sequence[float]]]) -> pd.DataFrame:
+    """Computes the metrics of `docs/metrics.md` from records, for any estimator; a row per step."""
+    count, low, high = prompts["rollouts"], prompts["reward_min"], prompts["reward_max"]
+    several = count > 1
+    effective = several & (low < high)
+    # All rewards but one are equal if and only if the sum is that of one extreme and count - 1 times the other.
+    one_low, one_high = (count - 1) * high + low, (count - 1) * low + high
+    extreme = np.isclose(prompts["reward_sum"], one_low) | np.isclose(prompts["reward_sum"], one_high)
+    shown = {"rows": count, "reward": prompts["reward_sum"], "length": count * prompts["response_length"]}
+    shown |= {"several": several, "effective": effective, "mixed": effective & (count > 2)}
+    shown["extreme"] = shown["mixed"] & extreme
+    sums = pd.DataFrame(shown).groupby(prompts["step"]).sum()
+    steps = pd.DataFrame(
+        {
+            "critic/score/mean": sums["reward"] / sums["rows"],
+            "response_length/mean": sums["length"] / sums["rows"],
+            "record/accuracy": prompts.groupby("step")["accuracy"].mean(),
+            "durian/prompts/all_equal": 1 - sums["effective"] / sums["several"],
+            "durian/prompts/extreme": sums["extreme"] / sums["mixed"],
+        }
+    )
+    parts = [steps]
+    for axis, letter in AXES.items():
+        groups = prompts.groupby(["step", f"{axis}_group"])
+        rows = groups["rollouts"].sum()
+        quantities = {
+            "size": groups.size(),
+            "std": groups[f"std_{axis}"].mean(),  # the same for all, but for several updates per step
+            "mean_reward": groups["reward_sum"].sum() / rows,
+            "mean_abs_advantage": groups["abs_advantage_sum"].sum() / rows,
+        }
+        for quantity, values in quantities.items():
+            table = values.unstack()
+            table.columns = [f"durian/{axis}/{letter}{int(group)}/{quantity}" for group in table.columns]
+            parts.append(table)
+        of_axis = {step: each.get(axis) or [] for step, each in thresholds.items()}
+        table = pd.DataFrame.from_dict(of_axis, orient="index")
+        table.columns = [f"durian/{axis}/threshold_{number + 1}" for number in table.columns]
+        parts.append(table)
+        parts.append(rank_correlation(prompts, axis).rename(f"durian/{axis}/rank_correlation").to_frame())
+    frame = pd.concat(parts, axis=1).dropna(axis=1, how="all")
+    return frame.replace([np.inf, -np.inf], np.nan)
+
+
+def difficulty(prompts: pd.DataFrame, axis: str) -> pd.Series:
+    """The difficulty of each prompt on an axis: visual entropy, or minus the confidence."""
+    return prompts["visual_entropy"] if axis == "perceptual" else -prompts["confidence"]
+
+
+def rank_correlation(prompts: pd.DataFrame, axis: str) -> pd.Series:
+    """Spearman's correlation of difficulty and accuracy over the prompts of each step; NaN if either is constant."""
+    pairs = pd.DataFrame({"difficulty": difficulty(prompts, axis), "passed": prompts["passed"]})
+    pairs["step"] = prompts["step"]
+    pairs = pairs.dropna()
+    x, y = (pairs.groupby("step")[name].rank() for name in ("difficulty", "passed"))
+    by = pairs["step"]
+    x, y = x - x.groupby(by).transform("mean"), y - y.groupby(by).transform("mean")
+    covariance, xx, yy = ((a * b).groupby(by).sum() for a, b in ((x, y), (x, x), (y, y)))
+    scale = np.sqrt(xx * yy)
+    return covariance / scale.where(scale > 0)
+
+
+def _label(runs: Sequence[Run]) -> None:
+    """Labels the runs that the command does not label: seeds of the same settings get the same label."""
+    unlabelled = [run for run in runs if not run.label]
+    settings = {run.name: {name: as_text(run.settings.get(name)) for name in SETTINGS} for run in unlabelled}
+    differ = [name for name in SETTINGS if len({each[name] for each in settings.values()}) > 1]
+    for run in unlabelled:
+        experiment = str(run.settings.get("experiment") or run.name)
+        # The name of an experiment without its seed, and without the time that the quickstart uses as a name.
+        base = re.sub(r"[-_. ]?(seed[-_=]?\d+|\d{8}-\d{6})", "", experiment)
+        base = base or run.settings.get("estimator") or run.name
+        values = settings[run.name]
+        details = [
+            value if name == "estimator" else f"{name}={value}"
+            for name, value in values.items()
+            if name in differ and run.settings and value not in base
+        ]
+        run.label = base + (f" ({', '.join(details)})" if details else "")
+
+
+def as_text(value: Any) -> str:
+    """A setting in short: weights as 0.1/0.2/0.7, files with their last folder."""
+    if isinstance(value, dict):
+        return "/".join(f"{each:g}" for each in value.values())
+    if isinstance(value, list):
+        return ", ".join("/".join(Path(each).parts[-2:]) if isinstance(each, str) else f"{each:g}" for each in value)
+    return "" if value is None else str(value)

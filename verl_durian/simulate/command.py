@@ -1,0 +1,121 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command `verl-durian simulate`."""
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer import Option
+
+app = typer.Typer(no_args_is_help=True, help="Compare Durian with other normalizers, without a GPU.")
+
+Normalizers = Annotated[str, Option(help="Separated by commas. The first is the reference of differences.")]
+Rollouts = Annotated[int, Option(min=2, help="Rollouts of a prompt.")]
+Beta = Annotated[tuple[float, float], Option(help="Beta distribution of pass rates. Small numbers: many near 0 and 1.")]
+EntropyCorrelation = Annotated[float, Option(min=-1, max=1, help="Correlation of visual entropy with the pass rate.")]
+ConfidenceCorrelation = Annotated[float, Option(min=-1, max=1, help="Correlation of confidence with the pass rate.")]
+Weights = Annotated[
+    tuple[float, float, float] | None,
+    Option(metavar="ORIGINAL PERCEPTUAL REASONING", help="algorithm.durian.weights. Default: 0.1 0.2 0.7."),
+]
+NumGroups = Annotated[int | None, Option(min=1, help="algorithm.durian.reasoning.num_groups. Default: 12.")]
+FilterGroups = Annotated[bool, Option("--filter-groups", help="Exclude prompts with equal rewards (DAPO).")]
+Seed = Annotated[int, Option(min=0, help="Seed of the random numbers.")]
+Output = Annotated[Path | None, Option(help="Folder for the figure (SVG, PNG) and its numbers (CSV).")]
+
+_ALL = "grpo,dr_grpo,batch_std,mad,durian"
+
+
+@app.command()
+def weights(
+    records: Annotated[Path | None, Option(help="Folder of algorithm.durian.record: the prompts of a run.")] = None,
+    normalizers: Normalizers = _ALL,
+    batches: Annotated[int, Option(min=1, help="Batches to average over.")] = 50,
+    prompts: Annotated[int, Option(min=1, help="Prompts in a batch.")] = 512,
+    rollouts: Rollouts = 8,
+    beta: Beta = (0.5, 0.4),
+    entropy_correlation: EntropyCorrelation = -0.2,
+    confidence_correlation: ConfidenceCorrelation = 0.5,
+    weights: Weights = None,
+    num_groups: NumGroups = None,
+    filter_groups: FilterGroups = False,
+    seed: Seed = 0,
+    output: Output = None,
+) -> None:
+    """Show the weight of a prompt by its pass rate.
+
+    With --records, the prompts and the defaults of Durian's options are those of the run; nothing is drawn.
+    """
+    from verl_durian.algo.config import DurianConfig
+    from verl_durian.simulate import weights as simulation
+    from verl_durian.simulate.output import save
+
+    options = _durian_options(weights, num_groups)
+    if records is None:
+        correlations, config = (entropy_correlation, confidence_correlation), DurianConfig.from_algorithm(options)
+        drawn = simulation.simulated_batches(batches, prompts, rollouts, beta, *correlations, config, seed)
+    else:
+        drawn = simulation.recorded_batches(records, options["durian"])
+    table = simulation.weights_by_pass_rate(drawn, _names(normalizers), filter_groups)
+    simulation.print_weights(table)
+    if output is not None:
+        save(output, "weights", simulation.plot_weights(table), table)
+
+
+@app.command()
+def train(
+    context: typer.Context,
+    normalizers: Normalizers = _ALL,
+    seeds: Annotated[int, Option(min=2, help="Trainings to average over.")] = 1000,
+    prompts: Annotated[int, Option(min=3, help="Prompts in the training set.")] = 64,
+    batch: Annotated[int, Option(min=1, help="Prompts in a step.")] = 32,
+    rollouts: Rollouts = 8,
+    answers: Annotated[int, Option(min=2, help="Possible answers to a prompt.")] = 4,
+    features: Annotated[int, Option(min=1, help="Features of a prompt. Fewer: prompts share more.")] = 32,
+    steps: Annotated[int, Option(min=1, help="Gradient steps.")] = 100,
+    learning_rate: Annotated[float, Option(min=0, help="Of plain gradient ascent.")] = 20.0,
+    beta: Beta = (0.5, 0.4),
+    entropy_correlation: EntropyCorrelation = -0.2,
+    confidence_correlation: ConfidenceCorrelation = 0.5,
+    noise: Annotated[float, Option(min=0, help="Std of the noise in confidence that each step draws anew.")] = 0.0,
+    filter_groups: FilterGroups = False,
+    match_rms: Annotated[
+        bool, Option(help="Scale the advantages of a batch to the root mean square of GRPO's.")
+    ] = True,
+    weights: Weights = None,
+    num_groups: Annotated[int, Option(min=1, help="algorithm.durian.reasoning.num_groups.")] = 4,
+    seed: Seed = 0,
+    output: Output = None,
+) -> None:
+    """Train a softmax policy with each normalizer and show the learning curves by difficulty."""
+    from verl_durian.algo.config import DurianConfig
+    from verl_durian.simulate import training
+    from verl_durian.simulate.output import save
+
+    durian = DurianConfig.from_algorithm(_durian_options(weights, num_groups))
+    names = {field.name for field in fields(training.Settings)} & context.params.keys()
+    settings = training.Settings(durian=durian, **{name: context.params[name] for name in names})
+    curves = {name: training.learning_curves(name, settings) for name in _names(normalizers)}
+    training.print_summary(curves)
+    if output is not None:
+        table = training.curve_table(curves)
+        save(output, "curves", training.plot_curves(table), table)
+
+
+def _names(normalizers: str) -> list[str]:
+    names = list(dict.fromkeys(normalizers.split(",")))
+    if unknown := set(names) - set(_ALL.split(",")):
+        raise ValueError(f"--normalizers {unknown.pop()}: must be one or several of {_ALL}")
+    return names
+
+
+def _durian_options(weights: tuple[float, float, float] | None, num_groups: int | None) -> dict[str, Any]:
+    """The node `algorithm` with the given options of Durian."""
+    options: dict[str, Any] = {}
+    if weights is not None:
+        options["weights"] = dict(zip(("original", "perceptual", "reasoning"), weights, strict=True))
+    if num_groups is not None:
+        options["reasoning"] = {"num_groups": num_groups}
+    return {"durian": options}
