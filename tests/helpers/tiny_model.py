@@ -60,9 +60,8 @@ def make_tiny_qwen3vl(folder: Path | str, experts: bool = False) -> Path:
     parts = make_processor()
     patches = {"image_mean": [0.5] * 3, "image_std": [0.5] * 3, "patch_size": 16}
     image_processor = type(parts.image_processor)(size=PIXELS, **patches)
-    video_processor = Qwen3VLVideoProcessor(
-        size={"shortest_edge": 4 * 64 * 64, "longest_edge": 4 * 160 * 160}, **patches
-    )
+    pixels = {"shortest_edge": 4 * 64 * 64, "longest_edge": 4 * 160 * 160}
+    video_processor = Qwen3VLVideoProcessor(size=pixels, **patches)
     processor = Qwen3VLProcessor(image_processor, parts.tokenizer, video_processor, chat_template=parts.chat_template)
     vision = {
         "depth": 2,
@@ -73,14 +72,11 @@ def make_tiny_qwen3vl(folder: Path | str, experts: bool = False) -> Path:
         "num_position_embeddings": 64,
         "deepstack_visual_indexes": [0],
     }
-    text = _text(parts.tokenizer) | {"head_dim": 16}
+    text, config_class, model_class = _text(parts.tokenizer), Qwen3VLConfig, Qwen3VLForConditionalGeneration
+    text["head_dim"] = 16
     if experts:
         text |= {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
-    config_class, model_class = (
-        (Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration)
-        if experts
-        else (Qwen3VLConfig, Qwen3VLForConditionalGeneration)
-    )
+        config_class, model_class = Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
     config = config_class(text_config=text, vision_config=vision, **_token_ids(parts.tokenizer))
     return _write(folder, model_class, config, processor)
 

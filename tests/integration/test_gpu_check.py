@@ -96,11 +96,6 @@ def gpu_check(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        pytest.param(
-            [],
-            "sees no CUDA GPU: .*or test with --device cpu --small",
-            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU"),
-        ),
         (["--device", "cpu"], "--device cpu: .* add --small"),
         (["--device", "cpu", "--small", "--output", "/no/such/a.json"], "--output /no/such/a.json: No such file"),
     ],
