@@ -103,9 +103,8 @@ def with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> dataset
     """Adds a column below the index that `filter` and `select` leave: on top, all columns would be copied to disk."""
     if rows._indices is None:
         return rows.add_column(key, values)
-    index = rows._indices.column(0).to_numpy().astype(np.int64)  # `select` fails on unsigned integers
     column = np.full(len(rows.data), np.nan)
-    column[index] = values
+    column[rows._indices.column(0).to_numpy()] = values
     below = datasets.Dataset(rows.data, rows.info).add_column(key, column)
     return datasets.Dataset(below.data, below.info, indices_table=rows._indices)
 
