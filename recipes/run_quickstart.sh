@@ -35,10 +35,12 @@ if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     echo "$STAMP" >"$OUT/made_by.sha256"
 fi
 
-# Greedy validation.
+# Greedy validation, and records of all rollouts for the report.
 QUICK=(
     actor_rollout_ref.rollout.val_kwargs.do_sample=False
     actor_rollout_ref.rollout.val_kwargs.temperature=0
+    +algorithm.durian.record="$RUN/records"
+    +algorithm.durian.record_texts=true
 )
 
 echo "Training: verl takes a minute to start and about ten seconds per step; log: $RUN/train.log"
@@ -52,3 +54,4 @@ BACKBONE=dapo ESTIMATOR=durian MODEL_PATH=$OUT/model OUTPUT=$RUN \
     bash recipes/run_qwen25vl_durian.sh "${QUICK[@]}" "$@"
 
 python -m recipes.quickstart.report "$RUN"
+verl-durian report "$RUN" --output "$RUN/report.html" || echo "The training is complete; only this report failed."

@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -135,6 +137,17 @@ def test_the_same_command_resumes_with_the_data_that_were_left(out, killed, resu
     assert loader["_num_yielded"] <= places[killed.last + 1][0] < loader["_num_yielded"] + 4 * BATCH
 
 
+def test_each_step_is_recorded_with_the_rows_of_its_prompts(killed, resumed):
+    files = {file.name: file for each in (killed, resumed) for file in each.folder.glob("records/*.parquet")}
+    assert sorted(files) == [f"step_{step:08d}.parquet" for step in range(1, STEPS + 1)]
+    for file in files.values():
+        rows = pd.read_parquet(file)
+        numbers = rows["prompt"].str.extract(r"\((\d+)\)\n")[0].astype(int)
+        assert rows["row"].tolist() == numbers.tolist() and rows["uid"].nunique() == BATCH
+        assert rows["answer"].str.contains("boxed").any() and set(rows["accuracy"]) == {0, 1}
+        np.testing.assert_allclose(rows["advantage"], rows["advantage_durian"], rtol=1e-5)
+
+
 @pytest.fixture(scope="module")
 def steps(killed, resumed) -> list[dict[str, float]]:
     """The metrics of every step of training, without validations alone."""
@@ -164,7 +177,7 @@ def test_images_are_scored_once(killed, resumed):
     assert resumed.scored == killed.scored
 
 
-def test_it_ends_with_a_table_and_a_figure(killed, resumed):
+def test_it_ends_with_a_table_a_figure_and_a_report(killed, resumed):
     for metrics in (killed.metrics[0], resumed.metrics[STEPS]):
         assert sum(re.fullmatch(r"val-core/easy_vqa_\w+/acc/mean@1", name) is not None for name in metrics) == 3
     end = resumed.output[-3000:]
@@ -172,6 +185,7 @@ def test_it_ends_with_a_table_and_a_figure(killed, resumed):
     assert str(resumed.folder / "metrics.jsonl") in end
     with Image.open(resumed.folder / "learning.png") as figure:
         assert figure.width > 800
+    assert str(resumed.folder / "report.html") in end and (resumed.folder / "report.html").is_file()
 
 
 def test_no_process_and_no_shared_memory_is_left(killed, resumed):

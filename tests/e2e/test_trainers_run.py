@@ -7,6 +7,8 @@ import shlex
 import subprocess
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import recipe
 
@@ -32,7 +34,7 @@ EXPERIMENTAL = (
 
 
 class Runs:
-    """Data and model for runs in one folder."""
+    """Data and model for runs in one folder, each with a record of its rollouts."""
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -53,9 +55,13 @@ class Runs:
             "RESUME": "disable",
         }
 
+    def record(self, name: str) -> str:
+        return f"+algorithm.durian.record={self.folder / name / 'records'}"
+
     def train(self, name: str, *overrides: str, **variables: object) -> list[dict[str, float]]:
         """Trains by the recipe, with verl's V1 by default; returns the metrics of each step with advantages."""
-        recipe.run("run_qwen25vl_durian.sh", *NO_VALIDATION, *overrides, **(self.variables(name) | variables))
+        settings = (*NO_VALIDATION, self.record(name), *overrides)
+        recipe.run("run_qwen25vl_durian.sh", *settings, **(self.variables(name) | variables))
         return self.metrics(name)
 
     def train_with(self, program: str, *overrides: str) -> tuple[list[dict[str, float]], str]:
@@ -64,17 +70,26 @@ class Runs:
         dry_run = recipe.command("run_qwen25vl_durian.sh", "--dry-run", *NO_VALIDATION)
         shown = subprocess.run(dry_run, env=environment, capture_output=True, text=True, check=True).stdout
         of_v1 = shown[shown.index("\npython ") :].replace("\\\n", "")
-        command = [*shlex.split(of_v1.replace("verl.trainer.main_ppo", program)), *EXPERIMENTAL, *overrides]
+        command = shlex.split(of_v1.replace("verl.trainer.main_ppo", program))
+        command += [*EXPERIMENTAL, self.record(program), *overrides]
         (self.folder / program).mkdir()
         done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
         assert done.returncode == 0, done.stdout[-5000:]
         return self.metrics(program), done.stdout
 
     def metrics(self, name: str) -> list[dict[str, float]]:
-        steps = [step for step in recipe.metrics(self.folder / name).values() if "durian/prompts/num" in step]
-        for step in steps:
+        steps = {k: step for k, step in recipe.metrics(self.folder / name).items() if "durian/prompts/num" in step}
+        data = pd.read_parquet(self.folder / "data" / "train.parquet")
+        for number, step in steps.items():
             assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
-        return steps
+            rows = pd.read_parquet(self.folder / name / "records" / f"step_{number:08d}.parquet")
+            updates = rows.groupby("update")["uid"].nunique()
+            assert updates.mean() == step["durian/prompts/num"]
+            np.testing.assert_allclose(rows["advantage"], rows["advantage_durian"], rtol=1e-5)
+            of_prompt = rows.groupby("uid")[["row", "visual_entropy", "confidence"]].agg(["nunique", "first"])
+            assert (of_prompt.xs("nunique", axis=1, level=1) == 1).all(axis=None)
+            assert of_prompt["row", "first"].between(0, len(data) - 1).all()
+        return list(steps.values())
 
 
 @pytest.fixture(scope="module")

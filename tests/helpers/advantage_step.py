@@ -63,6 +63,7 @@ def make_rows(outputs: int = 1) -> list[dict]:
                         "ref_log_prob": log_probs - torch.from_numpy(rng.random(length)).float(),
                         "values": torch.from_numpy(rng.random(length)).float(),
                         "visual_entropy": entropy,
+                        "durian_row": 10.0 * number,
                         "extra_fields": {"reward_extra_info": {"acc": float(rng.choice([0.0, 1.0]))}},
                     }
                 )
@@ -116,6 +117,21 @@ def assert_expected(found, rows: list[dict], config, rejected: tuple[str, ...] =
     return metrics
 
 
+class Tokenizer:
+    """Decodes token ids as numbers."""
+
+    def batch_decode(self, ids, skip_special_tokens: bool) -> list[str]:
+        assert skip_special_tokens
+        return [" ".join(str(int(token)) for token in row) for row in ids]
+
+
+def in_last_step(trainer, config):
+    """The trainer in its first and last step, of which the record is waited for."""
+    trainer.config, trainer.tokenizer = config, Tokenizer()
+    trainer.global_steps = trainer.total_training_steps = trainer.total_train_steps = 1
+    return trainer
+
+
 def put_rows(rows: list[dict]):
     """Puts the rows into TransferQueue; returns its KVBatchMeta."""
     import transfer_queue as tq
@@ -141,8 +157,7 @@ def run_v1(rows: list[dict], config, multiple: int = 1, mode: str = "sync") -> t
     from verl.trainer.ppo.v1 import get_trainer_cls
 
     batch = upsample_batch_to_divisible_size(put_rows(rows), multiple, eos_token_id=0)
-    trainer = object.__new__(get_trainer_cls(mode))
-    trainer.config = config
+    trainer = in_last_step(object.__new__(get_trainer_cls(mode)), config)
     trainer.kl_ctrl_in_reward = get_kl_controller(config.algorithm.kl_ctrl)
     metrics: dict = {}
     try:
@@ -168,6 +183,7 @@ def data_proto(rows: list[dict]):
         "uid": [row["uid"] for row in rows],
         "visual_entropy": [row["visual_entropy"] for row in rows],
         "acc": [row["extra_fields"]["reward_extra_info"]["acc"] for row in rows],
+        "durian_row": [row["durian_row"] for row in rows],
     }
     return DataProto.from_dict(
         tensors=tensors,
@@ -182,6 +198,10 @@ def run_v0(rows: list[dict], config, meta_info: dict | None = None) -> tuple[tor
     from verl.trainer.ppo.core_algos import get_kl_controller
     from verl.trainer.ppo.rollout_corr_helper import apply_bypass_mode, compute_rollout_correction_and_add_to_batch
 
+    from verl_durian.hooks import record
+
+    trainer = in_last_step(object.__new__(ray_trainer.RayPPOTrainer), config)
+    record.remember(trainer)  # as when it loads its training set
     batch, correction = data_proto(rows), config.algorithm.rollout_correction
     batch.meta_info |= meta_info or {}
     batch.batch["token_level_scores"] = batch.batch["rm_scores"]
@@ -204,13 +224,14 @@ def run_v0(rows: list[dict], config, meta_info: dict | None = None) -> tuple[tor
         config=config.algorithm,
     )
     if config.algorithm.adv_estimator == "durian":
-        assert not any("durian" in key for key in batch.to_tensordict().keys())  # which verl sends to the workers
+        sent_to_workers = set(batch.to_tensordict().keys())
+        assert {key for key in sent_to_workers if "durian" in key} == {"durian_row"}
     metrics = ray_trainer.compute_data_metrics(batch=batch, use_critic=bool(config.critic.enable))
     return batch.batch["advantages"], batch.batch["response_mask"], metrics
 
 
 def load_training_set(trainer: str, model: Path, folder: Path, entropies: list[float | None], *overrides: str):
-    """verl's config, after the real trainer, `v1` or another, has loaded a training set of these visual entropies."""
+    """The real trainer, `v1` or another, after it has loaded a training set of these visual entropies."""
     import datasets
     from transformers import AutoProcessor
     from verl.trainer.ppo.ray_trainer import RayPPOTrainer
@@ -238,7 +259,7 @@ def load_training_set(trainer: str, model: Path, folder: Path, entropies: list[f
         loading._init_dataloader()
     else:
         loading._create_dataloader(None, None, None, None)
-    return config
+    return loading
 
 
 def main(out: str, *estimators: str) -> None:

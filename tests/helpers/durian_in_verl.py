@@ -65,11 +65,11 @@ def main(out: str, model: str, folder: str) -> None:
         starting = compose(*DURIAN, *ROLLOUT, of_dataset, f"actor_rollout_ref.model.path={model}", dynamic)
         verl_config.validate_config(starting, use_reference_policy=False, use_critic=False)
         found["validated"] = starting.algorithm.durian.perceptual.thresholds
-        trained = load_training_set("v1", Path(model), Path(folder), ENTROPIES, of_dataset)
+        trained = load_training_set("v1", Path(model), Path(folder), ENTROPIES, of_dataset).config
         found["thresholds"] = list(trained.algorithm.durian.perceptual.thresholds)
         found["v1_thresholds"] = run_v1(rows, trained)[0].tolist()
         without = "++algorithm.durian.weights.perceptual=0"
-        trained = load_training_set("v1", Path(model), Path(folder), ENTROPIES, of_dataset, without)
+        trained = load_training_set("v1", Path(model), Path(folder), ENTROPIES, of_dataset, without).config
         found["v1_without_perceptual"] = run_v1(rows, trained)[0].tolist()
     Path(out).write_text(json.dumps(found))
 

@@ -72,7 +72,7 @@ def test_every_option_is_documented_with_its_default():
             options[section.name] = default
     assert documented.keys() == options.keys()
     for name, value in options.items():
-        assert documented[name] == ("null" if value is None else "1e-6" if value == 1e-6 else str(value)), name
+        assert documented[name] == ("null" if value is None else "1e-6" if value == 1e-6 else str(value).lower()), name
 
 
 def test_every_metric_is_documented():

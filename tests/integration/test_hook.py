@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import advantage_step
+import datasets
 import numpy as np
 import pandas as pd
 import pytest
@@ -17,10 +18,11 @@ import torch
 from advantage_step import DURIAN, ENTROPIES, assert_expected, load_training_set, make_rows, padded, run_v0, run_v1
 from local_ray import join_local_ray
 from verl.trainer.ppo.core_algos import AdvantageEstimator
+from verl.utils.config import validate_config
 
 from verl_durian.algo import estimator
 from verl_durian.algo.config import DurianConfig
-from verl_durian.hooks import trainers, verl_symbols
+from verl_durian.hooks import record, trainers, verl_symbols
 
 OF_DATASET = "+algorithm.durian.perceptual.thresholds=dataset"
 STEPS = {"v1": run_v1, "older": run_v0}
@@ -48,7 +50,7 @@ def nothing_logged_yet(monkeypatch):
 
 def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tiny_qwen25vl, tmp_path, caplog):
     of_batch = advantage_step.expected(make_rows(), config)
-    config = load_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, OF_DATASET)
+    config = load_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, OF_DATASET).config
     assert "thresholds of visual entropy of the training set, nats: [3.0000, 5.0000]" in caplog.text
     metrics = assert_expected(STEPS[trainer](make_rows(), config), make_rows(), config)
     assert metrics["durian/perceptual/threshold_1"] == 3.0 and metrics["durian/perceptual/threshold_2"] == 5.0
@@ -64,7 +66,7 @@ def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tin
     ],
 )
 def test_thresholds_after_loading(overrides, thresholds, tiny_qwen25vl, tmp_path):
-    config = load_training_set("v1", tiny_qwen25vl, tmp_path, ENTROPIES, *overrides)
+    config = load_training_set("v1", tiny_qwen25vl, tmp_path, ENTROPIES, *overrides).config
     assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == thresholds
 
 
@@ -76,6 +78,47 @@ def test_a_run_that_only_validates_scores_nothing(trainer, tiny_qwen25vl, tmp_pa
     for settings in ((), ("trainer.val_only=True", "trainer.val_before_train=False")):  # verl then ignores val_only
         with pytest.raises(ValueError, match="must be a finite number"):
             load(*settings)
+
+
+def test_rows_of_a_recorded_training_set_have_their_number(trainer, tiny_qwen25vl, tmp_path):
+    """After a random selection and a filter; nothing is scored with another estimator."""
+    folders = [tmp_path / name for name in ("a", "b")]
+    questions = ["What?", "Too long. " * 300, *(f"What is {number}?" for number in range(10))]
+    for folder in folders:
+        folder.mkdir()
+        prompts = [[{"role": "user", "content": f"{folder.name} {question}"}] for question in questions]
+        columns = {"prompt": prompts, "images": [[] for _ in prompts]}
+        datasets.Dataset.from_dict(columns).to_parquet(folder / "more.parquet")
+    settings = (
+        OF_DATASET,
+        "algorithm.adv_estimator=grpo",
+        f"+algorithm.durian.record={tmp_path / 'records'}",
+        f"data.train_files=[{','.join(str(folder / 'more.parquet') for folder in folders)}]",
+        "data.train_max_samples=20",
+        "data.filter_overlong_prompts=True",
+        "data.max_prompt_length=512",
+        "data.dataloader_num_workers=0",
+    )
+    loaded = load_training_set(trainer, tiny_qwen25vl, folders[0], ENTROPIES, *settings)
+    assert loaded.config.algorithm.durian.perceptual.thresholds == "batch"
+    rows, numbers = loaded.train_dataset, []
+    assert "visual_entropy" not in rows.dataframe.column_names and 18 <= len(rows) < 20
+    for position in range(len(rows)):
+        example = rows[position]
+        numbers.append(int(example[record.ROW]))
+        file, place = divmod(numbers[-1], len(questions))
+        assert example["prompt"][0]["content"] == f"{folders[file].name} {questions[place]}"
+    assert numbers != sorted(numbers) and len(set(numbers)) == len(numbers)
+    assert set(next(iter(loaded.train_dataloader))[record.ROW]) <= set(numbers)
+
+
+@pytest.mark.parametrize("option", ["record_every=0", "record_texts=1", "record=s3://bucket", "record=3"])
+def test_invalid_options_of_the_record_are_an_error_with_any_estimator(option, trainer, tiny_qwen25vl, tmp_path):
+    settings = ("algorithm.adv_estimator=grpo", "+algorithm.durian.record=records", f"++algorithm.durian.{option}")
+    with pytest.raises(ValueError, match=f"algorithm.durian.{option.split('=')[0]}=.*must be"):
+        load_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, *settings)
+    with pytest.raises(ValueError, match=f"algorithm.durian.{option.split('=')[0]}=.*must be"):
+        validate_config(advantage_step.compose(*settings), use_reference_policy=False, use_critic=False)
 
 
 def test_a_verl_that_forwards_the_batch_is_left_alone(config, monkeypatch):
@@ -135,6 +178,16 @@ def test_metrics_that_fail_do_not_end_training(config, caplog, monkeypatch):
     assert caplog.text.count("ZeroDivisionError") == 1
 
 
+def test_v1_goes_on_where_the_accuracy_cannot_be_fetched(config, caplog, monkeypatch):
+    import transfer_queue as tq
+
+    get = tq.kv_batch_get
+    monkeypatch.setattr(tq, "kv_batch_get", lambda **given: 1 / 0 if "acc" in given["select_fields"] else get(**given))
+    for _ in range(2):
+        assert assert_expected(run_v1(make_rows(), config), make_rows(), config)["durian/accuracy_is_reward"] == 1
+    assert caplog.text.count("the metrics use the rewards instead") == 1 and "ZeroDivisionError" in caplog.text
+
+
 def test_v1_goes_on_where_a_log_probability_is_not_finite(config, caplog):
     rows = make_rows()
     next(row for row in rows if row["uid"] == "prompt6")["old_log_probs"][0] = float("nan")
@@ -155,18 +208,19 @@ def test_a_step_of_v1_in_which_the_estimator_did_not_run_is_an_error(function, c
         run_v1(make_rows(), config)
 
 
-def test_an_older_trainer_keeps_the_column_through_generation_and_notices_if_the_estimator_does_not_run(config):
+def test_an_older_trainer_keeps_columns_through_generation_and_notices_if_the_estimator_does_not_run(config, tmp_path):
     from verl.protocol import DataProto
     from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 
     trainer = object.__new__(RayPPOTrainer)
-    trainer.config = config
-    columns = {"uid": ["a", "b"], "visual_entropy": [1.0, None], "raw_prompt": ["x", "y"]}
+    trainer.config = advantage_step.compose(*DURIAN, f"+algorithm.durian.record={tmp_path}")
+    columns = {"uid": ["a", "b"], "visual_entropy": [1.0, None], record.ROW: [3.0, 4.0], "raw_prompt": ["x", "y"]}
     columns = {name: np.array(values, dtype=object) for name, values in columns.items()}
     batch = DataProto.from_dict(tensors={"dummy": torch.zeros(2)}, non_tensors=columns)
     gen_batch = trainer._get_gen_batch(batch)
     assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0, None]
-    assert "visual_entropy" not in gen_batch.non_tensor_batch and "raw_prompt" in gen_batch.non_tensor_batch
+    assert batch.non_tensor_batch[record.ROW].tolist() == [3.0, 4.0]
+    assert set(gen_batch.non_tensor_batch) == {"uid", "raw_prompt"}
     assert "durian/prompts/num" in run_v0(make_rows(), config, batch.meta_info)[2]
     with pytest.raises(RuntimeError, match="did not call the estimator.*verl-durian doctor"):
         run_v0(make_rows(), advantage_step.compose("algorithm.adv_estimator=grpo"), batch.meta_info)

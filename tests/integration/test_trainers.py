@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import advantage_step
 import numpy as np
+import pandas as pd
 import pytest
 import ray
 import torch
@@ -58,8 +59,10 @@ def trainer_of(name: str, config):
         "one_step_off_policy": OneStepOffRayTrainer,
         "fully_async_policy": FullyAsyncTrainer.__ray_metadata__.modified_class,
     }
-    trainer = object.__new__(classes[name])
-    trainer.config, trainer.metrics, trainer.timing_raw = config, {}, {"step": 1.0}
+    trainer = advantage_step.in_last_step(object.__new__(classes[name]), config)
+    trainer.metrics, trainer.timing_raw = {}, {"step": 1.0}
+    if name == "fully_async_policy":
+        trainer.current_param_version, trainer.local_trigger_step = 0, 1
     trainer.kl_ctrl_in_reward = get_kl_controller(config.algorithm.kl_ctrl)
     trainer.use_rm, trainer.use_critic = False, bool(config.critic.enable)
     trainer.resource_pool_manager = ResourcePoolManager({"trainer_pool": [1]}, {})
@@ -154,10 +157,40 @@ def test_rejection_sampling(step):
     assert tuple(key for key, kept in zip(keys, found[1].any(dim=-1), strict=True) if not kept) == rejected
 
 
+@pytest.mark.parametrize("estimator", ["durian", "grpo", "rloo"])
+def test_record(step, estimator, tmp_path):
+    rows, recorded = make_rows(), f"+algorithm.durian.record={tmp_path / 'records'}"
+    rejected = [row["key"].startswith("prompt4_0") for row in rows]
+    rows[rejected.index(True)]["rollout_log_probs"] = rows[rejected.index(True)]["old_log_probs"] - 3
+    plain, config = compose(*REJECTION), compose(*REJECTION, recorded, "+algorithm.durian.record_texts=true")
+    plain.algorithm.adv_estimator = config.algorithm.adv_estimator = estimator
+    advantages = step(rows, plain)[0]
+    assert torch.equal(advantages, step(rows, config)[0])
+
+    (file,) = (tmp_path / "records").iterdir()
+    found, kept = pd.read_parquet(file), [row for row, each in zip(rows, rejected, strict=True) if not each]
+    assert file.name == "step_00000001.parquet"
+    infos = [row["extra_fields"]["reward_extra_info"] for row in kept]
+    for column, values in {
+        "uid": [row["uid"] for row in kept],
+        "row": [row["durian_row"] for row in kept],
+        "accuracy": [info["acc"] for info in infos],
+        "response_length": [len(row["responses"]) for row in kept],
+        "prompt": ["1 1 1 1 1"] * len(kept),
+        "answer": [" ".join("1" * len(row["responses"])) for row in kept],
+    }.items():
+        assert found[column].tolist() == values
+    np.testing.assert_allclose(found["advantage_durian"], expected(kept, config), rtol=1e-5, atol=1e-5)
+    of_run = advantages.sum(dim=-1)[~torch.tensor(rejected)] / torch.tensor(found["response_length"])
+    np.testing.assert_allclose(found["advantage"], of_run, rtol=1e-5, atol=1e-6)
+    if estimator != "rloo":
+        np.testing.assert_allclose(found["advantage"], found[f"advantage_{estimator}"], rtol=1e-5, atol=1e-5)
+
+
 @pytest.mark.parametrize("mode", V1_MODES)
-def test_last_output_of_a_session_stands_for_all(mode):
+def test_last_output_of_a_session_stands_for_all(mode, tmp_path):
     """Padding, two-output sessions among one-output ones, a session whose last output is rejected."""
-    rows, config = make_rows(outputs=2), compose(*REJECTION)
+    rows, config = make_rows(outputs=2), compose(*REJECTION, f"+algorithm.durian.record={tmp_path}")
     rows = [row for row in rows if row["key"] not in ("prompt0_0_1", "prompt1_2_0")]
     sessions, last = [row["key"].rsplit("_", 1)[0] for row in rows], {}
     for session, row in zip(sessions, rows, strict=True):
@@ -172,8 +205,12 @@ def test_last_output_of_a_session_stands_for_all(mode):
     wanted = torch.tensor([of_session[session] for session in sessions]).unsqueeze(-1) * mask[: len(rows)]
     torch.testing.assert_close(advantages[: len(rows)], wanted, rtol=1e-5, atol=1e-5)
     assert not advantages[len(rows) :].any()
+    found = pd.read_parquet(tmp_path / "step_00000001.parquet")
+    recorded = [f"{uid}_{rollout}" for uid, rollout in zip(found["uid"], found["rollout"], strict=True)]
+    assert sorted(recorded) == sorted(set(of_session) - {"prompt4_1"})
+    np.testing.assert_allclose(found["advantage"], [of_session[each] for each in recorded], rtol=1e-5, atol=1e-5)
 
-    config.algorithm.adv_estimator = "grpo"
+    config.algorithm.adv_estimator, config.algorithm.durian.record = "grpo", None
     of_grpo, _, _ = run_v1(rows, config, multiple=16, mode=mode)
     for found in (advantages, of_grpo):  # as for GRPO, a session has one advantage
         for session in last:
@@ -184,13 +221,15 @@ def test_last_output_of_a_session_stands_for_all(mode):
 def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
     """From the rollouter, which alone has seen the training set, to the trainer, which has a config of its own."""
     rows = make_rows()
-    rollouter_config, trainer_config = compose(f"{THRESHOLDS}=dataset"), compose(f"{THRESHOLDS}=dataset")
+    rollouter_config, trainer_config = (
+        compose(f"{THRESHOLDS}=dataset", "+algorithm.durian.record=null") for _ in range(2)
+    )
     rollouter_config.algorithm.durian.perceptual.thresholds = [1.5, 2.5]  # as `load_data` leaves it there
 
     async def generate(self, prompts: DataProto) -> DataProto:
         """As verl's, which keeps no column of the prompts."""
         batch = data_proto(rows)
-        del batch.non_tensor_batch["visual_entropy"]
+        del batch.non_tensor_batch["visual_entropy"], batch.non_tensor_batch["durian_row"]
         return batch
 
     def rollouts() -> DataProto:
@@ -202,7 +241,10 @@ def test_fully_asynchronous_rollouts_keep_what_the_trainer_needs():
     assert metrics["durian/perceptual/threshold_1"] == 1.5
     assert not torch.allclose(expected(rows, rollouter_config), expected(rows, compose()))
     rollouter_config.algorithm.adv_estimator = "grpo"
-    assert "visual_entropy" not in rollouts().non_tensor_batch
+    for rollouter_config.algorithm.durian.record in (None, "records"):
+        recorded, found = bool(rollouter_config.algorithm.durian.record), rollouts()
+        assert ({"visual_entropy", "durian_row"} <= set(found.non_tensor_batch)) is recorded
+        assert ((1.5, 2.5) in found.meta_info.values()) is recorded
 
 
 def test_metrics_of_several_updates_are_reduced_as_their_names_say():

@@ -25,6 +25,11 @@ Thresholds = Annotated[
     Literal["batch", "dataset"] | Annotated[list[Finite], Predicate(lambda values: values == sorted(values))],
     Field(description="batch, dataset or a list of finite numbers in ascending order"),
 ]
+Folder = Annotated[
+    str,
+    Predicate(lambda path: path != "" and "://" not in path),
+    Field(strict=True, description="the path of a local folder, or null"),
+]
 
 
 @dataclass(config=_FORBID)
@@ -84,6 +89,13 @@ class DurianConfig:
     reasoning: Reasoning = Field(default_factory=Reasoning)
     epsilon: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False, description="a finite number > 0")] = 1e-6
     """Added to every std, as in verl's GRPO."""
+    record: Folder | None = None
+    """A local folder for one Parquet file a step, with rewards, groups, stds and advantages of the rollouts; null
+    records nothing. Unlike the other options, those of recording also apply to other estimators."""
+    record_every: Annotated[int, Field(strict=True, ge=1, description="an integer >= 1")] = 1
+    """Records the steps whose number is a multiple of this."""
+    record_texts: Annotated[bool, Field(strict=True, description="true or false")] = False
+    """Also records the text of prompts and answers."""
 
     @classmethod
     def from_algorithm(cls, algorithm: Mapping[str, Any] | None) -> "DurianConfig":

@@ -29,6 +29,9 @@ class Axis:
     """Thresholds between the groups in nats, ascending, shape (num_groups - 1,); NaN if no prompt has a difficulty."""
     rewards: Stats
     """Statistics of all rewards of each group, shape (num_groups,); an empty group has count 0."""
+    term: torch.Tensor
+    """The advantage of each row with the std of its group (Eq. 12, 18), without a group with that of its prompt, shape
+    (num_rows,)."""
 
 
 @dataclass
@@ -45,6 +48,8 @@ class Advantages:
     """None if the axis has weight 0."""
     reasoning: Axis | None
     """None if the axis has weight 0."""
+    original: torch.Tensor
+    """The GRPO advantage of each row (Eq. 2), shape (num_rows,)."""
     advantage: torch.Tensor
     """A of each row (Eq. 20), shape (num_rows,)."""
 
@@ -139,12 +144,12 @@ def compute_durian_outcome_advantage(
         log_probs = entropy = None
         if options.weights.reasoning > 0:
             token_log_probs = _field(batch, "batch", "old_log_probs", shape)
-            log_probs = _sequence_log_probs(token_log_probs, response_mask, tokens)[rows]
+            log_probs = sequence_log_probs(token_log_probs, response_mask, tokens)[rows]
             if options.reasoning.confidence == "mean":
                 log_probs = log_probs / lengths[rows]
         if options.weights.perceptual > 0:
             column = _field(non_tensor_batch, "non_tensor_batch", options.perceptual.key, shape[:1])
-            entropy = torch.from_numpy(_entropy_of_rows(column, index)).to(scores.device)[rows]
+            entropy = torch.from_numpy(entropy_of_rows(column, index)).to(scores.device)[rows]
         advantages = durian_advantages(scores[rows].double(), uids, entropy, log_probs, options)
         row_advantage[rows] = advantages.advantage.to(tokens.dtype)
         if step is not None:
@@ -186,30 +191,28 @@ def durian_advantages(
     alone = (rewards.count == 1)[prompt]
     own = centred / (rewards.std[prompt] + eps)
     # verl's GRPO uses mean 0 and std 1 for a group of size one.
-    advantage = weights.original * torch.where(alone, scores / (1 + eps), own)
+    original = torch.where(alone, scores / (1 + eps), own)
+    advantage = weights.original * original
 
-    def shared_std(
-        difficulty: torch.Tensor, group: torch.Tensor, thresholds: torch.Tensor
-    ) -> tuple[Axis, torch.Tensor]:
-        """An axis, and the advantage of each row with the std of its group (Eq. 12, 18)."""
+    def axis(difficulty: torch.Tensor, group: torch.Tensor, thresholds: torch.Tensor) -> Axis:
         group = torch.where(difficulty.isfinite(), group, -1)
         of_row = group[prompt]
         grouped = of_row >= 0
         stats = group_stats(scores[grouped], of_row[grouped], len(thresholds) + 1)
         term = torch.where(grouped, centred / (stats.std[of_row] + eps), own)
-        return Axis(difficulty, group, thresholds, stats), term
+        return Axis(difficulty, group, thresholds, stats, term)
 
     perceptual = reasoning = None
     if entropy is not None:
         difficulty = _entropy_of_prompts(entropy, prompt, uids, num_prompts)
         thresholds = _thresholds(difficulty, options.perceptual)
-        perceptual, term = shared_std(difficulty, perceptual_groups(difficulty, thresholds), thresholds)
-        advantage += weights.perceptual * term
+        perceptual = axis(difficulty, perceptual_groups(difficulty, thresholds), thresholds)
+        advantage += weights.perceptual * perceptual.term
     if log_probs is not None:
         confidence = _confidence_of_prompts(log_probs, prompt, prompts)
-        reasoning, term = shared_std(confidence, *reasoning_groups(confidence, options.reasoning.num_groups))
-        advantage += weights.reasoning * term
-    return Advantages(prompt, scores, rewards, perceptual, reasoning, advantage)
+        reasoning = axis(confidence, *reasoning_groups(confidence, options.reasoning.num_groups))
+        advantage += weights.reasoning * reasoning.term
+    return Advantages(prompt, scores, rewards, perceptual, reasoning, original, advantage)
 
 
 def _thresholds(entropy: torch.Tensor, options: Perceptual) -> torch.Tensor:
@@ -254,7 +257,7 @@ def _confidence_of_prompts(log_probs: torch.Tensor, prompt: torch.Tensor, prompt
     return confidence.masked_fill(unknown, math.nan)
 
 
-def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
+def sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
     """Returns the sum of the log-probabilities of each row (Eq. 14), float64, shape (bs,).
 
     Values outside the mask are ignored, NaN and infinity included. Overwrites `scratch`, shape (bs, response_length).
@@ -266,7 +269,7 @@ def _sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, sc
     return sums.double()
 
 
-def _entropy_of_rows(column: Any, index: np.ndarray) -> np.ndarray:
+def entropy_of_rows(column: Any, index: np.ndarray) -> np.ndarray:
     """Returns a column of visual entropies as float64, NaN for null."""
     values = np.where(pd.isna(column), math.nan, column)
     try:

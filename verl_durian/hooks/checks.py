@@ -7,7 +7,7 @@ training never: there the trainer's hook calls `check` before it adds visual ent
 """
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from omegaconf import OmegaConf
@@ -16,19 +16,29 @@ _THRESHOLDS = "algorithm.durian.perceptual.thresholds"
 
 
 def validate_config(original: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wraps `verl.utils.config.validate_config`: also validates the options of the estimator."""
+    """Wraps `verl.utils.config.validate_config`: also validates the options of estimator and record."""
     if is_durian(config.algorithm.adv_estimator):
         check(config)
         if OmegaConf.select(config, _THRESHOLDS) == "dataset":
             # Replaced by numbers before the first step; a verl with its own estimator does not accept the word.
             config = copy.deepcopy(config)
             OmegaConf.update(config, _THRESHOLDS, "batch")
+    elif is_recorded(config.algorithm):
+        from verl_durian.algo.config import DurianConfig
+
+        DurianConfig.from_algorithm(config.algorithm)
     return original(config, *args, **kwargs)
 
 
 def is_durian(adv_estimator: Any) -> bool:
     """Returns whether `algorithm.adv_estimator`, a string or an enum member, is `durian`."""
     return getattr(adv_estimator, "value", adv_estimator) == "durian"
+
+
+def is_recorded(algorithm: Any) -> bool:
+    """Returns whether a run with this node `algorithm` has the option `algorithm.durian.record`."""
+    options = algorithm.get("durian") if isinstance(algorithm, Mapping) else None
+    return isinstance(options, Mapping) and bool(options.get("record"))
 
 
 def check(config: Any) -> None:

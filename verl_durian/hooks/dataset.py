@@ -52,7 +52,7 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
                 f"{type(dataset).__name__} (data.custom_cls) has no column {key!r} and no images to score: add the "
                 "visual entropy in nats to every row, or the attributes `dataframe` and `image_key` or `video_key`"
             )
-        dataset.dataframe = rows = _with_column(rows, key, _score(dataset, columns, config))
+        dataset.dataframe = rows = with_column(rows, key, _score(dataset, columns, config))
     if in_memory:
         _check_column(rows, key, columns)
     else:
@@ -99,14 +99,14 @@ def _column(rows: datasets.Dataset, key: str) -> np.ndarray:
     return _entropies(rows.with_format("arrow")[key].to_pylist(), key)
 
 
-def _with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datasets.Dataset:
+def with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datasets.Dataset:
     """Adds a column below the index that `filter` and `select` leave: on top, all columns would be copied to disk."""
     if rows._indices is None:
         return rows.add_column(key, values)
-    index = rows._indices.column(0).to_numpy().astype(np.int64)  # `select` fails on unsigned integers
     column = np.full(len(rows.data), np.nan)
-    column[index] = values
-    return datasets.Dataset(rows.data, rows.info).add_column(key, column).select(index)
+    column[rows._indices.column(0).to_numpy()] = values
+    below = datasets.Dataset(rows.data, rows.info).add_column(key, column)
+    return datasets.Dataset(below.data, below.info, indices_table=rows._indices)
 
 
 def _check_column(rows: datasets.Dataset, key: str, columns: Columns) -> None:

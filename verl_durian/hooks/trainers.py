@@ -11,20 +11,24 @@ its first argument.
     column visual_entropy between data and estimator, keep it: `get_gen_batch` (older trainers) and
     `generate_sequences_single` (fully asynchronous), or fetch it: `compute_advantage_for_multi_trajectories` (V1).
 (c) Add metrics to those of the step. `v1_compute_advantage` (V1), `compute_data_metrics` (older trainers).
+(d) With `algorithm.durian.record`, record the step, with any estimator: `v1_compute_advantage` (V1),
+    `compute_advantage` (older trainers; `load_data` and `fit_compute_advantage` remember the trainer).
 
 The older trainers are `RayPPOTrainer` and the trainers that derive from it and import its functions: one-step
 off-policy and fully asynchronous training.
 
-With another estimator, each wrapper only calls the original. A verl with its own estimator `durian`
-(patches/README.md) does (b) itself and has no (c); only (a) is wrapped there.
+With another estimator and without a record, each wrapper only calls the original. A verl with its own estimator
+`durian` (patches/README.md) does (b) itself and has no (c) and (d); only (a) is wrapped there.
 """
 
 import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -35,8 +39,8 @@ from verl.trainer.ppo.core_algos import AdvantageEstimator
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import STEP, Step, warn_once
 from verl_durian.algo.metrics import durian_metrics
-from verl_durian.hooks import verl_symbols
-from verl_durian.hooks.checks import check, is_durian
+from verl_durian.hooks import record, verl_symbols
+from verl_durian.hooks.checks import check, is_durian, is_recorded
 from verl_durian.hooks.dataset import add_visual_entropy, dataset_thresholds
 from verl_durian.hooks.known_failures import trains
 
@@ -63,6 +67,7 @@ class _V1Step:
     grpo_is_durian: bool = False
     fetch_seconds: float = 0.0
     computed: bool = False  # whether the estimator ran
+    result: tuple[DataProto, list[str]] | None = None  # the batch with advantages, and the key of each row
 
 
 _V1_STEP: ContextVar[_V1Step | None] = ContextVar("durian_v1_step", default=None)
@@ -76,17 +81,28 @@ def load_data(original: Callable[..., None], self: Any, *args: Any, **kwargs: An
     """
     original(self, *args, **kwargs)
     algorithm = self.config.algorithm
-    if not is_durian(algorithm.adv_estimator) or not trains(self.config):
+    computes_durian = is_durian(algorithm.adv_estimator)
+    if not (computes_durian or is_recorded(algorithm)) or not trains(self.config):
         return
-    check(self.config)
-    add_visual_entropy(self.train_dataset, self.config)
+    if computes_durian:
+        check(self.config)
+        add_visual_entropy(self.train_dataset, self.config)
+    _replace_thresholds(self.train_dataset, algorithm)
+    if is_recorded(algorithm):
+        record.remember(self)
+        record.prepare(self)
+
+
+def _replace_thresholds(dataset: Any, algorithm: Any) -> None:
     options = DurianConfig.from_algorithm(algorithm)
     if options.perceptual.thresholds != "dataset":
         return
-    if options.weights.perceptual == 0:  # no thresholds are needed
+    columns = getattr(getattr(dataset, "dataframe", None), "column_names", ())
+    scored = is_durian(algorithm.adv_estimator) or options.perceptual.key in columns
+    if options.weights.perceptual == 0 or not scored:  # no thresholds are needed
         algorithm.durian.perceptual.thresholds = "batch"
         return
-    algorithm.durian.perceptual.thresholds = thresholds = dataset_thresholds(self.train_dataset, options)
+    algorithm.durian.perceptual.thresholds = thresholds = dataset_thresholds(dataset, options)
     in_words = ", ".join(f"{threshold:.4f}" for threshold in thresholds)
     logger.info("durian: thresholds of visual entropy of the training set, nats: [%s]", in_words)
 
@@ -101,15 +117,18 @@ def compute_advantage(
     """
     v1 = _V1_STEP.get()
     replaces_grpo = v1 is not None and v1.grpo_is_durian and adv_estimator == AdvantageEstimator.GRPO
-    nested = STEP.get() is not None  # the function of another plugin calls this wrapper within our call
-    if nested or not (replaces_grpo or is_durian(adv_estimator)):
+    if STEP.get() is not None:  # the function of another plugin calls this wrapper within our call
         return original(data, adv_estimator, *args, **kwargs)
+    algorithm: Any = kwargs.get("config", args[-1] if args else None)
+    if (thresholds := data.meta_info.pop(_THRESHOLDS, None)) is not None:
+        algorithm.durian.perceptual.thresholds = list(thresholds)
+    if not (replaces_grpo or is_durian(adv_estimator)):
+        data = original(data, adv_estimator, *args, **kwargs)
+        if v1 is None:
+            record.add_of_older_trainer(data, adv_estimator, algorithm)
+        return data
     start = time.perf_counter()
     data.meta_info.pop(_PENDING, None)
-    thresholds = data.meta_info.pop(_THRESHOLDS, None)
-    if thresholds is not None:
-        config = kwargs["config"] if "config" in kwargs else args[-1]
-        config.durian.perceptual.thresholds = list(thresholds)
     step = Step(batch=data.batch, non_tensor_batch=data.non_tensor_batch)
     token = STEP.set(step)
     try:
@@ -122,6 +141,7 @@ def compute_advantage(
     if v1 is None:
         _WAITING.clear()
         _WAITING.update(metrics)
+        record.add_of_older_trainer(data, adv_estimator, algorithm)
     else:
         metrics["durian/hook_seconds"] += v1.fetch_seconds
         v1.metrics.update(metrics)
@@ -134,11 +154,25 @@ def get_gen_batch(original: Callable[..., DataProto], self: Any, batch: DataProt
     gen_batch = original(self, batch)
     if is_durian(self.config.algorithm.adv_estimator):
         batch.meta_info[_PENDING] = True
-        # verl moves unknown columns to the generation batch, and the rollout does not return them.
-        key = DurianConfig.from_algorithm(self.config.algorithm).perceptual.key
-        if key in gen_batch.non_tensor_batch:
-            batch.non_tensor_batch[key] = gen_batch.non_tensor_batch.pop(key)
+    # verl moves unknown columns to the generation batch, and the rollout does not return them.
+    for name in _columns(self.config.algorithm):
+        if name in gen_batch.non_tensor_batch:
+            batch.non_tensor_batch[name] = gen_batch.non_tensor_batch.pop(name)
     return gen_batch
+
+
+def _columns(algorithm: Any) -> list[str]:
+    """Returns the columns of the training set that estimator and record read."""
+    if not (is_durian(algorithm.adv_estimator) or is_recorded(algorithm)):
+        return []
+    key = DurianConfig.from_algorithm(algorithm).perceptual.key
+    return [key, record.ROW] if is_recorded(algorithm) else [key]
+
+
+def fit_compute_advantage(original: Callable[..., DataProto], self: Any, batch: DataProto) -> DataProto:
+    """Wraps `SeparateRayPPOTrainer._fit_compute_advantage`: (d)."""
+    record.remember(self)
+    return original(self, batch)
 
 
 async def generate_sequences_single(
@@ -146,13 +180,14 @@ async def generate_sequences_single(
 ) -> DataProto:
     """Wraps `FullyAsyncAgentLoopManager.generate_sequences_single`: (b)."""
     rollouts = await original(self, prompts)
-    if is_durian(self.config.algorithm.adv_estimator):
+    if columns := _columns(self.config.algorithm):
         # verl keeps no column of the prompts, and the trainer runs in a process that loads no training data.
-        options = DurianConfig.from_algorithm(self.config.algorithm).perceptual
-        if options.key in prompts.non_tensor_batch:
-            rollouts.non_tensor_batch[options.key] = prompts.non_tensor_batch[options.key]
-        if isinstance(options.thresholds, list):
-            rollouts.meta_info[_THRESHOLDS] = tuple(options.thresholds)
+        for name in columns:
+            if name in prompts.non_tensor_batch:
+                rollouts.non_tensor_batch[name] = prompts.non_tensor_batch[name]
+        thresholds = DurianConfig.from_algorithm(self.config.algorithm).perceptual.thresholds
+        if isinstance(thresholds, list):
+            rollouts.meta_info[_THRESHOLDS] = tuple(thresholds)
     return rollouts
 
 
@@ -172,12 +207,13 @@ def compute_data_metrics(
 
 
 def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
-    """Wraps `PPOTrainer._compute_advantage` of trainer V1: (c).
+    """Wraps `PPOTrainer._compute_advantage` of trainer V1: (c) and (d).
 
     Raises:
         RuntimeError: The estimator durian did not run in this step.
     """
-    if not is_durian(self.config.algorithm.adv_estimator):
+    computes_durian = is_durian(self.config.algorithm.adv_estimator)
+    if not (computes_durian or is_recorded(self.config.algorithm)):
         return original(self, batch, metrics)
     step = _V1Step(batch, metrics, self.config.algorithm)
     token = _V1_STEP.set(step)
@@ -185,8 +221,10 @@ def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, me
         result = original(self, batch, metrics)
     finally:
         _V1_STEP.reset(token)
-    if not step.computed:
+    if computes_durian and not step.computed:
         raise _not_computed_error(original)
+    if step.result is not None and is_recorded(self.config.algorithm):
+        record.add(self, *step.result, partial(_fetch, batch))
     return result
 
 
@@ -195,18 +233,22 @@ def compute_advantage_for_multi_trajectories(
 ) -> DataProto:
     """Wraps the function of this name in trainer V1: (b)."""
     step = _V1_STEP.get()
-    if step is None or not is_durian(adv_estimator):
+    if step is None or adv_estimator != step.algorithm.adv_estimator:
         return original(data, batch_keys, adv_estimator, *args, **kwargs)
-    start = time.perf_counter()
-    _add_columns(data, step.meta, DurianConfig.from_algorithm(step.algorithm))
-    step.fetch_seconds = time.perf_counter() - start
-    # verl computes the advantage of a session from its last output for GRPO only. So ask it for GRPO here;
-    # compute_advantage above replaces GRPO by durian.
-    step.grpo_is_durian = True
+    passed = adv_estimator
+    if is_durian(adv_estimator):
+        start = time.perf_counter()
+        _add_columns(data, step.meta, DurianConfig.from_algorithm(step.algorithm))
+        step.fetch_seconds = time.perf_counter() - start
+        # verl computes the advantage of a session from its last output for GRPO only. So ask it for GRPO here;
+        # compute_advantage above replaces GRPO by durian.
+        step.grpo_is_durian, passed = True, AdvantageEstimator.GRPO
     try:
-        return original(data, batch_keys, AdvantageEstimator.GRPO, *args, **kwargs)
+        data = original(data, batch_keys, passed, *args, **kwargs)
     finally:
         step.grpo_is_durian = False
+    step.result = data, batch_keys
+    return data
 
 
 def _not_computed_error(function: Callable[..., Any]) -> RuntimeError:
@@ -218,35 +260,37 @@ def _not_computed_error(function: Callable[..., Any]) -> RuntimeError:
     )
 
 
-def _add_columns(data: DataProto, meta: Any, options: DurianConfig) -> None:
-    """Fetches columns that trainer V1 leaves in TransferQueue, unless the batch has them."""
+def _fetch(meta: Any, names: list[str]) -> dict[str, np.ndarray]:
+    """Returns the columns of these names that trainer V1 leaves in TransferQueue, as far as there are any."""
     import transfer_queue as tq
     from verl.utils.tensordict_utils import unwrap_non_tensor_data
 
-    def fetch(name: str) -> list[Any]:
-        column = tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=[name])[name]
-        return [unwrap_non_tensor_data(value) for value in column]
+    if not names:
+        return {}
+    fields = [*names, *(["extra_fields"] if _ACCURACY in names else [])]
+    found = tq.kv_batch_get(keys=meta.keys, partition_id=meta.partition_id, select_fields=fields)
+    values = {name: [unwrap_non_tensor_data(each) for each in found[name]] for name in fields if name in found.keys()}
+    # The agent loop stores the accuracy among extra_fields, a colocated reward model as a field of its own.
+    with suppress(KeyError, TypeError):
+        values[_ACCURACY] = [each["reward_extra_info"][_ACCURACY] for each in values.pop("extra_fields")]
+    # np.array would make lists of equal length a second dimension.
+    return {name: np.fromiter(of_rows, dtype=object, count=len(of_rows)) for name, of_rows in values.items()}
 
-    def column_of(values: list[Any]) -> np.ndarray:
-        return np.fromiter(values, dtype=object, count=len(values))  # lists of equal length make no second dimension
 
+def _add_columns(data: DataProto, meta: Any, options: DurianConfig) -> None:
+    """Fetches the columns of estimator and metrics, unless the batch has them. Raises ValueError without entropies."""
     key, columns = options.perceptual.key, data.non_tensor_batch
     if options.weights.perceptual > 0 and key not in columns:
-        try:
-            columns[key] = column_of(fetch(key))
-        except KeyError as error:
+        columns.update(_fetch(meta, [key]))
+        if key not in columns:
             raise ValueError(
                 f"the rollouts in TransferQueue have no field {key!r} (algorithm.durian.perceptual.key), which verl's "
                 "agent loop copies from the training set. Keep the field in your rollout (rollouts restored from a "
                 "checkpoint of another estimator lack it), or set +algorithm.durian.weights.perceptual=0"
-            ) from error
+            )
     if _ACCURACY not in columns:
         try:
-            try:
-                accuracy = [fields["reward_extra_info"][_ACCURACY] for fields in fetch("extra_fields")]
-            except (KeyError, TypeError):  # a colocated reward model stores it as a field of its own
-                accuracy = fetch(_ACCURACY)
-            columns[_ACCURACY] = column_of(accuracy)
+            columns[_ACCURACY] = _fetch(meta, [_ACCURACY])[_ACCURACY]
         except Exception as error:  # a metric must not end training
             _warn_of_accuracy(f"the rollouts have none ({error!r})")
 

@@ -48,6 +48,7 @@ _ESTIMATE = ("compute_advantage", "data adv_estimator config")
 _SESSIONS = ("compute_advantage_for_multi_trajectories", "data batch_keys adv_estimator config")
 _METRICS = ("compute_data_metrics", "batch")
 _GENERATE = ("FullyAsyncAgentLoopManager.generate_sequences_single", "self prompts")
+_FIT = ("SeparateRayPPOTrainer._fit_compute_advantage", "self batch")
 SYMBOLS = (
     # The estimator is registered here.
     REGISTER,
@@ -65,6 +66,8 @@ SYMBOLS = (
     Symbol("verl.trainer.ppo.metric_utils", *_METRICS, OLDER, "trainers.compute_data_metrics"),
     Symbol(RAY_TRAINER, *_METRICS, OLDER, "trainers.compute_data_metrics"),
     Symbol(SEPARATION, *_METRICS, SEPARATE, "trainers.compute_data_metrics"),
+    # One-step off-policy and fully asynchronous training: the number of the step, for the record.
+    Symbol(SEPARATION, *_FIT, SEPARATE, "trainers.fit_compute_advantage"),
     # Trainer V1: training data, advantage step, sessions with several outputs, columns in TransferQueue.
     Symbol(TRAINER_V1, "PPOTrainer._init_dataloader", "self", V1, "trainers.load_data", native=True),
     Symbol(TRAINER_V1, "PPOTrainer._compute_advantage", "self batch metrics", V1, "trainers.v1_compute_advantage"),

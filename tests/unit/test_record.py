@@ -1,0 +1,397 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""The record of a step: its columns against plain loops, its files, and what goes wrong."""
+
+import json
+import resource
+import signal
+import threading
+from collections import defaultdict
+from contextlib import contextmanager
+from types import SimpleNamespace
+
+import advantage_step
+import datasets
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import torch
+from durian_reference import durian as reference
+from durian_reference import std
+from omegaconf import OmegaConf
+from verl.protocol import DataProto
+from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, get_adv_estimator_fn
+from verl.utils.dataset.rl_dataset import RLHFDataset
+
+from verl_durian.algo.config import DurianConfig
+from verl_durian.algo.estimator import compute_durian_outcome_advantage, durian_advantages
+from verl_durian.hooks import record
+from verl_durian.hooks.dataset import with_column
+
+PROMPTS, ROLLOUTS, TOKENS, GROUPS = 9, 4, 6, 3
+
+
+class Trainer(SimpleNamespace):
+    __hash__ = object.__hash__
+
+
+def make_trainer(folder, estimator="grpo", step=1, **options) -> Trainer:
+    durian = {"record": str(folder), "reasoning": {"num_groups": GROUPS}, **options}
+    config = {
+        "algorithm": {"adv_estimator": estimator, "durian": durian},
+        "data": {"train_files": ["a.parquet", "b.parquet"], "seed": 7, "image_key": "images"},
+        "trainer": {"experiment_name": "first", "project_name": "verl"},
+        "actor_rollout_ref": {"rollout": {"n": ROLLOUTS}},
+    }
+    return Trainer(config=OmegaConf.create(config), global_steps=step)
+
+
+def make_data(estimator="grpo", seed=0, confidence="mean") -> DataProto:
+    """A batch with advantages, a prompt without image, one that lost rollouts, rejected rows and a padding row."""
+    rng = np.random.default_rng(seed)
+    bs = PROMPTS * ROLLOUTS
+    uids = np.repeat(np.array([f"uid{k}" for k in range(PROMPTS)], dtype=object), ROLLOUTS)
+    entropy = np.repeat(np.array([*rng.uniform(0, 5, PROMPTS - 1), None], dtype=object), ROLLOUTS)
+    uids[-1], uids[1] = "pad", "alone"
+    lengths = rng.integers(1, TOKENS + 1, bs)
+    lengths[[-1, 8, 12, 13, 14]] = 0
+    mask = torch.from_numpy(np.arange(TOKENS) < lengths[:, None]).long()
+    rewards = torch.zeros(bs, TOKENS)
+    rewards[torch.arange(bs), lengths - 1] = torch.from_numpy(rng.choice([0.0, 0.1, 0.9, 1.0], bs)).float()
+    log_probs = -torch.from_numpy(rng.random((bs, TOKENS))).float()
+    order = rng.permutation(bs)
+    columns = {
+        "uid": uids,
+        "visual_entropy": entropy,
+        "acc": rng.choice([0.0, 1.0], bs),
+        record.ROW: np.repeat(np.arange(PROMPTS) * 10.0, ROLLOUTS),
+    }
+    data = DataProto.from_dict(
+        tensors={"token_level_rewards": rewards, "response_mask": mask, "old_log_probs": log_probs},
+        non_tensors=columns,
+    )[order]
+    reasoning = {"num_groups": GROUPS, "confidence": confidence}
+    given = {
+        "token_level_rewards": data.batch["token_level_rewards"],
+        "response_mask": data.batch["response_mask"],
+        "index": data.non_tensor_batch["uid"],
+        "config": OmegaConf.create({"durian": {"reasoning": reasoning}, "gamma": 1.0}),
+    }
+    if estimator == "durian":
+        given |= {"batch": data.batch, "non_tensor_batch": data.non_tensor_batch}
+        data.batch["advantages"] = compute_durian_outcome_advantage(**given)[0]
+    else:
+        data.batch["advantages"] = get_adv_estimator_fn(estimator)(**given)[0]
+    return data
+
+
+def records(folder) -> dict[str, pd.DataFrame]:
+    return {file.name: pq.read_table(file).to_pandas() for file in sorted(folder.iterdir())}
+
+
+def written(folder, trainer, data=None) -> pd.DataFrame:
+    """The record of one step, and that it is the only file."""
+    record.add(trainer, make_data(trainer.config.algorithm.adv_estimator) if data is None else data)
+    record._recorders[trainer].flush()
+    (rows,) = records(folder).values()
+    return rows
+
+
+def terms(data: DataProto, **options) -> list[np.ndarray]:
+    """The three unweighted advantages of all rows, by loops over float64 numbers."""
+    log_probs = data.batch["old_log_probs"].double().numpy()
+    entropy = [float("nan") if value is None else value for value in data.non_tensor_batch["visual_entropy"]]
+    rewards, mask = data.batch["token_level_rewards"].double().numpy(), data.batch["response_mask"].numpy()
+    given = (rewards, mask, data.non_tensor_batch["uid"], log_probs, entropy)
+    each = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
+    settings = {"quantiles": (0.25, 0.75), "num_groups": GROUPS, **options}
+    return [np.array(reference(*given, weights=weights, **settings)) for weights in each]
+
+
+@pytest.mark.parametrize("confidence", ["mean", "sum"])
+@pytest.mark.parametrize("estimator", ["durian", "grpo", "reinforce_plus_plus"])
+def test_columns_against_loops(estimator, confidence, tmp_path):
+    data = make_data(estimator, confidence=confidence)
+    reasoning = {"num_groups": GROUPS, "confidence": confidence}
+    rows = written(tmp_path, make_trainer(tmp_path, estimator, reasoning=reasoning), data)
+    assert list(rows.columns) == record.SCHEMA.names
+    mask, uids = data.batch["response_mask"].numpy(), data.non_tensor_batch["uid"]
+    kept = mask.sum(1) > 0
+    assert len(rows) == kept.sum() < len(kept) and set(rows["step"]) == {1} and set(rows["update"]) == {0}
+    assert rows["uid"].tolist() == uids[kept].tolist()
+    rewards = data.batch["token_level_rewards"].sum(-1).double().numpy()
+    np.testing.assert_array_equal(rows["reward"], rewards[kept])
+    np.testing.assert_array_equal(rows["response_length"], mask.sum(1)[kept])
+    np.testing.assert_array_equal(rows["accuracy"], data.non_tensor_batch["acc"][kept])
+    np.testing.assert_array_equal(rows["row"], data.non_tensor_batch[record.ROW][kept])
+    np.testing.assert_array_equal(rows["visual_entropy"], data.non_tensor_batch["visual_entropy"][kept].astype(float))
+
+    for name, term in zip(("original", "perceptual", "reasoning"), terms(data, confidence=confidence), strict=True):
+        np.testing.assert_allclose(rows[f"term_{name}"], term[kept], rtol=1e-9, atol=1e-12)
+    weighted = 0.1 * rows["term_original"] + 0.2 * rows["term_perceptual"] + 0.7 * rows["term_reasoning"]
+    np.testing.assert_allclose(rows["advantage_durian"], weighted, rtol=1e-12)
+    of_verl = compute_grpo_outcome_advantage(data.batch["token_level_rewards"], data.batch["response_mask"], uids)[0]
+    first = of_verl[torch.arange(len(mask)), data.batch["response_mask"].argmax(-1)]
+    np.testing.assert_array_equal(rows["advantage_grpo"], first.numpy()[kept])
+    advantages = data.batch["advantages"].double().numpy()
+    np.testing.assert_allclose(rows["advantage"], (advantages * mask).sum(1)[kept] / mask.sum(1)[kept], rtol=1e-12)
+    if estimator != "reinforce_plus_plus":
+        np.testing.assert_allclose(rows["advantage"], rows[f"advantage_{estimator}"], rtol=1e-6)
+
+    per_token = data.batch["old_log_probs"].double().numpy()
+    level = defaultdict(list)
+    for row in np.flatnonzero(kept):
+        total = (per_token[row] * mask[row]).sum()
+        level[uids[row]].append(total / mask[row].sum() if confidence == "mean" else total)
+    np.testing.assert_allclose(rows["confidence"], [np.mean(level[uid]) for uid in rows["uid"]], rtol=1e-6)
+    for uid, of_prompt in rows.groupby("uid"):
+        assert sorted(of_prompt["rollout"]) == sorted(set(of_prompt["rollout"])), uid
+        np.testing.assert_allclose(of_prompt["std_original"], std(of_prompt["reward"].tolist()), rtol=1e-12)
+    for axis, groups in (("perceptual", {1, 2, 3}), ("reasoning", set(range(1, GROUPS + 1)))):
+        assert set(rows[f"{axis}_group"].dropna()) == groups
+        for _, of_group in rows.groupby(f"{axis}_group"):
+            np.testing.assert_allclose(of_group[f"std_{axis}"], std(of_group["reward"].tolist()), rtol=1e-12)
+    without = rows["visual_entropy"].isna()
+    assert without.any() and rows[without][["perceptual_group", "std_perceptual"]].isna().all(axis=None)
+    np.testing.assert_array_equal(rows[without]["term_perceptual"], rows[without]["term_original"])
+
+
+def test_settings_are_metadata(tmp_path):
+    written(tmp_path, make_trainer(tmp_path, "durian"))
+    found = json.loads(pq.read_schema(tmp_path / "step_00000001.parquet").metadata[b"verl_durian"])
+    thresholds = found.pop("thresholds")
+    assert [len(thresholds[axis]) for axis in ("perceptual", "reasoning")] == [2, GROUPS - 1]
+    assert found == {
+        "version": 1,
+        "estimator": "durian",
+        "experiment": "first",
+        "project": "verl",
+        "seed": 7,
+        "weights": {"original": 0.1, "perceptual": 0.2, "reasoning": 0.7},
+        "num_groups": GROUPS,
+        "quantiles": [0.25, 0.75],
+        "epsilon": 1e-6,
+        "train_files": ["a.parquet", "b.parquet"],
+        "image_key": "images",
+        "rollout_n": ROLLOUTS,
+    }
+
+
+@pytest.mark.parametrize("lost", ["visual_entropy", "old_log_probs", "acc", record.ROW])
+def test_what_a_run_lacks_is_null(lost, tmp_path):
+    data, trainer = make_data(), make_trainer(tmp_path)
+    data.pop([lost]) if lost == "old_log_probs" else data.non_tensor_batch.pop(lost)
+    rows = written(tmp_path, trainer, data)
+    null = {
+        "visual_entropy": "visual_entropy perceptual_group std_perceptual term_perceptual advantage_durian",
+        "old_log_probs": "confidence reasoning_group std_reasoning term_reasoning advantage_durian",
+        "acc": "accuracy",
+        record.ROW: "row",
+    }[lost].split()
+    assert {name for name in rows if rows[name].isna().all()} == set(null)
+    assert pq.read_schema(tmp_path / "step_00000001.parquet").equals(record.SCHEMA)
+
+
+def test_an_axis_of_weight_0_is_not_computed_and_not_needed(tmp_path):
+    data, trainer = make_data(), make_trainer(tmp_path, weights={"perceptual": 0})
+    data.non_tensor_batch["visual_entropy"][:] = None
+    rows = written(tmp_path, trainer, data)
+    assert rows["term_perceptual"].isna().all()
+    np.testing.assert_allclose(rows["advantage_durian"], 0.1 * rows["term_original"] + 0.7 * rows["term_reasoning"])
+
+
+@pytest.mark.parametrize("accuracy", ["good", [0.5, 1.0], {"letter": 1.0}, pd.NA, None])
+def test_an_accuracy_that_is_no_number_is_null(accuracy, tmp_path):
+    data = make_data()
+    data.non_tensor_batch["acc"] = np.fromiter([accuracy] * len(data), dtype=object, count=len(data))
+    assert written(tmp_path, make_trainer(tmp_path), data)["accuracy"].isna().all()
+
+
+def test_rows_keep_their_number_where_visual_entropy_is_added_first():
+    dataset = object.__new__(RLHFDataset)
+    rows = datasets.Dataset.from_dict({"number": range(5)}).filter(lambda each: each["number"] > 0)
+    dataset.dataframe, dataset.shuffle = with_column(rows, "visual_entropy", np.arange(4.0)), False
+    assert record._row_numbers(dataset).tolist() == list(dataset.dataframe["number"]) == [1, 2, 3, 4]
+    assert list(dataset.dataframe["visual_entropy"]) == [0, 1, 2, 3]
+
+
+def test_every_which_step_and_what_was_trained_again(tmp_path):
+    trainer = make_trainer(tmp_path, record_every=2)
+    for step in range(1, 6):
+        trainer.global_steps = step
+        record.add(trainer, make_data(seed=step))
+        record._recorders[trainer].flush()
+    assert list(before := records(tmp_path)) == ["step_00000002.parquet", "step_00000004.parquet"]
+    resumed = make_trainer(tmp_path, step=4, record_every=2)
+    record.add(resumed, make_data(seed=10))
+    record._recorders[resumed].flush()
+    after = records(tmp_path)
+    assert before["step_00000002.parquet"].equals(after["step_00000002.parquet"])
+    assert set(after) == set(before) and not before["step_00000004.parquet"].equals(after["step_00000004.parquet"])
+
+
+def test_updates_of_a_step_share_its_file(tmp_path):
+    trainer = make_trainer(tmp_path)
+    for trainer.local_trigger_step in (0, 1, 1):  # the last is recorded twice
+        rows = written(tmp_path, trainer, make_data(seed=trainer.local_trigger_step))
+    assert rows["update"].value_counts().to_dict() == {0: len(rows) // 2, 1: len(rows) // 2}
+
+
+def test_step_of_fully_asynchronous_training_is_the_one_it_logs(tmp_path):
+    trainer = make_trainer(tmp_path, step=6)
+    trainer.current_param_version, trainer.local_trigger_step = 2, 2
+    rows = written(tmp_path, trainer)
+    assert set(rows["step"]) == {3} and set(rows["update"]) == {1}
+
+
+def test_the_last_output_of_a_session_is_recorded(tmp_path):
+    trainer, data = make_trainer(tmp_path), make_data()
+    keys = [f"uid_{row // 2 + 5}_{10 - row % 2}" for row in range(len(data))]  # output 10 comes before output 9
+    data.non_tensor_batch["uid"][:], data.non_tensor_batch["visual_entropy"][:] = "uid", 1.0
+    data.batch["response_mask"][:, 0] = 1
+    record.add(trainer, data, keys)
+    record._recorders[trainer].flush()
+    (rows,) = records(tmp_path).values()
+    assert rows["rollout"].tolist() == [row // 2 + 5 for row in range(0, len(data), 2)]
+    np.testing.assert_array_equal(rows["reward"], data.batch["token_level_rewards"].sum(-1)[::2].double())
+
+
+def test_texts(tmp_path):
+    data, trainer = make_data(), make_trainer(tmp_path, record_texts=True)
+    trainer.tokenizer = advantage_step.Tokenizer()
+    prompt = torch.tensor([len(uid) for uid in data.non_tensor_batch["uid"]])
+    mask = data.batch["response_mask"]
+    data.batch["prompts"] = torch.stack([torch.zeros_like(prompt), prompt, prompt + 1], dim=1)
+    data.batch["responses"] = torch.arange(mask.numel()).reshape(mask.shape)
+    data.batch["attention_mask"] = torch.cat([torch.tensor([[0, 1, 1]] * len(mask)), mask], dim=1)
+    rows = written(tmp_path, trainer, data)
+    assert list(rows.columns) == [*record.SCHEMA.names, "prompt", "answer"]
+    assert rows["prompt"].tolist() == [f"{len(uid)} {len(uid) + 1}" for uid in rows["uid"]]
+    kept = mask.sum(-1) > 0
+    answers = [" ".join(map(str, ids[m.bool()].tolist())) for ids, m in zip(data.batch["responses"], mask, strict=True)]
+    assert rows["answer"].tolist() == [answer for answer, each in zip(answers, kept, strict=True) if each]
+
+
+@contextmanager
+def full_disk():
+    """No file of this process may grow beyond 1 KB."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+def no_folder(folder, data, trainer):
+    folder.write_text("a file in its place")
+
+
+def odd_entropy(folder, data, trainer):
+    data.non_tensor_batch["visual_entropy"][:] = "high"
+
+
+def no_uid(folder, data, trainer):
+    del data.non_tensor_batch["uid"]
+
+
+def no_step(folder, data, trainer):
+    del trainer.global_steps
+
+
+def nan_reward(folder, data, trainer):
+    data.batch["token_level_rewards"][:] = float("nan")
+
+
+def fetch_fails(folder, data, trainer):
+    trainer.fetch = lambda names: 1 / 0
+
+
+@pytest.mark.parametrize("break_it", [no_folder, odd_entropy, no_uid, no_step, nan_reward, fetch_fails])
+def test_an_error_is_one_warning_and_ends_the_recording(break_it, tmp_path, caplog):
+    data, trainer, folder = make_data(), make_trainer(tmp_path / "records"), tmp_path / "records"
+    break_it(folder, data, trainer)
+    fetch = getattr(trainer, "fetch", None)
+    for step in (1, 2):
+        record.add(trainer, data, None, fetch)
+        record._recorders[trainer].flush()
+        trainer.global_steps = step + 1
+        data = make_data()  # which is fine
+    assert caplog.text.count("has ended because of an error, training goes on") == 1
+    assert str(folder) in caplog.text and len(caplog.records) == 1
+    assert not folder.is_dir() or not any(folder.iterdir())
+
+
+def test_a_full_disk_is_one_warning_and_leaves_no_part_of_a_file(tmp_path, caplog):
+    trainer = make_trainer(tmp_path)
+    written(tmp_path, trainer)
+    for trainer.global_steps in (2, 3):
+        with full_disk():
+            record.add(trainer, make_data())
+            record._recorders[trainer].flush()
+    trainer.global_steps = 4
+    written(tmp_path, trainer)  # asserts that there is still only the first file
+    assert caplog.text.count("has ended because of an error, training goes on") == 1
+    assert "no space left to write" in caplog.text and "step_00000002.parquet" in caplog.text
+
+
+def test_a_slow_disk_leaves_steps_out(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr("verl_durian.algo.estimator._WARNED", set())
+    trainer, gate, write = make_trainer(tmp_path), threading.Event(), record.Recorder._write
+
+    def slow(self, *args):
+        gate.wait(60)
+        write(self, *args)
+
+    monkeypatch.setattr(record.Recorder, "_write", slow)
+    for trainer.global_steps in range(1, 7):
+        record.add(trainer, make_data())
+    gate.set()
+    record._recorders[trainer].flush()
+    assert len(records(tmp_path)) == record._MAX_WAITING
+    assert caplog.text.count("written too slowly") == 1
+
+
+def test_the_last_step_is_waited_for(tmp_path):
+    trainer = make_trainer(tmp_path, step=3)
+    trainer.total_training_steps = 3
+    record.add(trainer, make_data())
+    assert len(records(tmp_path)) == 1
+
+
+@pytest.mark.parametrize("change", [{"estimator": "durian"}, {"epsilon": 1e-5}, {"weights": {"original": 1}}])
+def test_a_folder_with_records_of_another_run(change, tmp_path, caplog):
+    written(tmp_path, make_trainer(tmp_path))
+    other = make_trainer(tmp_path, step=2, **change)
+    with pytest.raises(ValueError, match="records of another run.*name another folder"):
+        record.prepare(other)
+    written(tmp_path, other)  # as in a process that has not prepared the data
+    assert "records of another run" in caplog.text
+    file = tmp_path / "step_00000001.parquet"
+    file.write_bytes(file.read_bytes()[:100])  # damaged: its step is trained again
+    record.Recorder(other).check_folder()
+
+
+@pytest.mark.parametrize("algorithm", [None, {}, {"durian": None}, {"durian": "text"}, {"durian": {"record": None}}])
+def test_off_unless_a_folder_is_given(algorithm):
+    assert not record.is_recorded(algorithm)
+    assert not record.is_recorded(OmegaConf.create(algorithm or {}))
+
+
+def test_estimator_terms_sum_to_the_advantage():
+    """With all three weights 1, so that a lost term would show."""
+    data = make_data()
+    options = DurianConfig(weights={"original": 1, "perceptual": 1, "reasoning": 1})
+    kept = data.batch["response_mask"].sum(-1) > 0
+    entropy = torch.from_numpy(data.non_tensor_batch["visual_entropy"].astype(float))[kept]
+    found = durian_advantages(
+        data.batch["token_level_rewards"].sum(-1)[kept].double(),
+        data.non_tensor_batch["uid"][kept.numpy()],
+        entropy,
+        data.batch["old_log_probs"].sum(-1)[kept].double(),
+        options,
+    )
+    torch.testing.assert_close(found.original + found.perceptual.term + found.reasoning.term, found.advantage)
