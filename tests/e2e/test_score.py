@@ -163,6 +163,7 @@ def test_the_same_command_finishes_a_killed_run(undisturbed, folder, tiny_qwen25
     assert_same(output, undisturbed)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced(undisturbed, folder, tiny_qwen25vl):
     with subprocess.Popen(
         command(tiny_qwen25vl, "worker"), cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
@@ -193,6 +194,7 @@ def nodes_of(address: str) -> int:
     return int(output[-1]) if output else 0
 
 
+@pytest.mark.slow
 def test_two_nodes_give_the_same_files_as_one(undisturbed, folder, tiny_qwen25vl, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else the nodes need a token, which they look for at home
     address = f"127.0.0.1:{free_port()}"

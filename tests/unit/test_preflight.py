@@ -299,7 +299,7 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([row(reward_model={"style": "rule"})] * 24, {}, PROBLEM, "row 0: no reward_model.ground_truth"),
         ([row(reward_model={"ground_truth": None})] * 24, OURS, PROBLEM, "ground_truth: None cannot be an answer"),
         ([row(reward_model={"ground_truth": None})] * 24, {}, None, ""),  # another reward may accept it
-        ([row(extra_info={"decimals": "two"})] * 24, OURS, PROBLEM, "decimals: could not convert string to float"),
+        ([row(extra_info={"decimals": "two"})] * 24, OURS, PROBLEM, "decimals: 'two' must be an integer"),
         ([row(extra_info={"choices": [1], "answer_type": "choice"})] * 24, OURS, PROBLEM, "ground truth 'YES' of a"),
         # prompts and images
         ([row(prompt="red?")] * 24, {}, PROBLEM, "row 0: prompt must be a list of messages"),
