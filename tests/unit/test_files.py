@@ -1,14 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
 
-import resource
-import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from full_disk import full_disk
 
 from verl_durian.entropy.cache import EntropyCache, Score
 from verl_durian.files import output_folder, source_id, whole_file
@@ -43,17 +42,6 @@ def test_a_changed_file_has_another_id(tmp_path):
     assert source_id(str(file)) != before
 
 
-@pytest.fixture
-def full_disk() -> Iterator[None]:
-    """A limit on the size of files stands for the full disk: writes fail after the first `BYTES`."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (BYTES, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
-
-
 def write_bytes(folder: Path) -> None:
     with whole_file(folder / "file") as file:
         file.write(bytes(2 * BYTES))
@@ -69,7 +57,8 @@ def write_scores(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("write", [write_bytes, write_table, write_scores])
-def test_the_file_that_does_not_fit_on_the_disk_is_named(tmp_path, full_disk, write: Callable[[Path], None]):
-    with pytest.raises(OSError, match=f"no space left to write {tmp_path}/.*free some space, then run the same"):
+def test_the_file_that_does_not_fit_on_the_disk_is_named(tmp_path, write: Callable[[Path], None]):
+    message = f"no space left to write {tmp_path}/.*free some space, then run the same"
+    with pytest.raises(OSError, match=message), full_disk(BYTES):
         write(tmp_path)
     assert [file.suffix for file in tmp_path.iterdir()] == ([".jsonl"] if write is write_scores else [])

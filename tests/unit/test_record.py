@@ -3,11 +3,8 @@
 """The record of a step: its columns against plain loops, its files, and what goes wrong."""
 
 import json
-import resource
-import signal
 import threading
 from collections import defaultdict
-from contextlib import contextmanager
 from types import SimpleNamespace
 
 import advantage_step
@@ -19,6 +16,7 @@ import pytest
 import torch
 from durian_reference import durian as reference
 from durian_reference import std
+from full_disk import full_disk
 from omegaconf import OmegaConf
 from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, get_adv_estimator_fn
@@ -273,19 +271,6 @@ def test_texts(tmp_path):
     assert rows["answer"].tolist() == [answer for answer, each in zip(answers, kept, strict=True) if each]
 
 
-@contextmanager
-def full_disk():
-    """No file of this process may grow beyond 1 KB."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1024, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
-
-
 def no_folder(folder, data, trainer):
     folder.write_text("a file in its place")
 
@@ -329,7 +314,7 @@ def test_a_full_disk_is_one_warning_and_leaves_no_part_of_a_file(tmp_path, caplo
     trainer = make_trainer(tmp_path)
     written(tmp_path, trainer)
     for trainer.global_steps in (2, 3):
-        with full_disk():
+        with full_disk(1024):
             record.add(trainer, make_data())
             record._recorders[trainer].flush()
     trainer.global_steps = 4
