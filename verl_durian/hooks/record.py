@@ -35,41 +35,12 @@ from verl_durian.algo.estimator import Axis, durian_advantages, entropy_of_rows,
 from verl_durian.files import whole_file
 from verl_durian.hooks.checks import is_recorded
 from verl_durian.hooks.dataset import with_column
+from verl_durian.report.schema import METADATA, SCHEMA, TEXTS, VERSION
 
 logger = logging.getLogger(__name__)
 
 ROW = "durian_row"
 """Column that `prepare` adds to the training set: the position of each row in `data.train_files`."""
-
-METADATA = b"verl_durian"
-"""Key of the file's metadata that holds settings and thresholds as JSON."""
-
-SCHEMA = pa.schema(
-    {
-        "step": pa.int64(),
-        "update": pa.int32(),
-        "uid": pa.string(),
-        "row": pa.int64(),
-        "rollout": pa.int32(),
-        "reward": pa.float64(),
-        "accuracy": pa.float64(),
-        "response_length": pa.int32(),
-        "visual_entropy": pa.float64(),
-        "confidence": pa.float64(),
-        "perceptual_group": pa.int32(),
-        "reasoning_group": pa.int32(),
-        "std_original": pa.float64(),
-        "std_perceptual": pa.float64(),
-        "std_reasoning": pa.float64(),
-        "term_original": pa.float64(),
-        "term_perceptual": pa.float64(),
-        "term_reasoning": pa.float64(),
-        "advantage": pa.float64(),
-        "advantage_grpo": pa.float64(),
-        "advantage_durian": pa.float64(),
-    }
-)
-_TEXTS = [pa.field("prompt", pa.string()), pa.field("answer", pa.string())]
 
 _MAX_WAITING = 2  # updates in memory that are not written yet
 _FETCH_SECONDS = 60
@@ -193,7 +164,7 @@ class Recorder:
         train_files = OmegaConf.select(config, "data.train_files") or []
         estimator = config.algorithm.adv_estimator
         self.about = {
-            "version": 1,
+            "version": VERSION,
             "estimator": str(getattr(estimator, "value", estimator)),
             "experiment": OmegaConf.select(config, "trainer.experiment_name"),
             "project": OmegaConf.select(config, "trainer.project_name"),
@@ -418,7 +389,7 @@ def _table(update: _Update, options: DurianConfig, tokenizer: Any, about: dict[s
     }
     schema = SCHEMA
     if options.record_texts:
-        schema = pa.schema([*SCHEMA, *_TEXTS])
+        schema = pa.schema([*SCHEMA, *TEXTS])
         places = np.flatnonzero(rows)
         _, first = np.unique(prompt.numpy(), return_index=True)
         of_prompt = _decode(tokenizer, update.columns, "prompts", places[first])

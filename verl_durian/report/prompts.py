@@ -14,7 +14,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from PIL import Image
 
-from verl_durian.report.runs import COLUMNS, TEXTS, Run, read_record
+from verl_durian.report.runs import COLUMNS, Run, read_record
+from verl_durian.report.schema import TEXTS
 
 MAX_PROMPTS = 240
 """Prompts in the page, of all runs together."""
@@ -208,7 +209,7 @@ def _rollouts(run: Run, chosen: pd.DataFrame) -> dict[tuple[int, str], list[dict
     """The rollouts of the chosen prompts by step and uid."""
     rollouts: dict[tuple[int, str], list[dict[str, Any]]] = {}
     for step, of_step in chosen.groupby("step"):
-        table, _ = read_record(run.records[int(step)], (*COLUMNS, *TEXTS))
+        table, _ = read_record(run.records[int(step)], (*COLUMNS, *(field.name for field in TEXTS)))
         uids = pa.array(of_step["uid"].unique().tolist(), pa.string())
         for rollout in table.filter(pc.is_in(table["uid"], uids)).to_pylist():
             rollouts.setdefault((int(step), rollout["uid"]), []).append(rollout)

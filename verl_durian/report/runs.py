@@ -19,38 +19,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from verl_durian.report.schema import METADATA, SCHEMA, VERSION
+
 METRICS = "metrics.jsonl"
 RECORDS = "step_*.parquet"
-VERSION = 1
-"""Version of the records that this release writes."""
 MAX_RECORDS = 1000
 """Records that are read of a run, evenly spaced: each takes some hundredths of a second."""
 
-COLUMNS = {
-    "step": pa.int64(),
-    "uid": pa.string(),
-    "row": pa.int64(),
-    "rollout": pa.int32(),
-    "reward": pa.float64(),
-    "accuracy": pa.float64(),
-    "response_length": pa.int32(),
-    "visual_entropy": pa.float64(),
-    "confidence": pa.float64(),
-    "perceptual_group": pa.int32(),
-    "reasoning_group": pa.int32(),
-    "std_original": pa.float64(),
-    "std_perceptual": pa.float64(),
-    "std_reasoning": pa.float64(),
-    "term_original": pa.float64(),
-    "term_perceptual": pa.float64(),
-    "term_reasoning": pa.float64(),
-    "advantage": pa.float64(),
-    "advantage_grpo": pa.float64(),
-    "advantage_durian": pa.float64(),
-}
+COLUMNS = {field.name: field.type for field in SCHEMA if field.name != "update"}
 REQUIRED = ("step", "uid", "reward", "advantage")
-TEXTS = ("prompt", "answer")
-"""Columns of `record_texts=true`."""
 
 OF_PROMPT = (
     *("row", "visual_entropy", "confidence", "perceptual_group", "reasoning_group"),
@@ -173,7 +150,7 @@ def _read_records(run: Run, files: Sequence[Path]) -> pd.DataFrame:
     for file in files:
         try:
             table, names = read_record(file)
-            metadata = json.loads((table.schema.metadata or {}).get(b"verl_durian", b"{}"))
+            metadata = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
         except (OSError, ValueError, pa.ArrowException) as error:
             run.notes.append(f"{file.name} cannot be read and was left out: {' '.join(str(error).split())[:200]}.")
             continue

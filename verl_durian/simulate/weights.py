@@ -18,13 +18,13 @@ from matplotlib.figure import Figure
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import durian_advantages, warn_once
 from verl_durian.files import open_parquet
+from verl_durian.report.schema import METADATA, VERSION
 from verl_durian.simulate.normalizers import NAMES, RIVALS
 from verl_durian.simulate.output import STYLES, print_table
 from verl_durian.simulate.prompts import difficulty_signal, draw_pass_rates
 
 Batch = tuple[pd.DataFrame, DurianConfig]
 _COLUMNS = ["uid", "reward", "accuracy", "visual_entropy", "confidence"]
-_RECORDS_VERSION = 1
 _LABELS = {"largest": "Largest |advantage| of a rollout", "relative": "Weight relative to the average prompt"}
 
 
@@ -64,12 +64,12 @@ def recorded_batches(folder: Path, options: Mapping[str, Any]) -> Iterator[Batch
     for file in files:
         try:
             with open_parquet(str(file)) as parquet:
-                run = json.loads(parquet.schema_arrow.metadata[b"verl_durian"])
+                run = json.loads(parquet.schema_arrow.metadata[METADATA])
                 rows = parquet.read(columns=columns).to_pandas().reindex(columns=columns)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(f"{file} is no complete file of algorithm.durian.record: copy it again") from error
-        if (version := run.get("version")) != _RECORDS_VERSION:
-            raise ValueError(f"{file}: records of version {version}, not {_RECORDS_VERSION}: update verl-durian")
+        if (version := run.get("version")) != VERSION:
+            raise ValueError(f"{file}: records of version {version}, not {VERSION}: update verl-durian")
         rows = rows.astype(dict.fromkeys(_COLUMNS[1:], np.float64))
         rows["accuracy"] = rows["accuracy"].fillna(rows["reward"])
         if not rows["accuracy"].between(0, 1).all():
