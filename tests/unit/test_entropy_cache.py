@@ -51,7 +51,7 @@ def test_the_folder_follows_the_environment(tmp_path, monkeypatch):
     assert default_cache_dir() == Path.home() / ".cache" / "verl_durian"
 
 
-def test_the_scores_of_a_training_set_are_kept_by_its_identity(tmp_path):
+def test_the_scores_of_a_training_set_are_kept_by_its_identity(tmp_path, caplog):
     cache, entropies = EntropyCache(tmp_path / "new"), np.array([1.5, np.nan, math.nextafter(2.0, 3.0)])
     assert cache.column("one", 3) is None
     cache.keep_column("one", entropies)
@@ -60,7 +60,8 @@ def test_the_scores_of_a_training_set_are_kept_by_its_identity(tmp_path):
     file = tmp_path / "new" / "one.npy"
     for damaged in (b"", b"text", file.read_bytes()[:-1]):
         file.write_bytes(damaged)
-        assert cache.column("one", 3) is None
+        caplog.clear()
+        assert cache.column("one", 3) is None and f"{file} is damaged" in caplog.text
     assert list(cache.scores()) == []
 
 

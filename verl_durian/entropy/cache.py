@@ -89,9 +89,13 @@ class EntropyCache:
 
     def column(self, identity: str, rows: int) -> np.ndarray | None:
         """The entropies that `keep_column` has stored, or None."""
+        file = self.folder / f"{identity}.npy"
+        if not file.exists():
+            return None
         try:
-            column = np.load(self.folder / f"{identity}.npy")
-        except (OSError, ValueError, EOFError):  # absent or damaged
+            column = np.load(file)
+        except (OSError, ValueError, EOFError) as error:
+            logger.warning("%s is damaged (%s): all images are read again", file, error)
             return None
         return column if column.shape == (rows,) else None
 
