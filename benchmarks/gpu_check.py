@@ -5,8 +5,8 @@
     python benchmarks/gpu_check.py [--output gpu_check.json]
     python benchmarks/gpu_check.py --device cpu --small      # tests all stages without a GPU, in less than a minute
 
-Runs from a clone without installation. Needs torch, transformers, numpy, pandas, pyarrow, pydantic, safetensors and
-Pillow. Prints a table and writes the same figures as JSON. The exit status is 0, 1 if a stage failed (the others still
+Runs from a clone without installation. Needs torch, transformers, numpy, pandas, pyarrow, safetensors and Pillow.
+Prints a table and writes the same figures as JSON. The exit status is 0, 1 if a stage failed (the others still
 run), or 2 without a GPU.
 
 | stage | figures |
@@ -19,6 +19,7 @@ run), or 2 without a GPU.
 """
 
 import argparse
+import dataclasses
 import json
 import math
 import os
@@ -122,8 +123,9 @@ def floor(batch: dict[str, Any]) -> torch.Tensor:
 def import_project() -> list[str]:
     """Imports the measured code, with stand-ins for packages that it imports and does not need here.
 
-    It only calls `is_config` and, for images that keep their size, `fetch_image`. The stand-ins leave `sys.modules`
-    afterwards, so that transformers does not mistake them for the packages.
+    It only calls `is_config`, `fetch_image` for images that keep their size, and the options of the estimator with
+    their defaults, which need no validation. The stand-ins leave `sys.modules` afterwards, so that transformers does
+    not mistake them for the packages.
 
     Returns:
         Names of the missing packages.
@@ -140,9 +142,20 @@ def import_project() -> list[str]:
             raise ValueError(f"{picture.size} is no multiple of {2 * image_patch_size}: install qwen_vl_utils")
         return picture.resize(picture.size)  # a copy, as in qwen_vl_utils
 
+    def field(default_factory: Callable[[], Any] | None = None, **validation: Any) -> Any:
+        return None if default_factory is None else dataclasses.field(default_factory=default_factory)
+
+    def nothing(*args: Any, **kwargs: Any) -> None:
+        return None
+
+    pydantic = dict.fromkeys(("ConfigDict", "TypeAdapter", "ValidationError"), nothing)
+    pydantic |= {"Field": field, "model_validator": lambda mode: lambda method: method}
     content: dict[str, dict[str, Any]] = {
+        "annotated_types": {"Predicate": nothing},
         "datasets": {},
         "omegaconf": {"OmegaConf": OmegaConf},
+        "pydantic": pydantic,
+        "pydantic.dataclasses": {"dataclass": lambda config: dataclass},
         "qwen_vl_utils": {"vision_process": None},
         "qwen_vl_utils.vision_process": {"fetch_image": fetch_image, "fetch_video": None},
         "requests": {},

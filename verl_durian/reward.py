@@ -95,8 +95,8 @@ def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int
     choices, decimals = row.get("choices"), row.get("decimals")
     if not isinstance(choices, list | tuple | np.ndarray | None):
         raise ValueError(f"extra_info.choices: {choices!r} must be a list")
-    if decimals is not None and not re.fullmatch(r"\d+(\.0*)?", str(decimals)):
-        raise ValueError(f"extra_info.decimals: {decimals!r} must be an integer, 0 or more, or null")
+    if decimals is not None and not re.fullmatch(r"\d{1,3}(\.0*)?", str(decimals)):
+        raise ValueError(f"extra_info.decimals: {decimals!r} must be an integer from 0 to 999, or null")
     texts = [] if choices is None else [_as_text("extra_info.choices", choice) for choice in choices]
     gold = _as_text("reward_model.ground_truth", ground_truth)
     return gold, texts, None if decimals is None else int(float(decimals))

@@ -192,6 +192,17 @@ def data_proto(rows: list[dict]):
     )
 
 
+class Sent(Exception):
+    """Ends `_update_actor` of the older trainers, with the names of what it sends to the workers."""
+
+    @classmethod
+    def of(cls, batch):
+        def to_tensordict():
+            raise cls(*type(batch).to_tensordict(batch).keys())
+
+        return to_tensordict
+
+
 def run_v0(rows: list[dict], config, meta_info: dict | None = None) -> tuple[torch.Tensor, torch.Tensor, dict]:
     """``RayPPOTrainer.fit`` from the reward to the metrics, the calls as they stand there; returns as `run_v1`."""
     from verl.trainer.ppo import ray_trainer
@@ -223,14 +234,18 @@ def run_v0(rows: list[dict], config, meta_info: dict | None = None) -> tuple[tor
         norm_adv_by_std_in_grpo=True,
         config=config.algorithm,
     )
-    if config.algorithm.adv_estimator == "durian":
-        sent_to_workers = set(batch.to_tensordict().keys())
-        assert {key for key in sent_to_workers if "durian" in key} == {"durian_row"}
+    batch.to_tensordict = Sent.of(batch)
+    try:
+        trainer._update_actor(batch)
+    except Sent as sent:
+        assert {key for key in sent.args if "durian" in key} == {"durian_row"}
     metrics = ray_trainer.compute_data_metrics(batch=batch, use_critic=bool(config.critic.enable))
     return batch.batch["advantages"], batch.batch["response_mask"], metrics
 
 
-def load_training_set(trainer: str, model: Path, folder: Path, entropies: list[float | None], *overrides: str):
+def load_training_set(
+    trainer: str, model: Path, folder: Path, entropies: list[float | None], *overrides: str, durian=DURIAN
+):
     """The real trainer, `v1` or another, after it has loaded a training set of these visual entropies."""
     import datasets
     from transformers import AutoProcessor
@@ -242,7 +257,7 @@ def load_training_set(trainer: str, model: Path, folder: Path, entropies: list[f
     columns = {"prompt": prompts, "images": images, "visual_entropy": entropies}
     datasets.Dataset.from_dict(columns).to_parquet(folder / "train.parquet")
     config = compose(
-        *DURIAN,
+        *durian,
         *ROLLOUT,
         f"actor_rollout_ref.model.path={model}",
         f"data.train_files={folder / 'train.parquet'}",

@@ -3,6 +3,7 @@
 """The hook where data, rewards or other plugins are unusual, in verl's own advantage steps."""
 
 import copy
+import functools
 import inspect
 import os
 import subprocess
@@ -68,6 +69,22 @@ def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tin
 def test_thresholds_after_loading(overrides, thresholds, tiny_qwen25vl, tmp_path):
     config = load_training_set("v1", tiny_qwen25vl, tmp_path, ENTROPIES, *overrides).config
     assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == thresholds
+
+
+@pytest.mark.parametrize("options", ["perceptual", ""])
+def test_options_may_be_in_another_node_of_the_config(options, trainer, tiny_qwen25vl, tmp_path):
+    section = f".{options}" if options else ""
+    settings = (
+        f"+mine{'.perceptual' * (not options)}.thresholds=dataset",
+        f"+algorithm.durian{section}=${{mine}}",
+        "actor_rollout_ref.actor.use_dynamic_bsz=True",
+        "algorithm.adv_estimator=durian",
+    )
+    model = f"actor_rollout_ref.model.path={tiny_qwen25vl}"
+    before = advantage_step.compose(*settings, *advantage_step.ROLLOUT, model)
+    validate_config(before, use_reference_policy=False, use_critic=False)
+    config = load_training_set(trainer, tiny_qwen25vl, tmp_path, ENTROPIES, *settings, durian=()).config
+    assert DurianConfig.from_algorithm(config.algorithm).perceptual.thresholds == [3.0, 5.0]
 
 
 def test_a_run_that_only_validates_scores_nothing(trainer, tiny_qwen25vl, tmp_path):
@@ -145,7 +162,7 @@ def test_v1_without_the_column_is_an_error(config):
         run_v1(rows, config)
 
 
-@pytest.mark.parametrize("kind", [float, np.float32, np.bool_])
+@pytest.mark.parametrize("kind", [float, np.float32, np.float64, np.bool_])
 def test_v1_finds_the_accuracy_that_a_colocated_reward_model_returns(kind, config):
     """verl's `_compute_reward_colocate` makes each of its extra infos a field of TransferQueue, of NumPy scalars."""
     rows = make_rows()
@@ -157,7 +174,10 @@ def test_v1_finds_the_accuracy_that_a_colocated_reward_model_returns(kind, confi
     assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(wanted)
 
 
-@pytest.mark.parametrize("accuracy", ["good", [0.5, 1.0], {"letter": 1.0}, pd.NA, "absent"])
+LONG = pytest.param(10**400, id="long")
+
+
+@pytest.mark.parametrize("accuracy", ["good", [0.5, 1.0], {"letter": 1.0}, pd.NA, None, LONG, "absent"])
 def test_without_an_accuracy_that_is_a_number_the_metrics_use_the_rewards(trainer, accuracy, config, caplog):
     rows = make_rows()
     for row in rows:
@@ -208,7 +228,24 @@ def test_a_step_of_v1_in_which_the_estimator_did_not_run_is_an_error(function, c
         run_v1(make_rows(), config)
 
 
-def test_an_older_trainer_keeps_columns_through_generation_and_notices_if_the_estimator_does_not_run(config, tmp_path):
+def test_a_step_in_which_another_plugins_function_does_not_call_the_estimator_is_an_error(trainer, config, monkeypatch):
+    """The other plugin replaced verl's function before ours, which wraps it, or after ours."""
+    from verl.trainer.ppo import ray_trainer
+    from verl.trainer.ppo.v1 import utils
+
+    verls = inspect.unwrap(ray_trainer.compute_advantage)
+
+    def grpo_instead(data, adv_estimator, *args, **kwargs):
+        return verls(data, AdvantageEstimator.GRPO, *args, **kwargs)
+
+    for replaced in (functools.partial(trainers.compute_advantage, grpo_instead), grpo_instead):
+        for module in (ray_trainer, utils):
+            monkeypatch.setattr(module, "compute_advantage", replaced)
+        with pytest.raises(RuntimeError, match="did not call the estimator.*verl-durian doctor"):
+            STEPS[trainer](make_rows(), config)
+
+
+def test_an_older_trainer_keeps_columns_through_generation(tmp_path):
     from verl.protocol import DataProto
     from verl.trainer.ppo.ray_trainer import RayPPOTrainer
 
@@ -221,9 +258,6 @@ def test_an_older_trainer_keeps_columns_through_generation_and_notices_if_the_es
     assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0, None]
     assert batch.non_tensor_batch[record.ROW].tolist() == [3.0, 4.0]
     assert set(gen_batch.non_tensor_batch) == {"uid", "raw_prompt"}
-    assert "durian/prompts/num" in run_v0(make_rows(), config, batch.meta_info)[2]
-    with pytest.raises(RuntimeError, match="did not call the estimator.*verl-durian doctor"):
-        run_v0(make_rows(), advantage_step.compose("algorithm.adv_estimator=grpo"), batch.meta_info)
 
 
 def test_another_plugins_wrappers_around_ours(config, monkeypatch):
@@ -254,6 +288,7 @@ def test_another_plugins_wrappers_around_ours(config, monkeypatch):
 
 
 OTHER_PLUGIN = """
+from verl.experimental.separation import ray_trainer as separation
 from verl.trainer.ppo import metric_utils, ray_trainer
 from verl.trainer.ppo.v1 import trainer_base, utils
 calls = []
@@ -267,6 +302,7 @@ def replaced(name):
 
 ray_trainer.compute_advantage = replaced("compute_advantage")
 metric_utils.compute_data_metrics = ray_trainer.compute_data_metrics = replaced("compute_data_metrics")
+separation.compute_data_metrics = ray_trainer.compute_data_metrics
 """
 
 WITH_OTHER_PLUGIN = """
@@ -277,7 +313,8 @@ from verl.trainer.ppo import ray_trainer
 from verl_durian.hooks.doctor import check_process
 from verl_durian.hooks.verl_symbols import TRAINERS
 assert hasattr(other_plugin.compute_advantage_of_verl, "_verl_durian")  # a module that holds the function
-assert hasattr(ray_trainer.compute_data_metrics, "_verl_durian")
+for module in (ray_trainer, other_plugin.separation):
+    assert hasattr(module.compute_data_metrics, "_verl_durian") and hasattr(module.compute_advantage, "_verl_durian")
 assert {each.level for each in check_process(TRAINERS)} == {"ok"}, check_process(TRAINERS)
 advantage_step.main(sys.argv[1], "durian", "grpo")
 print(other_plugin.calls)

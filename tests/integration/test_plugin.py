@@ -14,6 +14,7 @@ import advantage_step
 import pytest
 
 from verl_durian.hooks import checks
+from verl_durian.hooks import doctor as module
 from verl_durian.hooks.doctor import install_command, unmet
 
 HELPERS = str(Path(advantage_step.__file__).parent)
@@ -139,6 +140,24 @@ def test_doctor_finds_no_problem():
     code, said = doctor("--verbose")
     assert code == 0 and "Ready. verl-durian" in said and f"verl {version('verl')}" in said, said
     assert "a Ray worker: hook in trainer V1" in said, said
+    code, said = doctor()
+    assert code == 0 and said.startswith("Ready. verl-durian"), said  # when all is well, nothing else
+
+
+def test_doctor_shows_what_it_does_meanwhile(monkeypatch):
+    shown = []
+    monkeypatch.setattr("rich.status.Status.update", lambda self, text: shown.append(text))
+    monkeypatch.setattr(module, "check_process", list)
+    monkeypatch.setattr(module, "_check_worker", list)
+    assert module.examine() and shown == ["Importing verl in this process ...", "Importing verl in a Ray worker ..."]
+
+
+def test_doctor_gives_the_command_for_a_missing_requirement_of_verl(tmp_path):
+    (tmp_path / "codetiming.py").write_text("raise ModuleNotFoundError(\"No module named 'codetiming'\")")
+    write_metadata(tmp_path, "verl", version("verl"), "codetiming", "durian-y>=2; python_version>'3'", "numpy>=999")
+    code, said = doctor(first_on_path=tmp_path)
+    assert code == 1 and "import verl" in said and "No module named 'codetiming'" in said, said
+    assert "keeps all others: " in said and said.count("durian-y>=2") == 1 and "numpy>=999" not in said, said
 
 
 def test_doctor_gives_the_command_for_unmet_requirements(tmp_path):

@@ -80,6 +80,15 @@ def recipe(tmp_path) -> Recipe:
     return Recipe(tmp_path)
 
 
+def test_attention_without_flash_attn(recipe):
+    remove_padding = "actor_rollout_ref.model.use_remove_padding={}"
+    sdpa = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
+    settings = recipe.settings()
+    assert remove_padding.format(True) in settings and sdpa not in settings
+    settings = recipe.settings(ATTENTION="sdpa")
+    assert remove_padding.format(False) in settings and sdpa in settings
+
+
 def validate(config: DictConfig) -> None:
     """verl's own validation of its config, with that of the plugin."""
     import verl.trainer.ppo.core_algos  # noqa: F401

@@ -24,7 +24,7 @@ from verl.trainer.ppo.utils import create_rl_dataset
 
 from verl_durian.algo.config import DurianConfig
 from verl_durian.entropy import pipeline
-from verl_durian.hooks.dataset import _identity, add_visual_entropy, dataset_thresholds
+from verl_durian.hooks.dataset import _identity, add_visual_entropy, dataset_thresholds, with_column
 
 
 @pytest.fixture(autouse=True)
@@ -134,6 +134,7 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, c
     entropy = np.array(rows.dataframe["visual_entropy"][:])
     assert np.isnan(entropy[2]) and 0 < entropy[1] < entropy[3]
     assert rows[1]["visual_entropy"] == entropy[1]
+    assert "To do this once before training, use `verl-durian score`" in caplog.text
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows.dataframe))["visual_entropy"][:], entropy)
     assert "1 of 4 training rows have no image" in caplog.text
     (scores,) = (tmp_path / "cache").glob("*/*.jsonl")
@@ -149,6 +150,12 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, c
     again = filtered()
     add_visual_entropy(again, config)
     np.testing.assert_array_equal(again.dataframe["visual_entropy"][:], entropy)
+
+
+def test_a_transform_of_the_rows_is_kept():
+    rows = datasets.Dataset.from_dict({"a": ["x", "y", "z"]}).select([2, 0])
+    rows = rows.with_transform(lambda batch: {"a": [f"{value}!" for value in batch["a"]], "b": batch.get("b")})
+    assert with_column(rows, "b", np.array([1.0, 2.0]))[:] == {"a": ["z!", "x!"], "b": [1.0, 2.0]}
 
 
 def test_rows_are_known_by_their_files(tmp_path):
@@ -172,6 +179,11 @@ def test_rows_are_known_by_their_files(tmp_path):
     assert [identity(stored(2 + number, [cell])) for number, cell in enumerate(in_other_files)] == [None] * 4
     assert identity(datasets.Dataset.from_dict({"images": [[picture]]})) is None  # in memory
 
+    both = [{"images": [picture], "pictures": [{**picture, "path": None}]}]
+    datasets.Dataset.from_list(both).to_parquet(str(tmp_path / "both.parquet"))
+    rows = datasets.load_dataset("parquet", data_files=str(tmp_path / "both.parquet"), split="train")
+    assert len({_identity(rows, [name]) for name in ("images", "pictures")} - {None}) == 2
+
 
 def test_one_option_limits_the_workers(config, tmp_path, monkeypatch):
     placements = []
@@ -189,9 +201,9 @@ def test_one_option_limits_the_workers(config, tmp_path, monkeypatch):
     assert [placement.workers for placement in placements] == [2, 1, 2]
 
 
-def test_a_cache_folder_that_cannot_be_written_is_named_before_images_are_read(config, tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_written_is_named_before_workers_start(config, tmp_path, monkeypatch):
     rows = one_picture(config, tmp_path)
-    monkeypatch.setattr(pipeline, "score_rows", no_images_are_read)
+    monkeypatch.setattr(pipeline, "_blocks", lambda rows, *_: (no_images_are_read() for _ in rows))
     for folder in (tmp_path / "grass.png" / "cache", Path("/proc/cache")):
         monkeypatch.setenv("VERL_DURIAN_CACHE", str(folder))
         with pytest.raises(ValueError, match=f"cache folder {folder}/.* is not writable .*VERL_DURIAN_CACHE"):

@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 
 import json
+import os
 from io import BytesIO
 from pathlib import Path
 
@@ -153,6 +154,7 @@ def test_files_that_cannot_be_scored_are_named(tmp_path, name, content, problem)
 
 
 def test_missing_files_are_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe.parquet")
     for name in ("absent.parquet", "*.parquet"):
         with pytest.raises(ValueError, match=f"--data .*{name.strip('*')}: no such file"):
             open_one(tmp_path / name, tmp_path / "out")

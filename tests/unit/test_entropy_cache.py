@@ -5,6 +5,7 @@ import logging
 import math
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -33,6 +34,12 @@ def test_a_damaged_line_is_named_and_does_not_spoil_the_rest(tmp_path, caplog, l
     with caplog.at_level(logging.WARNING):
         assert list(cache.scores()) == [ONE, ONE._replace(key="4" * 32)]
     assert f"{file} line 2 is damaged" in caplog.text
+
+
+def test_the_file_of_another_user_is_skipped(tmp_path, caplog, monkeypatch):
+    EntropyCache(tmp_path).add([ONE])
+    monkeypatch.setattr(Path, "read_bytes", Mock(side_effect=PermissionError))
+    assert list(EntropyCache(tmp_path).scores()) == [] and "belongs to another user" in caplog.text
 
 
 def test_several_writers_do_not_disturb_each_other(tmp_path):

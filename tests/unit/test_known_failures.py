@@ -85,6 +85,8 @@ DAPO = {"reward.reward_manager.name": "dapo", f"{BUFFER}.enable": True, "reward.
         ({f"{BUFFER}.enable": False}, False),
         # Another manager may use the same keys for something else.
         ({"reward.reward_manager.name": "naive"}, False),
+        ({"reward.reward_manager.name": "naive", BUFFER: 512}, False),
+        ({"reward.reward_manager.name": "naive", f"{BUFFER}.len": "auto"}, False),
         ({"reward.reward_manager.source": "importlib"}, False),
     ],
 )

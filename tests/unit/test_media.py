@@ -383,9 +383,9 @@ def endless(serve, monkeypatch) -> Iterator[str]:
 @pytest.mark.parametrize(
     ("page", "limit", "problem"),
     [
-        ("silent", None, "download took more than 0.5 s|Read timed out"),
-        ("head", None, "download took more than 0.5 s"),
-        ("body", None, "download took more than 0.5 s"),
+        ("silent", None, "reading took more than 0.5 s|Read timed out"),
+        ("head", None, "reading took more than 0.5 s"),
+        ("body", None, "reading took more than 0.5 s"),
         ("stream", 1 << 20, "download stopped after 1,[0-9,]* bytes"),
         ("absent", None, "HTTPError: 404 .*/absent"),
     ],
@@ -399,7 +399,7 @@ def test_a_page_that_does_not_end_is_named(endless, monkeypatch, page, limit, pr
     with pytest.raises(MediaError, match=f"^video 0: frame 1: .*({problem})"):
         decoded(None, [[CAT_BYTES, f"{endless}/{page}"]])
     if page == "silent" and VIDEO_READER:
-        with pytest.raises(MediaError, match="^video 0: .*/silent: download took more than 0.5 s"):
+        with pytest.raises(MediaError, match="^video 0: .*/silent: reading took more than 0.5 s"):
             decoded(None, [f"{endless}/silent"])
 
 

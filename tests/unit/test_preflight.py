@@ -5,8 +5,10 @@
 import copy
 import functools
 import json
+import os
 import re
 import shutil
+import sys
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -20,7 +22,7 @@ from safetensors.torch import load_file
 from transformers import Qwen2Config
 from verl.workers.config import HFModelConfig
 
-from verl_durian.hooks import known_failures
+from verl_durian.hooks import known_failures, verl_symbols
 from verl_durian.preflight import Finding, data, machine
 from verl_durian.preflight.__main__ import examine, main
 from verl_durian.preflight.compose import check_estimator, check_values, check_with_verl, compose
@@ -211,6 +213,42 @@ def test_settings(run, one_gpu, check, changes, stops, text):
     run.expect(check, changes, stops, text)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ("model_engine=veomni",),
+        ("model_engine=torchtitan",),
+        (
+            "algorithm.rollout_correction.bypass_mode=true",
+            "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=7",
+        ),
+        (
+            "trainer.v1.trainer_mode=separate_async",
+            "trainer.device=cuda",
+            "trainer.n_gpus_per_node=1",
+            "actor_rollout_ref.rollout.nnodes=1",
+            "actor_rollout_ref.rollout.n_gpus_per_node=8",
+            "actor_rollout_ref.rollout.tensor_model_parallel_size=8",
+        ),
+    ],
+)
+def test_settings_that_verl_runs(run, one_gpu, overrides):
+    overrides = run.overrides(*overrides)
+    assert listed(examine(compose(overrides), overrides)) == []
+
+
+def test_a_trainer_that_this_verl_lacks_only_stops_runs_that_use_it(run, monkeypatch):
+    monkeypatch.setitem(sys.modules, verl_symbols.FULLY_ASYNC, None)
+    monkeypatch.delattr("verl.experimental.fully_async_policy.fully_async_rollouter", raising=False)
+    run.expect(machine.check_verl, {})
+    run.expect(machine.check_verl, {"async_training": {}, "rollout": {}}, PROBLEM, "fully_async_rollouter")
+
+
+def test_an_error_in_a_check_is_a_note(run, monkeypatch):
+    monkeypatch.setattr(machine, "check_flash_attn", lambda config: 1 / 0)
+    assert run.all_found() == [(NOTE, "a check failed (ZeroDivisionError: division by zero); please report this")]
+
+
 def test_all_findings_are_reported_at_once_and_nothing_is_written(run, monkeypatch):
     before = sorted(run.folder.rglob("*"))
     monkeypatch.setattr(known_failures, "find", lambda config, model_type: [f"{model_type} fails"])
@@ -280,6 +318,7 @@ TEXT_ROW = row("red?", images=[])
 NO_IMAGE_COLUMN = {key: value for key, value in TEXT_ROW.items() if key != "images"}
 PICTURES = {"pictures" if key == "images" else key: value for key, value in row().items()}
 UNGRADED = {"prompt": row()["prompt"], "images": row()["images"]}
+UNANSWERED = row(reward_model={"ground_truth": None})
 LONG = row("<image>" + "red " * 100)
 DAMAGED = row(images=[picture(280)[:-100]])
 CRASHES = "16 of the first 16 rows have no image, and verl crashes on a micro batch of such rows alone"
@@ -297,12 +336,17 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([UNGRADED] * 24, {"reward.reward_model.enable": True}, None, ""),
         ([UNGRADED] * 24, {"reward.reward_manager.name": "mine"}, None, ""),
         ([row(reward_model={"style": "rule"})] * 24, {}, PROBLEM, "row 0: no reward_model.ground_truth"),
+        ([UNANSWERED, *[row()] * 23], OURS, NOTE, "row 0: reward_model.ground_truth: None cannot be an answer"),
+        ([UNANSWERED, *[row()] * 23], {**OURS, **OLDER}, PROBLEM, "row 0: reward_model.ground_truth: None cannot be"),
+        ([UNANSWERED] * 24, {**OURS, "trainer.val_only": True}, NOTE, "row 0: reward_model.ground_truth: None cannot"),
+        ([row(reward_model={"ground_truth": 5.0})] * 24, OURS, None, ""),
         ([row(reward_model={"ground_truth": None})] * 24, OURS, PROBLEM, "ground_truth: None cannot be an answer"),
         ([row(reward_model={"ground_truth": None})] * 24, {}, None, ""),  # another reward may accept it
         ([row(extra_info={"decimals": "two"})] * 24, OURS, PROBLEM, "decimals: 'two' must be an integer"),
         ([row(extra_info={"choices": [1], "answer_type": "choice"})] * 24, OURS, PROBLEM, "ground truth 'YES' of a"),
         # prompts and images
-        ([row(prompt="red?")] * 24, {}, PROBLEM, "row 0: prompt must be a list of messages"),
+        ([row(prompt="red?")] * 24, UNFILTERED, PROBLEM, "row 0: prompt must be a list of messages"),
+        ([row(prompt=[]), *[row()] * 23], {}, NOTE, "row 0: prompt must be a list of messages"),
         ([STRUCTURED] * 24, {**GRPO, **MEGATRON}, None, ""),
         ([row(images=[]) | {"images": 5}] * 24, {}, PROBLEM, "row 0: images=5 must be a list (data.image_key)"),
         # trained without images
@@ -327,6 +371,8 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([row(visual_entropy=float("inf"))] * 24, {}, PROBLEM, "visual_entropy=inf is not a finite number of nats"),
         ([row(visual_entropy=float("nan"))] * 24, {}, PROBLEM, "visual_entropy=nan is missing for a row with an imag"),
         ([row(visual_entropy=1.0), row(visual_entropy=None)] * 12, {}, PROBLEM, "row 1: visual_entropy=None is miss"),
+        ([row(visual_entropy=[1.0])] * 24, {}, PROBLEM, "visual_entropy=[1.0] is not a finite number of nats"),
+        ([DAMAGED | {"visual_entropy": None}, *[row(visual_entropy=1.0)] * 23], {}, NOTE, "verl drops such rows"),
         ([row(visual_entropy="high")] * 24, GRPO, None, ""),
         ([row(visual_entropy=1)] * 24, {}, None, ""),
     ],
@@ -349,6 +395,22 @@ def test_files(run, name, content, stops, text):
     file = run.folder / name
     file.write_bytes(content)
     run.expect(data.check, {"data.train_files": [str(run.val), str(file)]}, stops, text)
+
+
+def test_a_parquet_file_without_rows_and_a_pipe(run):
+    pq.write_table(pq.read_table(run.val).slice(0, 0), run.train)
+    run.expect(data.check, {}, PROBLEM, "the file has no rows")
+    pipe = run.folder / "pipe.parquet"
+    os.mkfifo(pipe)
+    run.expect(data.check, {"data.train_files": str(pipe)}, PROBLEM, "no such file")
+
+
+def test_an_image_that_is_a_pipe(run, monkeypatch):
+    """Reading it never ends; so may a download."""
+    os.mkfifo(run.folder / "pipe")
+    monkeypatch.setattr(data, "_SECONDS", 0.2)
+    run.write(*[row() | {"images": [{"image": str(run.folder / "pipe")}]}] * 24)
+    run.expect(data.check, {"data.val_files": []}, NOTE, "reading took more than 0.2 s")
 
 
 @pytest.mark.parametrize(

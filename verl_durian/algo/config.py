@@ -145,4 +145,4 @@ def _message(error: ValidationError, options: Any) -> str:
         return f"{path}.{first['loc'][-1]}: unknown option. Allowed under {path}: {keys}"
     if keys and first["type"] == "value_error":
         return f"{path}: {first['ctx']['error']}"
-    return f"{path}={value!r}: must be {f'a mapping with the keys {keys}' if keys else description}"
+    return f"{path}={value!r:.200}: must be {f'a mapping with the keys {keys}' if keys else description}"

@@ -271,7 +271,7 @@ def sequence_log_probs(log_probs: torch.Tensor, response_mask: torch.Tensor, scr
 
 def entropy_of_rows(column: Any, index: np.ndarray) -> np.ndarray:
     """Returns a column of visual entropies as float64, NaN for null."""
-    values = np.where(pd.isna(column), math.nan, column)
+    values = np.where(pd.isna(column), math.nan, np.asarray(column, dtype=object))
     try:
         return values.astype(np.float64)
     except (TypeError, ValueError) as error:

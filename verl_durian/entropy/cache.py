@@ -54,12 +54,16 @@ class EntropyCache:
     def scores(self) -> Iterator[Score]:
         """All stored scores."""
         for file in sorted(self.folder.glob("*.jsonl")):
-            with file.open("rb") as lines:
-                for number, line in enumerate(lines, start=1):
-                    try:
-                        yield Score(**json.loads(line))
-                    except (ValueError, TypeError):
-                        logger.warning("%s line %d is damaged: skipped", file, number)
+            try:
+                lines = file.read_bytes().splitlines()
+            except PermissionError:
+                logger.warning("%s belongs to another user and cannot be read: skipped", file)
+                continue
+            for number, line in enumerate(lines, start=1):
+                try:
+                    yield Score(**json.loads(line))
+                except (ValueError, TypeError):
+                    logger.warning("%s line %d is damaged: skipped", file, number)
 
     def add(self, scores: Iterable[Score]) -> None:
         """Appends the scores without an error. After this returns they survive a kill of this process.

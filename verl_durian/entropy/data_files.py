@@ -170,10 +170,11 @@ def _find(patterns: Sequence[str]) -> list[str]:
     files = []
     for pattern in patterns:
         filesystem, path = fsspec.core.url_to_fs(pattern)
-        found = sorted(filesystem.glob(path)) if "*" in pattern else [path] if filesystem.exists(path) else []
+        local = isinstance(filesystem, LocalFileSystem)
+        is_file = os.path.isfile if local else filesystem.exists  # reading a pipe may never end
+        found = [name for name in (sorted(filesystem.glob(path)) if "*" in pattern else [path]) if is_file(name)]
         if not found:
             raise ValueError(f"--data {pattern}: no such file")
-        local = isinstance(filesystem, LocalFileSystem)
         files += found if local else [filesystem.unstrip_protocol(name) for name in found]
     return list(dict.fromkeys(files))
 

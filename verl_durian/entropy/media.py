@@ -206,7 +206,7 @@ def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor,
         source = _each("frame", source, _open)
     fetch = partial(fetch_video, {**video, "video": source}, image_patch_size=patch_size, return_video_metadata=True)
     try:
-        return _in_time(fetch, source, _VIDEO_URL_SECONDS) if _is_web(source) else fetch()
+        return in_time(fetch, source, _VIDEO_URL_SECONDS) if _is_web(source) else fetch()
     except AttributeError as error:  # of qwen_vl_utils' fallback, `torchvision.io.read_video`, which was removed
         if isinstance(error.__context__, AttributeError):
             raise MediaError("no package reads video files: pip install decord, or torchcodec and FFmpeg") from error
@@ -216,7 +216,7 @@ def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor,
 def _open(picture: Picture, by_datasets: bool = False) -> str | Image.Image:
     """Converts a picture to the input of qwen_vl_utils."""
     if _is_web(picture):
-        picture = _in_time(partial(_download, picture), picture, _URL_SECONDS)
+        picture = in_time(partial(_download, picture), picture, _URL_SECONDS)
     if by_datasets:
         stored = {"bytes": picture, "path": None} if isinstance(picture, bytes) else {"bytes": None, "path": picture}
         return datasets.Image().decode_example(stored).convert("RGB")
@@ -227,8 +227,8 @@ def _is_web(source: Any) -> TypeGuard[str]:
     return isinstance(source, str) and source.startswith(("http://", "https://"))
 
 
-def _in_time(function: Callable[[], _Result], url: str, seconds: float) -> _Result:
-    """Calls a function with a time limit, in a thread that is abandoned when the time is over.
+def in_time(function: Callable[[], _Result], source: str, seconds: float) -> _Result:
+    """Calls a function that reads a source with a time limit, in a thread that is abandoned when the time is over.
 
     HTTP libraries have no limit for the total time from the name resolution to the last byte.
     """
@@ -244,7 +244,7 @@ def _in_time(function: Callable[[], _Result], url: str, seconds: float) -> _Resu
     try:
         return future.result(seconds)
     except FutureTimeoutError as error:
-        raise MediaError(f"{url}: download took more than {seconds:g} s") from error
+        raise MediaError(f"{source}: reading took more than {seconds:g} s") from error
 
 
 def _download(url: str) -> bytes:

@@ -155,13 +155,15 @@ def score_rows(
     progress = tqdm(total=rows, desc="visual entropy", unit=" rows")
 
     def new_rows() -> Iterator[Media]:
-        seen = set(scores)
+        seen, known = set(scores), len(scores)
         for row, media in enumerate(_read(sources)):
             if isinstance(media, MediaError):
                 unreadable[row] = str(media)
             elif media is not None:
                 keys[row], images[row], encoded[row] = media.key, len(media), media.key not in seen
                 if encoded[row]:
+                    if len(seen) == known:  # the first: no worker has started yet
+                        cache.require_writable()
                     seen.add(media.key)
                     yield media
                     continue

@@ -22,6 +22,7 @@ def validate_config(original: Callable[..., Any], config: Any, *args: Any, **kwa
         if OmegaConf.select(config, _THRESHOLDS) == "dataset":
             # Replaced by numbers before the first step; a verl with its own estimator does not accept the word.
             config = copy.deepcopy(config)
+            OmegaConf.resolve(config.algorithm)  # the options may be a reference to another node
             OmegaConf.update(config, _THRESHOLDS, "batch")
     elif is_recorded(config.algorithm):
         from verl_durian.algo.config import DurianConfig

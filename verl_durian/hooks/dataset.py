@@ -106,7 +106,9 @@ def with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> dataset
     column = np.full(len(rows.data), np.nan)
     column[rows._indices.column(0).to_numpy()] = values
     below = datasets.Dataset(rows.data, rows.info).add_column(key, column)
-    return datasets.Dataset(below.data, below.info, indices_table=rows._indices)
+    result, given = datasets.Dataset(below.data, below.info, indices_table=rows._indices), rows.format
+    columns, kwargs = [*given["columns"], key], given["format_kwargs"]
+    return result.with_format(given["type"], columns, given["output_all_columns"], **kwargs)
 
 
 def _check_column(rows: datasets.Dataset, key: str, columns: Columns) -> None:
@@ -178,8 +180,6 @@ def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
         model.path,
         cache.folder,
     )
-    if not cache.folder.exists():  # a read-only cache may have all scores
-        cache.require_writable()
     with resources_released():
         try:
             placement = place(device)
@@ -216,7 +216,7 @@ def _identity(rows: datasets.Dataset, media_columns: list[str]) -> str | None:
         return None
     states = [(state.st_size, state.st_mtime_ns) for state in map(os.stat, files)]
     index = None if rows._indices is None else rows._indices.column(0).to_numpy().tobytes()
-    content = pickle.dumps((files, states, rows.data, index, repr(rows.features)))
+    content = pickle.dumps((files, states, rows.data, index, repr(rows.features), media_columns))
     return hashlib.sha256(content).hexdigest()[:32]
 
 

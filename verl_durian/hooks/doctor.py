@@ -110,11 +110,14 @@ def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
         setting = f"VERL_USE_EXTERNAL_PLUGINS={policy}"
         return [Finding("plugins allowed", setting, "unset VERL_USE_EXTERNAL_PLUGINS")]
     remedy = f"install verl {' or '.join(verl_symbols.SEEN_IN)} and verl-durian in one pip command"
+    absent = [each for each in unmet("verl") if not installed(each.name)]
     try:
         import verl.trainer.ppo.core_algos  # noqa: F401
     except Exception as error:  # any error of verl or its dependencies
         said = f"verl {installed('verl')}: {type(error).__name__}: {error.__cause__ or error}"
-        if not os.environ.get("VERL_PLATFORM"):
+        if absent and isinstance(error, ModuleNotFoundError):
+            remedy = f"in bash, keeps all others: {install_command(absent)}"
+        elif not os.environ.get("VERL_PLATFORM"):
             remedy += "; on a machine without a GPU: bash recipes/setup_cpu.sh; export VERL_PLATFORM=cpu"
         return [Finding("import verl", said, remedy)]
     if "verl_durian.hooks.plugin" not in sys.modules:

@@ -23,17 +23,17 @@ def find(config: DictConfig, model_type: str | None) -> list[str]:
         model_type: `model_type` of the model's config.json; None skips the checks that depend on the model.
     """
     problems = []
-    manager, kwargs = config.reward.reward_manager, OmegaConf.select(config, "reward.reward_kwargs") or {}
-    longest, buffer = kwargs.get("max_resp_len"), kwargs.get("overlong_buffer_cfg") or {}
-    length = buffer.get("len")
-    valid = longest and length and 0 < length <= longest
-    # verl's reward manager rejects it in the reward workers, so that every rollout fails.
-    if (manager.source, manager.name) == ("register", "dapo") and buffer.get("enable") and not valid:
-        problems.append(
-            f"reward.reward_kwargs.overlong_buffer_cfg.len={length}: must be from 1 to "
-            f"reward.reward_kwargs.max_resp_len={longest}, which must be data.max_response_length; change it "
-            "(OVERLONG_BUFFER), 0 disables the penalty"
-        )
+    manager, kwargs = config.reward.reward_manager, OmegaConf.select(config, "reward.reward_kwargs")
+    if (manager.source, manager.name) == ("register", "dapo"):
+        longest, length = (OmegaConf.select(kwargs, key) for key in ("max_resp_len", "overlong_buffer_cfg.len"))
+        valid = all(isinstance(each, int | float) for each in (longest, length)) and 0 < length <= longest
+        # verl's reward manager rejects it in the reward workers, so that every rollout fails.
+        if OmegaConf.select(kwargs, "overlong_buffer_cfg.enable") and not valid:
+            problems.append(
+                f"reward.reward_kwargs.overlong_buffer_cfg.len={length}: must be from 1 to "
+                f"reward.reward_kwargs.max_resp_len={longest}, which must be data.max_response_length; change it "
+                "(OVERLONG_BUFFER), 0 disables the penalty"
+            )
     if model_type in QWEN2_VL_FAMILY and _randomizes_image_normalization(config.actor_rollout_ref.rollout):
         problems.append(
             "actor_rollout_ref.rollout.load_format=dummy: this vLLM would normalize images with random numbers; "
@@ -86,7 +86,7 @@ def uses_v1(config: DictConfig) -> bool:
 
 def trains(config: DictConfig) -> bool:
     """Whether the run trains. verl reads `val_only` only after the validation before training."""
-    return not (config.trainer.val_only and config.trainer.val_before_train)
+    return not (config.trainer.get("val_only", False) and config.trainer.get("val_before_train", True))
 
 
 def is_lora(config: DictConfig) -> bool:

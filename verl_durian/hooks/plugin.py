@@ -24,9 +24,11 @@ def _install(module: ModuleType) -> None:
     """Installs the hooks of a module. An exception is recorded instead of raised in verl's import."""
     name = module.__name__
     for symbol in _HOOKED:
-        if symbol.module != name or verl_symbols.problem(symbol):
+        if symbol.module != name:
             continue
         try:
+            if verl_symbols.problem(symbol):
+                continue
             if symbol.wrapper:
                 verl_symbols.wrap(symbol, everywhere=name in _IMPORTED_BEFORE)
             elif "durian" not in module.ADV_ESTIMATOR_REGISTRY:  # a patched verl has its own

@@ -10,7 +10,8 @@ its first argument.
 (b) In each step: pass visual entropy and log-probabilities to the estimator. `compute_advantage`. Where verl drops the
     column visual_entropy between data and estimator, keep it: `get_gen_batch` (older trainers) and
     `generate_sequences_single` (fully asynchronous), or fetch it: `compute_advantage_for_multi_trajectories` (V1).
-(c) Add metrics to those of the step. `v1_compute_advantage` (V1), `compute_data_metrics` (older trainers).
+(c) Stop a step in which the estimator did not run, and add metrics to those of the step. `v1_compute_advantage` (V1),
+    `update_actor` and `compute_data_metrics` (older trainers).
 (d) With `algorithm.durian.record`, record the step, with any estimator: `v1_compute_advantage` (V1),
     `compute_advantage` (older trainers; `load_data` and `fit_compute_advantage` remember the trainer).
 
@@ -50,8 +51,8 @@ logger.setLevel(logging.INFO)
 _ACCURACY = "acc"  # key of a rollout's accuracy in the result of verl's reward functions and ours
 
 # Keys in the meta_info of a batch: the thresholds of the training set, for a trainer that has not loaded it; whether
-# the estimator must still run, in the older trainers.
-_THRESHOLDS, _PENDING = "durian_thresholds", "durian_pending"
+# the estimator ran, in the older trainers.
+_THRESHOLDS, _COMPUTED = "durian_thresholds", "durian_computed"
 
 # The older trainers have no dict of metrics where they compute advantages: compute_data_metrics takes them from here.
 _WAITING: dict[str, float] = {}
@@ -128,7 +129,6 @@ def compute_advantage(
             record.add_of_older_trainer(data, adv_estimator, algorithm)
         return data
     start = time.perf_counter()
-    data.meta_info.pop(_PENDING, None)
     step = Step(batch=data.batch, non_tensor_batch=data.non_tensor_batch)
     token = STEP.set(step)
     try:
@@ -141,6 +141,7 @@ def compute_advantage(
     if v1 is None:
         _WAITING.clear()
         _WAITING.update(metrics)
+        data.meta_info[_COMPUTED] = True
         record.add_of_older_trainer(data, adv_estimator, algorithm)
     else:
         metrics["durian/hook_seconds"] += v1.fetch_seconds
@@ -149,11 +150,11 @@ def compute_advantage(
     return data
 
 
-def get_gen_batch(original: Callable[..., DataProto], self: Any, batch: DataProto) -> DataProto:
+def get_gen_batch(
+    original: Callable[..., DataProto], self: Any, batch: DataProto, *args: Any, **kwargs: Any
+) -> DataProto:
     """Wraps `RayPPOTrainer._get_gen_batch`: (b)."""
-    gen_batch = original(self, batch)
-    if is_durian(self.config.algorithm.adv_estimator):
-        batch.meta_info[_PENDING] = True
+    gen_batch = original(self, batch, *args, **kwargs)
     # verl moves unknown columns to the generation batch, and the rollout does not return them.
     for name in _columns(self.config.algorithm):
         if name in gen_batch.non_tensor_batch:
@@ -169,17 +170,17 @@ def _columns(algorithm: Any) -> list[str]:
     return [key, record.ROW] if is_recorded(algorithm) else [key]
 
 
-def fit_compute_advantage(original: Callable[..., DataProto], self: Any, batch: DataProto) -> DataProto:
+def fit_compute_advantage(original: Callable[..., DataProto], self: Any, *args: Any, **kwargs: Any) -> DataProto:
     """Wraps `SeparateRayPPOTrainer._fit_compute_advantage`: (d)."""
     record.remember(self)
-    return original(self, batch)
+    return original(self, *args, **kwargs)
 
 
 async def generate_sequences_single(
-    original: Callable[..., Awaitable[DataProto]], self: Any, prompts: DataProto
+    original: Callable[..., Awaitable[DataProto]], self: Any, prompts: DataProto, *args: Any, **kwargs: Any
 ) -> DataProto:
     """Wraps `FullyAsyncAgentLoopManager.generate_sequences_single`: (b)."""
-    rollouts = await original(self, prompts)
+    rollouts = await original(self, prompts, *args, **kwargs)
     if columns := _columns(self.config.algorithm):
         # verl keeps no column of the prompts, and the trainer runs in a process that loads no training data.
         for name in columns:
@@ -191,22 +192,27 @@ async def generate_sequences_single(
     return rollouts
 
 
-def compute_data_metrics(
-    original: Callable[..., dict[str, Any]], batch: DataProto, *args: Any, **kwargs: Any
-) -> dict[str, Any]:
-    """Wraps `verl.trainer.ppo.metric_utils.compute_data_metrics`: (c) in the older trainers.
+def update_actor(original: Callable[..., Any], self: Any, batch: DataProto, *args: Any, **kwargs: Any) -> Any:
+    """Wraps `RayPPOTrainer._update_actor`: (c).
 
     Raises:
         RuntimeError: The estimator durian did not run in this step.
     """
-    if batch.meta_info.get(_PENDING):
+    if is_durian(self.config.algorithm.adv_estimator) and not batch.meta_info.pop(_COMPUTED, False):
         raise _not_computed_error(sys.modules[verl_symbols.RAY_TRAINER].compute_advantage)
-    metrics = original(batch, *args, **kwargs) | _WAITING
+    return original(self, batch, *args, **kwargs)
+
+
+def compute_data_metrics(original: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
+    """Wraps `verl.trainer.ppo.metric_utils.compute_data_metrics`: (c) in the older trainers."""
+    metrics = original(*args, **kwargs) | _WAITING
     _WAITING.clear()
     return metrics
 
 
-def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, metrics: dict[str, Any]) -> Any:
+def v1_compute_advantage(
+    original: Callable[..., Any], self: Any, batch: Any, metrics: dict[str, Any], *args: Any, **kwargs: Any
+) -> Any:
     """Wraps `PPOTrainer._compute_advantage` of trainer V1: (c) and (d).
 
     Raises:
@@ -214,11 +220,11 @@ def v1_compute_advantage(original: Callable[..., Any], self: Any, batch: Any, me
     """
     computes_durian = is_durian(self.config.algorithm.adv_estimator)
     if not (computes_durian or is_recorded(self.config.algorithm)):
-        return original(self, batch, metrics)
+        return original(self, batch, metrics, *args, **kwargs)
     step = _V1Step(batch, metrics, self.config.algorithm)
     token = _V1_STEP.set(step)
     try:
-        result = original(self, batch, metrics)
+        result = original(self, batch, metrics, *args, **kwargs)
     finally:
         _V1_STEP.reset(token)
     if computes_durian and not step.computed:
@@ -312,11 +318,13 @@ def _accuracy(step: Step, rows: torch.Tensor) -> torch.Tensor | None:
     if accuracy is None:
         return None
     try:
-        of_row = np.asarray(accuracy, dtype=np.float64).reshape(len(accuracy))
-    except (TypeError, ValueError) as error:
-        _warn_of_accuracy(f"the reward function returns {_ACCURACY}={accuracy[0]!r}, which is not a number ({error})")
+        of_row = torch.from_numpy(np.asarray(accuracy, dtype=np.float64).reshape(len(accuracy))).to(rows.device)[rows]
+        if not of_row.isfinite().all():
+            raise ValueError("NaN, infinite or null")
+    except (TypeError, ValueError, OverflowError) as error:
+        _warn_of_accuracy(f"the reward function returns an {_ACCURACY} that is not a number, {accuracy[0]!r} ({error})")
         return None
-    return torch.from_numpy(of_row).to(rows.device)[rows]
+    return of_row
 
 
 def _warn_of_accuracy(reason: str) -> None:

@@ -5,7 +5,8 @@
 import shlex
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
 
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
@@ -52,23 +53,31 @@ def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
     if wrong := list(compose.check_values(config, overrides)):
         yield from wrong
         return
-    of_verl = list(machine.check_verl(config))
+    of_verl = list(_guarded(machine.check_verl, config))
     yield from of_verl
     if not any(finding.stops for finding in of_verl):
-        yield from compose.check_estimator(config)
-        yield from compose.check_with_verl(config)
-    yield from machine.check_flash_attn(config)
+        yield from _guarded(compose.check_estimator, config)
+        yield from _guarded(compose.check_with_verl, config)
+    yield from _guarded(machine.check_flash_attn, config)
     read = None
     try:
         read = model.read(config.actor_rollout_ref.model)
     except ValueError as error:
         yield machine.local_problem(config, str(error))
     model_type = read.hf_config.model_type if read else None
-    yield from map(Finding, known_failures.find(config, model_type))
-    yield from map(note, known_failures.find_risks(config, model_type))
-    yield from data.check(config, read)
-    yield from machine.check_gpus(config)
-    yield from machine.check_checkpoints(config, read)
+    yield from _guarded(lambda: map(Finding, known_failures.find(config, model_type)))
+    yield from _guarded(lambda: map(note, known_failures.find_risks(config, model_type)))
+    yield from _guarded(data.check, config, read)
+    yield from _guarded(machine.check_gpus, config)
+    yield from _guarded(machine.check_checkpoints, config, read)
+
+
+def _guarded(check: Callable[..., Iterable[Finding]], *arguments: Any) -> Iterator[Finding]:
+    """The findings of a check. An error in the check itself is only a note: the run may be sound."""
+    try:
+        yield from check(*arguments)
+    except Exception as error:
+        yield note(f"a check failed ({type(error).__name__}: {one_line(error)}); please report this")
 
 
 if __name__ == "__main__":

@@ -76,6 +76,7 @@ def check_estimator(config: DictConfig) -> Iterator[Finding]:
         # modules of the user may register it
         sampler, library = config.trainer.v1.sampler.custom_sampler.path, config.actor_rollout_ref.model.external_lib
         own = sampler or library or config.data.custom_cls.path
+        own = own or OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
         yield Finding(f"algorithm.adv_estimator={name}: verl knows {', '.join(known)}", stops=not own)
     if rollouts < 2 and name in ("durian", "grpo", "rloo"):
         text = f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other"

@@ -4,6 +4,7 @@
 
 import copy
 from collections.abc import Iterator
+from functools import partial
 from glob import has_magic
 from itertools import islice
 from pathlib import Path
@@ -15,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_durian import reward
 from verl_durian.algo.config import DurianConfig
+from verl_durian.entropy.media import in_time
 from verl_durian.hooks import known_failures
 from verl_durian.hooks.checks import is_durian
 from verl_durian.hooks.dataset import is_entropy
@@ -24,6 +26,8 @@ Row = dict[str, Any]
 
 _ROWS = 16
 """Rows of each file that are read and turned into prompts."""
+_SECONDS = 60
+"""Time limit for a prompt: a server that hosts its images may never answer, and a pipe never end."""
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 _PREPARED_SETS = ("geometry3k", "virl39k")
 _OUR_REWARDS = ("pkg://verl_durian.reward", "pkg://verl_durian.evaluation.named_reward")
@@ -35,7 +39,8 @@ def check(config: DictConfig, model: Any | None) -> Iterator[Finding]:
     if config.data.custom_cls.path is not None:
         yield note(f"data.custom_cls.path={config.data.custom_cls.path}: the data of a custom class is not checked")
         return
-    trains = known_failures.trains(config)
+    trains, trainer = known_failures.trains(config), config.trainer
+    used = {"train_files": trains, "val_files": trainer.val_before_train or trainer.test_freq > 0}
     for key in ("train_files", "val_files"):
         for file in _names(config, key):
             where, path = f"data.{key}={file}", Path(file).expanduser()
@@ -52,8 +57,12 @@ def check(config: DictConfig, model: Any | None) -> Iterator[Finding]:
                 rows = _read_first_rows(path)
             except Exception as error:  # datasets and pyarrow raise many types for a damaged file
                 yield Finding(f"{where}: cannot be read ({one_line(error)}); write it again")
-            else:
-                yield from _check_rows(rows, where, config, model, trains and key == "train_files")
+                continue
+            if not rows:
+                yield Finding(f"{where}: the file has no rows, and verl cannot read it; write it again or omit it")
+                continue
+            for finding in _check_rows(rows, where, config, model, trains and key == "train_files"):
+                yield finding if used[key] else note(finding.text)
     if trains:
         yield from _check_batch_size(config)
 
@@ -66,8 +75,13 @@ def _names(config: DictConfig, key: str) -> list[str]:
 def _check_batch_size(config: DictConfig) -> Iterator[Finding]:
     """A training set without a complete batch."""
     batch, limit = config.data.train_batch_size, config.data.train_max_samples
+    if not known_failures.uses_v1(config):
+        batch = config.data.get("gen_batch_size") or batch
+    files = [Path(file).expanduser() for file in _names(config, "train_files")]
+    if not all(file.is_file() for file in files):
+        return  # reported
     try:
-        total = sum(pq.read_metadata(Path(file).expanduser()).num_rows for file in _names(config, "train_files"))
+        total = sum(pq.read_metadata(file).num_rows for file in files)
     except (OSError, pa.ArrowException):  # JSON has no number of rows; other files were reported
         return
     total = min(total, limit) if limit > 0 else total
@@ -91,9 +105,6 @@ def _read_first_rows(path: Path) -> list[Row]:
 
 def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, trains: bool) -> Iterator[Finding]:
     """Checks the first rows of a file: one line about its worst row, then what concerns all of them."""
-    if not rows:
-        yield Finding(f"{where}: the file has no rows, and verl cannot read it; write it again or omit it")
-        return
     needed = [config.data.prompt_key, *(("data_source", "reward_model") if _verl_grades(config) else ())]
     if missing := [name for name in needed if name not in rows[0]]:
         text = f"{where}: no column {', '.join(missing)}, but {', '.join(rows[0])}; write it as `verl-durian prepare`"
@@ -106,14 +117,22 @@ def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, tra
             return
     findings: list[Finding] = []
     lengths: list[int] = []
+    kept: dict[int, Row] = {}
+    ungraded = 0
+    longest, filters = config.data.max_prompt_length, config.data.filter_overlong_prompts
     dataset = None if model is None else _dataset_without_files(config, model)
     for number, row in enumerate(rows):
-        of_row = list(_check_row(row, f"{where}: row {number}", config))
+        of_row = list(_check_answer(row, f"{where}: row {number}", config))
+        ungraded += len(of_row)
+        of_row = of_row or list(_check_media(row, f"{where}: row {number}", config))
         if dataset is not None and not of_row:
             of_row = list(_check_prompt(row, f"{where}: row {number}", config, dataset, lengths))
+        if not (filters and (of_row or (lengths and lengths[-1] > longest))):
+            kept[number] = row
         findings += of_row
+    if ungraded == len(rows):  # trainer V1 skips the rollouts of some such rows, but a run needs others
+        findings = [Finding(findings[0].text)]
     yield from sorted(findings, key=lambda finding: not finding.stops)[:1]
-    longest = config.data.max_prompt_length
     if over := sum(length > longest for length in lengths):
         truncates = "skips the rollouts of those with images, and truncates the others"
         fate = "drops them" if config.data.filter_overlong_prompts else truncates
@@ -124,7 +143,7 @@ def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, tra
     if trains and not any(finding.stops for finding in findings):
         if model is not None and model.hf_config.model_type in known_failures.QWEN2_VL_FAMILY:
             yield from _check_text_rows(rows, where, config)
-        yield from _check_visual_entropy(rows, where, config)
+        yield from _check_visual_entropy(kept, where, config)
 
 
 def _verl_grades(config: DictConfig) -> bool:
@@ -138,20 +157,26 @@ def _has_media(row: Row, config: DictConfig) -> bool:
     return any(row.get(config.data[f"{kind}_key"]) for kind in _MEDIA)
 
 
-def _check_row(row: Row, where: str, config: DictConfig) -> Iterator[Finding]:
-    """The answer, the messages, and the number of images of a row."""
-    graded = row.get("reward_model")
-    if _verl_grades(config):
-        if not isinstance(graded, dict) or "ground_truth" not in graded:
-            yield Finding(f"{where}: no reward_model.ground_truth; add it, or remove the row")
-        elif config.reward.custom_reward_function.path in _OUR_REWARDS:
-            try:
-                reward.compute_score(row["data_source"], "", graded["ground_truth"], row.get("extra_info"))
-            except ValueError as error:
-                yield Finding(f"{where}: {one_line(error)}")
+def _check_answer(row: Row, where: str, config: DictConfig) -> Iterator[Finding]:
+    """The answer of a row. In trainer V1 a rollout that cannot be graded only loses its prompt."""
+    graded, stops = row.get("reward_model"), not known_failures.uses_v1(config)
+    if not _verl_grades(config):
+        return
+    if not isinstance(graded, dict) or "ground_truth" not in graded:
+        yield Finding(f"{where}: no reward_model.ground_truth; add it, or remove the row", stops)
+    elif config.reward.custom_reward_function.path in _OUR_REWARDS:
+        try:
+            reward.compute_score(row["data_source"], "", graded["ground_truth"], row.get("extra_info"))
+        except ValueError as error:
+            yield Finding(f"{where}: {one_line(error)}", stops)
+
+
+def _check_media(row: Row, where: str, config: DictConfig) -> Iterator[Finding]:
+    """The messages and the number of images of a row."""
     prompt = row[config.data.prompt_key]
     if not isinstance(prompt, list) or not prompt or not all(isinstance(message, dict) for message in prompt):
-        yield Finding(f"{where}: {config.data.prompt_key} must be a list of messages with role and content")
+        text = f"{where}: {config.data.prompt_key} must be a list of messages with role and content"
+        yield _raised_by_dataset(text, config)
         return
     texts = [content for message in prompt if isinstance(content := message.get("content"), str)]
     for kind in _MEDIA:
@@ -186,9 +211,10 @@ def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, length
         if (token := getattr(dataset.processor, name, None)) and token in contents:
             reason = f"{token} in the prompt is the model's own token for an image or a video, and has none"
     try:
-        messages = dataset._build_messages(copy.deepcopy(row), config.data.prompt_key)
+        build = partial(dataset._build_messages, copy.deepcopy(row), config.data.prompt_key)
+        messages = in_time(build, "the row's images", _SECONDS)
         in_dataset = False
-        lengths.append(_count_tokens(messages, dataset))
+        lengths.append(in_time(partial(_count_tokens, messages, dataset), "the row's images", _SECONDS))
     except Exception as error:  # damaged images, and prompts that do not fit the chat template
         reason = reason or f"verl cannot build its prompt ({one_line(error)})"
         if in_dataset or config.data.filter_overlong_prompts:
@@ -237,8 +263,8 @@ def _check_text_rows(rows: list[Row], where: str, config: DictConfig) -> Iterato
         yield Finding(f"{text}(patches/README.md)", stops=only_text and len(_names(config, "train_files")) == 1)
 
 
-def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig) -> Iterator[Finding]:
-    """Values of the visual entropy column, if there is one."""
+def _check_visual_entropy(rows: dict[int, Row], where: str, config: DictConfig) -> Iterator[Finding]:
+    """Values of the visual entropy column, if there is one, in the rows that verl keeps, by their number."""
     if not is_durian(config.algorithm.adv_estimator):
         return
     try:
@@ -246,9 +272,11 @@ def _check_visual_entropy(rows: list[Row], where: str, config: DictConfig) -> It
     except ValueError:  # reported with the estimator
         return
     key = options.perceptual.key
-    if options.weights.perceptual == 0 or key not in rows[0]:
+    if options.weights.perceptual == 0:
         return
-    for number, row in enumerate(rows):
+    for number, row in rows.items():
+        if key not in row:
+            return
         missing = _has_media(row, config) and (row[key] is None or row[key] != row[key])
         if missing or not is_entropy(row[key]):
             problem = "is missing for a row with an image" if missing else "is not a finite number of nats"

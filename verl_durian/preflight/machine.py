@@ -37,7 +37,8 @@ def check_flash_attn(config: DictConfig) -> Iterator[Finding]:
     attention = config.actor_rollout_ref.model.override_config.get("attn_implementation", "flash_attention_2")
     of_fsdp = config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2") and config.trainer.device != "npu"
     if of_fsdp and attention == "flash_attention_2" and find_spec("flash_attn") is None:
-        yield Finding("flash_attn: not installed; bash recipes/setup_gpu.sh, or ATTENTION=sdpa, see recipes/README.md")
+        text = "flash_attn: not installed; bash recipes/setup_gpu.sh, or ATTENTION=sdpa, see recipes/README.md"
+        yield Finding(text, stops=find_spec("kernels") is None)  # transformers may download it with that package
 
 
 def running_cluster(config: DictConfig) -> str | None:
