@@ -249,12 +249,17 @@ def step_metrics(prompts: pd.DataFrame, thresholds: Mapping[int, Mapping[str, Se
             "critic/score/mean": sums["reward"] / sums["rows"],
             "response_length/mean": sums["length"] / sums["rows"],
             "record/accuracy": prompts.groupby("step")["accuracy"].mean(),
-            "durian/prompts/all_equal": 1 - sums["effective"] / sums["several"],
+            "durian/prompts/frac_reward_zero_std": 1 - sums["effective"] / sums["several"],
             "durian/prompts/extreme": sums["extreme"] / sums["mixed"],
         }
     )
     parts = [steps]
     for axis, letter in AXES.items():
+        of_axis = {step: each.get(axis) or [] for step, each in thresholds.items()}
+        table = pd.DataFrame.from_dict(of_axis, orient="index")
+        width = len(str(len(table.columns) + 1))  # as in the metrics that the estimator logs
+        table.columns = [f"durian/{axis}/threshold_{number + 1:0{width}}" for number in table.columns]
+        parts.append(table)
         groups = prompts.groupby(["step", f"{axis}_group"])
         rows = groups["rollouts"].sum()
         quantities = {
@@ -265,12 +270,8 @@ def step_metrics(prompts: pd.DataFrame, thresholds: Mapping[int, Mapping[str, Se
         }
         for quantity, values in quantities.items():
             table = values.unstack()
-            table.columns = [f"durian/{axis}/{letter}{int(group)}/{quantity}" for group in table.columns]
+            table.columns = [f"durian/{axis}/{letter}{int(group):0{width}}/{quantity}" for group in table.columns]
             parts.append(table)
-        of_axis = {step: each.get(axis) or [] for step, each in thresholds.items()}
-        table = pd.DataFrame.from_dict(of_axis, orient="index")
-        table.columns = [f"durian/{axis}/threshold_{number + 1}" for number in table.columns]
-        parts.append(table)
         parts.append(rank_correlation(prompts, axis).rename(f"durian/{axis}/rank_correlation").to_frame())
     frame = pd.concat(parts, axis=1).dropna(axis=1, how="all")
     return frame.replace([np.inf, -np.inf], np.nan)
