@@ -5,6 +5,7 @@
 import json
 import threading
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import advantage_step
@@ -38,7 +39,12 @@ def make_trainer(folder, estimator="grpo", step=1, **options) -> Trainer:
     durian = {"record": str(folder), "reasoning": {"num_groups": GROUPS}, **options}
     config = {
         "algorithm": {"adv_estimator": estimator, "durian": durian},
-        "data": {"train_files": ["a.parquet", "b.parquet"], "seed": 7, "image_key": "images"},
+        "data": {
+            "train_files": ["a.parquet", "s3://b.parquet"],
+            "seed": 7,
+            "prompt_key": "prompt",
+            "image_key": "images",
+        },
         "trainer": {"experiment_name": "first", "project_name": "verl"},
         "actor_rollout_ref": {"rollout": {"n": ROLLOUTS}},
     }
@@ -156,10 +162,13 @@ def test_columns_against_loops(estimator, confidence, tmp_path):
 
 
 def test_settings_are_metadata(tmp_path):
-    written(tmp_path, make_trainer(tmp_path, "durian"))
+    trainer = make_trainer(tmp_path, "durian", perceptual={"thresholds": "dataset"})
+    record.remember(trainer)
+    trainer.config.algorithm.durian.perceptual.thresholds = [1.0, 2.0]  # as the hook replaces it
+    written(tmp_path, trainer)
     found = json.loads(pq.read_schema(tmp_path / "step_00000001.parquet").metadata[b"verl_durian"])
     thresholds = found.pop("thresholds")
-    assert [len(thresholds[axis]) for axis in ("perceptual", "reasoning")] == [2, GROUPS - 1]
+    assert thresholds["perceptual"] == [1.0, 2.0] and len(thresholds["reasoning"]) == GROUPS - 1
     assert found == {
         "version": 1,
         "estimator": "durian",
@@ -167,10 +176,13 @@ def test_settings_are_metadata(tmp_path):
         "project": "verl",
         "seed": 7,
         "weights": {"original": 0.1, "perceptual": 0.2, "reasoning": 0.7},
+        "confidence": "mean",
         "num_groups": GROUPS,
         "quantiles": [0.25, 0.75],
+        "threshold_source": {"perceptual": "dataset", "reasoning": "batch"},
         "epsilon": 1e-6,
-        "train_files": ["a.parquet", "b.parquet"],
+        "train_files": [str(Path.cwd() / "a.parquet"), "s3://b.parquet"],
+        "prompt_key": "prompt",
         "image_key": "images",
         "rollout_n": ROLLOUTS,
     }

@@ -12,6 +12,7 @@ Threads fetch and write while the trainer goes on. An error is logged once and e
 import json
 import logging
 import math
+import os
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -86,10 +87,11 @@ def _row_numbers(dataset: Any) -> np.ndarray | None:
 
 
 def remember(trainer: Any) -> None:
-    """Keeps the older trainer of this process for `add_of_older_trainer`."""
+    """Keeps the trainer of this process, and its settings before numbers replace `thresholds=dataset`."""
     global _older_trainer
     if is_recorded(trainer.config.algorithm):
         _older_trainer = weakref.ref(trainer)
+        _recorder(trainer)
 
 
 def add_of_older_trainer(data: DataProto, adv_estimator: Any, algorithm: Any) -> None:
@@ -162,6 +164,7 @@ class Recorder:
         self.options = options
         self.folder = Path(str(options.record)).expanduser()
         train_files = OmegaConf.select(config, "data.train_files") or []
+        train_files = [train_files] if isinstance(train_files, str) else train_files
         estimator = config.algorithm.adv_estimator
         self.about = {
             "version": VERSION,
@@ -170,10 +173,13 @@ class Recorder:
             "project": OmegaConf.select(config, "trainer.project_name"),
             "seed": OmegaConf.select(config, "data.seed"),
             "weights": asdict(options.weights),
+            "confidence": options.reasoning.confidence,
             "num_groups": options.reasoning.num_groups,
             "quantiles": options.perceptual.quantiles,
+            "threshold_source": {"perceptual": options.perceptual.thresholds, "reasoning": "batch"},
             "epsilon": options.epsilon,
-            "train_files": [train_files] if isinstance(train_files, str) else list(train_files),
+            "train_files": [file if "://" in file else os.path.abspath(file) for file in train_files],
+            "prompt_key": OmegaConf.select(config, "data.prompt_key"),
             "image_key": OmegaConf.select(config, "data.image_key"),
             "rollout_n": OmegaConf.select(config, "actor_rollout_ref.rollout.n"),
         }
@@ -220,6 +226,7 @@ class Recorder:
     def add(self, trainer: Any, data: DataProto, keys: list[str] | None, fetch: Fetch | None) -> None:
         """Copies what is recorded of an update, and has it written by the thread."""
         with self.or_stop():
+            self.options = DurianConfig.from_algorithm(trainer.config.algorithm)
             step, update = _place(trainer)
             if self._stopped or step % self.options.record_every != 0:
                 return

@@ -87,9 +87,9 @@ def load_data(original: Callable[..., None], self: Any, *args: Any, **kwargs: An
     if computes_durian:
         check(self.config)
         add_visual_entropy(self.train_dataset, self.config)
+    record.remember(self)
     _replace_thresholds(self.train_dataset, algorithm)
     if is_recorded(algorithm):
-        record.remember(self)
         record.prepare(self)
 
 

@@ -37,7 +37,10 @@ OF_PROMPT = (
 AXES = {"perceptual": "S", "reasoning": "M"}
 """Difficulty axes, and how their groups are named."""
 
-SETTINGS = ("estimator", "weights", "num_groups", "quantiles", "epsilon", "rollout_n", "train_files")
+SETTINGS = (
+    *("estimator", "weights", "confidence", "num_groups", "quantiles", "threshold_source", "epsilon"),
+    *("rollout_n", "train_files"),
+)
 """Metadata in which the seeds of one setting agree."""
 WANTED = re.compile(
     r"durian/(prompts|perceptual|reasoning)/.*|critic/score/mean|response_length/mean|actor/entropy"
@@ -317,7 +320,7 @@ def _label(runs: Sequence[Run]) -> None:
 def as_text(value: Any) -> str:
     """A setting in short: weights as 0.1/0.2/0.7, files with their last folder."""
     if isinstance(value, dict):
-        return "/".join(f"{each:g}" for each in value.values())
+        return "/".join(map(as_text, value.values()))
     if isinstance(value, list):
         return ", ".join("/".join(Path(each).parts[-2:]) if isinstance(each, str) else f"{each:g}" for each in value)
-    return "" if value is None else str(value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
