@@ -170,7 +170,7 @@ def test_padding_rows_are_excluded(killed, steps):
         assert step["durian/prompts/num"] == BATCH
         assert sum(step[f"durian/perceptual/S{k}/size"] for k in (1, 2, 3)) == BATCH
         assert step["durian/rows_without_image"] == 0
-        assert step["durian/prompts/all_equal"] == 0  # by dynamic sampling
+        assert step["durian/prompts/frac_reward_zero_std"] == 0  # by dynamic sampling
 
 
 def test_images_are_scored_once(killed, resumed):

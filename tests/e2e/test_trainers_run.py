@@ -81,7 +81,7 @@ class Runs:
         steps = {k: step for k, step in recipe.metrics(self.folder / name).items() if "durian/prompts/num" in step}
         data = pd.read_parquet(self.folder / "data" / "train.parquet")
         for number, step in steps.items():
-            assert step["durian/hook_seconds"] > 0 and step["actor/grad_norm"] > 0
+            assert step["timing_s/durian"] > 0 and step["actor/grad_norm"] > 0
             rows = pd.read_parquet(self.folder / name / "records" / f"step_{number:08d}.parquet")
             updates = rows.groupby("update")["uid"].nunique()
             assert updates.mean() == step["durian/prompts/num"]
@@ -149,7 +149,7 @@ def test_separate_async_with_two_updates_a_step(runs):
     assert [step["durian/prompts/num"] for step in steps] == [4, 4]
     assert [step["durian/prompts/num"] for step in more] == [4]
     for step in steps + more:
-        assert step["durian/prompts/all_equal"] == 0
+        assert step["durian/prompts/frac_reward_zero_std"] == 0
         assert step["training/rollout_actor_probs_pearson_corr"] > 0.9999
 
 

@@ -113,7 +113,7 @@ def assert_expected(found, rows: list[dict], config, rejected: tuple[str, ...] =
     torch.testing.assert_close(advantages[real], wanted.unsqueeze(-1) * mask[real], rtol=1e-5, atol=1e-5)
     assert not advantages[len(rows) :].any()
     assert metrics["durian/prompts/num"] == len({row["uid"] for row in rows if row["key"] not in rejected})
-    assert metrics["durian/hook_seconds"] > 0
+    assert metrics["timing_s/durian"] > 0
     return metrics
 
 

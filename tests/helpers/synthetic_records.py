@@ -110,14 +110,17 @@ def write_run(
             "project": "test",
             "seed": seed,
             "weights": vars(options.weights),
+            "confidence": options.reasoning.confidence,
             "num_groups": options.reasoning.num_groups,
             "quantiles": options.perceptual.quantiles,
+            "threshold_source": {"perceptual": "batch", "reasoning": "batch"},
             "epsilon": options.epsilon,
             "thresholds": {
                 "perceptual": found.perceptual.thresholds.tolist(),
                 "reasoning": found.reasoning.thresholds.tolist(),
             },
             "train_files": [str(train_file)] if train_file else [],
+            "prompt_key": "prompt",
             "image_key": "images",
             "rollout_n": rollouts,
         }

@@ -33,7 +33,7 @@ def metrics_of(prompts: dict, **options) -> dict[str, float]:
 def test_prompts():
     metrics = metrics_of(PROMPTS)
     assert metrics["durian/prompts/num"] == 5
-    assert metrics["durian/prompts/all_equal"] == pytest.approx(1 / 4)  # c, of the four with several rollouts
+    assert metrics["durian/prompts/frac_reward_zero_std"] == 1 / 4  # c, of the four with several rollouts
     assert metrics["durian/prompts/extreme"] == pytest.approx(2 / 3)  # a and d, of a, b and d
     assert metrics["durian/rows_without_image"] == pytest.approx(1 / 17)
     of_two = {"a": ([1, 0], 1.0, -1.0), "b": ([1, 1, 0], 2.0, -2.0), "c": ([1, 1, 0, 0], 3.0, -3.0)}
@@ -72,6 +72,13 @@ def test_reasoning_groups():
     assert "durian/reasoning/threshold_4" in metrics and "durian/reasoning/threshold_5" not in metrics
 
 
+def test_names_with_numbers_sort_by_number():
+    metrics = metrics_of(PROMPTS, perceptual={"thresholds": list(range(10))}, reasoning={"num_groups": 10})
+    assert {f"durian/perceptual/{name}" for name in ("S01/size", "S11/size", "threshold_10")} <= set(metrics)
+    thresholds = [name for name in metrics if name.startswith("durian/reasoning/threshold_")]
+    assert thresholds == [f"durian/reasoning/threshold_0{number}" for number in range(1, 10)]
+
+
 def test_rank_correlation_is_with_the_accuracy_where_there_is_one():
     prompts = {uid: ([1] * (4 - k) + [0] * k, float(k), -float(k)) for k, uid in enumerate("abcd")}
     metrics = metrics_of(prompts)
@@ -87,7 +94,7 @@ def test_rank_correlation_is_with_the_accuracy_where_there_is_one():
 
 def test_what_is_not_defined_is_left_out():
     metrics = metrics_of({"a": ([1, 1], 1.0, -1.0), "b": ([1, 1], 1.0, -1.0)})
-    assert metrics["durian/prompts/all_equal"] == 1 and metrics["durian/perceptual/S3/size"] == 0
+    assert metrics["durian/prompts/frac_reward_zero_std"] == 1 and metrics["durian/perceptual/S3/size"] == 0
     for name in ("prompts/extreme", "perceptual/rank_correlation", "perceptual/S3/std", "reasoning/rank_correlation"):
         assert f"durian/{name}" not in metrics
 
@@ -96,4 +103,4 @@ def test_an_axis_of_weight_zero_has_no_metrics():
     rewards = torch.tensor([1.0, 0.0], dtype=torch.float64)
     config = DurianConfig.from_algorithm({"durian": {"weights": {"original": 1, "perceptual": 0, "reasoning": 0}}})
     metrics = durian_metrics(durian_advantages(rewards, np.array(["a", "a"]), None, None, config))
-    assert set(metrics) == {"durian/prompts/num", "durian/prompts/all_equal", "durian/accuracy_is_reward"}
+    assert set(metrics) == {"durian/prompts/num", "durian/prompts/frac_reward_zero_std", "durian/accuracy_is_reward"}

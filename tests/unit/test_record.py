@@ -5,6 +5,7 @@
 import json
 import threading
 from collections import defaultdict
+from pathlib import Path
 from types import SimpleNamespace
 
 import advantage_step
@@ -26,6 +27,7 @@ from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import compute_durian_outcome_advantage, durian_advantages
 from verl_durian.hooks import record
 from verl_durian.hooks.dataset import with_column
+from verl_durian.report.runs import read_run
 
 PROMPTS, ROLLOUTS, TOKENS, GROUPS = 9, 4, 6, 3
 
@@ -38,7 +40,12 @@ def make_trainer(folder, estimator="grpo", step=1, **options) -> Trainer:
     durian = {"record": str(folder), "reasoning": {"num_groups": GROUPS}, **options}
     config = {
         "algorithm": {"adv_estimator": estimator, "durian": durian},
-        "data": {"train_files": ["a.parquet", "b.parquet"], "seed": 7, "image_key": "images"},
+        "data": {
+            "train_files": ["a.parquet", "s3://b.parquet"],
+            "seed": 7,
+            "prompt_key": "prompt",
+            "image_key": "images",
+        },
         "trainer": {"experiment_name": "first", "project_name": "verl"},
         "actor_rollout_ref": {"rollout": {"n": ROLLOUTS}},
     }
@@ -85,7 +92,7 @@ def make_data(estimator="grpo", seed=0, confidence="mean") -> DataProto:
 
 
 def records(folder) -> dict[str, pd.DataFrame]:
-    return {file.name: pq.read_table(file).to_pandas() for file in sorted(folder.iterdir())}
+    return {file.name: pq.read_table(file).to_pandas() for file in sorted(folder.glob("*.parquet"))}
 
 
 def written(folder, trainer, data=None) -> pd.DataFrame:
@@ -156,10 +163,13 @@ def test_columns_against_loops(estimator, confidence, tmp_path):
 
 
 def test_settings_are_metadata(tmp_path):
-    written(tmp_path, make_trainer(tmp_path, "durian"))
+    trainer = make_trainer(tmp_path, "durian", perceptual={"thresholds": "dataset"})
+    record.remember(trainer)
+    trainer.config.algorithm.durian.perceptual.thresholds = [1.0, 2.0]  # as the hook replaces it
+    written(tmp_path, trainer)
     found = json.loads(pq.read_schema(tmp_path / "step_00000001.parquet").metadata[b"verl_durian"])
     thresholds = found.pop("thresholds")
-    assert [len(thresholds[axis]) for axis in ("perceptual", "reasoning")] == [2, GROUPS - 1]
+    assert thresholds["perceptual"] == [1.0, 2.0] and len(thresholds["reasoning"]) == GROUPS - 1
     assert found == {
         "version": 1,
         "estimator": "durian",
@@ -167,10 +177,13 @@ def test_settings_are_metadata(tmp_path):
         "project": "verl",
         "seed": 7,
         "weights": {"original": 0.1, "perceptual": 0.2, "reasoning": 0.7},
+        "confidence": "mean",
         "num_groups": GROUPS,
         "quantiles": [0.25, 0.75],
+        "threshold_source": {"perceptual": "dataset", "reasoning": "batch"},
         "epsilon": 1e-6,
-        "train_files": ["a.parquet", "b.parquet"],
+        "train_files": [str(Path.cwd() / "a.parquet"), "s3://b.parquet"],
+        "prompt_key": "prompt",
         "image_key": "images",
         "rollout_n": ROLLOUTS,
     }
@@ -214,19 +227,58 @@ def test_rows_keep_their_number_where_visual_entropy_is_added_first():
     assert list(dataset.dataframe["visual_entropy"]) == [0, 1, 2, 3]
 
 
-def test_every_which_step_and_what_was_trained_again(tmp_path):
-    trainer = make_trainer(tmp_path, record_every=2)
-    for step in range(1, 6):
-        trainer.global_steps = step
-        record.add(trainer, make_data(seed=step))
+def train(folder, first, last, **options) -> None:
+    """Trains some steps as a process of its own."""
+    trainer = make_trainer(folder, **options)
+    for trainer.global_steps in range(first, last + 1):
+        record.add(trainer, make_data(seed=trainer.global_steps))
         record._recorders[trainer].flush()
-    assert list(before := records(tmp_path)) == ["step_00000002.parquet", "step_00000004.parquet"]
-    resumed = make_trainer(tmp_path, step=4, record_every=2)
-    record.add(resumed, make_data(seed=10))
-    record._recorders[resumed].flush()
+
+
+def steps(folder) -> list[int]:
+    return [int(name[5:13]) for name in records(folder)]
+
+
+@pytest.mark.parametrize(
+    ("first", "every", "replaced"),
+    [
+        (6, 1, []),  # resumed where it ended
+        (4, 1, [4, 5]),  # resumed from an earlier checkpoint
+        (3, 4, [3, 4, 5]),
+        (1, 1, [1, 2, 3, 4, 5]),  # the command was repeated
+        (1, 3, [1, 2, 3, 4, 5]),
+    ],
+)
+def test_records_of_steps_that_are_trained_again_are_moved(first, every, replaced, tmp_path, caplog):
+    folder = tmp_path / "records"
+    train(folder, 1, 5)
+    before = records(folder)
+    caplog.set_level("INFO")
+    train(folder, first, 7, record_every=every)
+    recorded = [step for step in range(1, 8) if (step % every == 0 if step >= first else step <= 5)]
+    assert steps(folder) == list(read_run(folder).records) == list(read_run(tmp_path).records) == recorded
+    moved = {file.name: pd.read_parquet(file) for file in folder.glob("replaced/*/*")}
+    assert [int(name[5:13]) for name in sorted(moved)] == replaced
+    assert all((records(folder) | moved)[name].equals(rows) for name, rows in before.items())
+    assert len(caplog.records) == bool(replaced)
+    assert not replaced or f"{len(replaced)} records of steps that are trained again are now in" in caplog.text
+
+
+@pytest.mark.parametrize("broken", ["reward", "folder"])
+def test_old_records_stay_if_no_new_one_can_be_written(broken, tmp_path, caplog):
+    train(tmp_path, 1, 2)
+    data, trainer = make_data(), make_trainer(tmp_path)
+    if broken == "reward":
+        nan_reward(tmp_path, data, trainer)
+    else:
+        (tmp_path / "replaced").write_text("a file in its place")
+    before = records(tmp_path)
+    for trainer.global_steps in (1, 2):
+        record.add(trainer, data)
+        record._recorders[trainer].flush()
     after = records(tmp_path)
-    assert before["step_00000002.parquet"].equals(after["step_00000002.parquet"])
-    assert set(after) == set(before) and not before["step_00000004.parquet"].equals(after["step_00000004.parquet"])
+    assert len(before) == len(after) == 2 and all(after[name].equals(rows) for name, rows in before.items())
+    assert caplog.text.count("has ended because of an error, training goes on") == len(caplog.records) == 1
 
 
 def test_updates_of_a_step_share_its_file(tmp_path):
@@ -347,17 +399,20 @@ def test_the_last_step_is_waited_for(tmp_path):
     assert len(records(tmp_path)) == 1
 
 
-@pytest.mark.parametrize("change", [{"estimator": "durian"}, {"epsilon": 1e-5}, {"weights": {"original": 1}}])
-def test_a_folder_with_records_of_another_run(change, tmp_path, caplog):
-    written(tmp_path, make_trainer(tmp_path))
-    other = make_trainer(tmp_path, step=2, **change)
-    with pytest.raises(ValueError, match="records of another run.*name another folder"):
-        record.prepare(other)
-    written(tmp_path, other)  # as in a process that has not prepared the data
-    assert "records of another run" in caplog.text
-    file = tmp_path / "step_00000001.parquet"
-    file.write_bytes(file.read_bytes()[:100])  # damaged: its step is trained again
-    record.Recorder(other).check_folder()
+@pytest.mark.parametrize("change", [{"estimator": "durian"}, {"epsilon": 1e-5}, {}])
+def test_a_resumed_run_with_other_settings_is_one_warning(change, tmp_path, caplog):
+    train(tmp_path, 1, 1)
+    train(tmp_path, 2, 3, **change)
+    warnings = [f"durian: earlier records in {tmp_path} have another {name}" for name in change]
+    assert steps(tmp_path) == [1, 2, 3] and [each.message for each in caplog.records] == warnings
+    first, *resumed = (json.loads(pq.read_schema(file).metadata[b"verl_durian"]) for file in sorted(tmp_path.iterdir()))
+    assert all(each.items() >= change.items() for each in resumed) and not (change and first.items() >= change.items())
+
+
+def test_a_damaged_record_is_no_reason_to_end_the_recording(tmp_path):
+    (tmp_path / "step_00000001.parquet").write_bytes(b"PAR1")
+    train(tmp_path, 2, 3)
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 @pytest.mark.parametrize("algorithm", [None, {}, {"durian": None}, {"durian": "text"}, {"durian": {"record": None}}])

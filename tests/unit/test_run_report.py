@@ -63,12 +63,11 @@ def test_metrics_from_records_are_those_that_training_logged(four: Path, tmp_pat
     logged = runs_module._read_metrics(run / "metrics.jsonl", [])
     (run / "metrics.jsonl").unlink()
     recorded = read_run(run).steps
-    names = [
-        name for name in logged if re.search(r"/(extreme|all_equal|S\d/\w+|threshold_\d+|rank_correlation)$", name)
-    ]
+    of_record = re.compile(r"/(extreme|frac_reward_zero_std|S\d/\w+|threshold_\d+|rank_correlation)$")
+    names = [name for name in logged if of_record.search(name)]
     assert len(names) == 2 + 12 + 2 + 11 + 2
     pd.testing.assert_frame_equal(recorded[names], logged[names], check_dtype=False, check_index_type=False)
-    assert {f"durian/reasoning/M{group}/std" for group in range(1, 13)} <= set(recorded)
+    assert {f"durian/reasoning/M{group:02}/std" for group in range(1, 13)} <= set(recorded)
 
 
 def test_page_of_four_runs(four: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def _prompt_metrics(found: Advantages) -> dict[str, float]:
     extreme = could_be_extreme & ((at_lowest == count - 1) | (at_highest == count - 1))
     return {
         "durian/prompts/num": float(len(count)),
-        "durian/prompts/all_equal": _share(several & ~effective, several),
+        "durian/prompts/frac_reward_zero_std": _share(several & ~effective, several),
         "durian/prompts/extreme": _share(extreme, could_be_extreme),
     }
 
@@ -58,7 +58,7 @@ def _perceptual_metrics(found: Advantages, axis: Axis, accuracy: torch.Tensor) -
     size = torch.bincount(axis.group[axis.group >= 0], minlength=len(axis.rewards.count))
     magnitude = group_stats(found.advantage[grouped].abs(), of_row[grouped], len(size)).mean
     for a in range(len(size)):
-        group = f"durian/perceptual/S{a + 1}"
+        group = f"durian/perceptual/S{_numbered(a + 1, axis)}"
         metrics[f"{group}/size"] = size[a].item()
         if size[a] > 0:
             metrics[f"{group}/std"] = axis.rewards.std[a].item()
@@ -89,7 +89,13 @@ def _reasoning_metrics(axis: Axis, accuracy: torch.Tensor) -> dict[str, float]:
 
 
 def _thresholds(prefix: str, axis: Axis) -> dict[str, float]:
-    return {f"{prefix}/threshold_{k}": value for k, value in enumerate(axis.thresholds.tolist(), start=1)}
+    values = enumerate(axis.thresholds.tolist(), start=1)
+    return {f"{prefix}/threshold_{_numbered(k, axis)}": value for k, value in values}
+
+
+def _numbered(number: int, axis: Axis) -> str:
+    """Returns the number with as many digits as the number of groups has, so that names sort by number."""
+    return str(number).zfill(len(str(len(axis.thresholds) + 1)))
 
 
 def _share(part: torch.Tensor, whole: torch.Tensor) -> float:

@@ -4,7 +4,8 @@
 
 One Parquet file a step, `step_00000012.parquet`, has one row per rollout with tokens; docs/options.md explains the
 columns. With another estimator, the terms of Durian are computed here, and the advantages stay as they are. If a step
-has several updates, its file is written again after each of them.
+has several updates, its file is written again after each of them. Earlier records of the steps that a process trains
+are moved away, so that a folder never mixes two runs.
 
 Threads fetch and write while the trainer goes on. An error is logged once and ends the recording, never the training.
 """
@@ -12,10 +13,12 @@ Threads fetch and write while the trainer goes on. An error is logged once and e
 import json
 import logging
 import math
+import os
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +41,7 @@ from verl_durian.hooks.dataset import with_column
 from verl_durian.report.schema import METADATA, SCHEMA, TEXTS, VERSION
 
 logger = logging.getLogger(__name__)
+logger.setLevel(logging.INFO)
 
 ROW = "durian_row"
 """Column that `prepare` adds to the training set: the position of each row in `data.train_files`."""
@@ -50,19 +54,17 @@ Fetch = Callable[[list[str]], dict[str, np.ndarray]]
 
 
 def prepare(trainer: Any) -> None:
-    """Checks the folder, and adds the column `ROW` to the training set where row numbers are known.
+    """Adds the column `ROW` to the training set where row numbers are known.
 
     Args:
         trainer: One of verl's trainers, after it has loaded the training set. Its run is recorded.
 
     Raises:
-        ValueError: An invalid option, a folder with the records of another run, or a verl that does not record.
+        ValueError: An invalid option, or a verl that does not record.
     """
     if hasattr(AdvantageEstimator, "DURIAN"):
         raise ValueError("algorithm.durian.record: a patched verl (patches/README.md) does not record: remove it")
-    recorder = _recorder(trainer)
-    recorder.check_folder()
-    with recorder.or_stop():
+    with _recorder(trainer).or_stop():
         dataset = trainer.train_dataset
         numbers = _row_numbers(dataset)
         if numbers is None:
@@ -86,10 +88,11 @@ def _row_numbers(dataset: Any) -> np.ndarray | None:
 
 
 def remember(trainer: Any) -> None:
-    """Keeps the older trainer of this process for `add_of_older_trainer`."""
+    """Keeps the trainer of this process, and its settings before numbers replace `thresholds=dataset`."""
     global _older_trainer
     if is_recorded(trainer.config.algorithm):
         _older_trainer = weakref.ref(trainer)
+        _recorder(trainer)
 
 
 def add_of_older_trainer(data: DataProto, adv_estimator: Any, algorithm: Any) -> None:
@@ -162,6 +165,7 @@ class Recorder:
         self.options = options
         self.folder = Path(str(options.record)).expanduser()
         train_files = OmegaConf.select(config, "data.train_files") or []
+        train_files = [train_files] if isinstance(train_files, str) else train_files
         estimator = config.algorithm.adv_estimator
         self.about = {
             "version": VERSION,
@@ -170,10 +174,13 @@ class Recorder:
             "project": OmegaConf.select(config, "trainer.project_name"),
             "seed": OmegaConf.select(config, "data.seed"),
             "weights": asdict(options.weights),
+            "confidence": options.reasoning.confidence,
             "num_groups": options.reasoning.num_groups,
             "quantiles": options.perceptual.quantiles,
+            "threshold_source": {"perceptual": options.perceptual.thresholds, "reasoning": "batch"},
             "epsilon": options.epsilon,
-            "train_files": [train_files] if isinstance(train_files, str) else list(train_files),
+            "train_files": [file if "://" in file else os.path.abspath(file) for file in train_files],
+            "prompt_key": OmegaConf.select(config, "data.prompt_key"),
             "image_key": OmegaConf.select(config, "data.image_key"),
             "rollout_n": OmegaConf.select(config, "actor_rollout_ref.rollout.n"),
         }
@@ -182,25 +189,11 @@ class Recorder:
         # Joined at exit. Trainer V1 deletes a batch after its step: fetching must not wait for a slow disk.
         self._writer, self._fetcher = (ThreadPoolExecutor(1, f"durian-record-{name}") for name in ("write", "fetch"))
         self._waiting: list[Future] = []
+        self._first_step = 0
+        """The first step that this process trains; 0 before it."""
         self._step: int | None = None
         self._updates: dict[int, pa.Table] = {}
         """The tables of the step that was written last, by number of the update."""
-
-    def check_folder(self) -> None:
-        """Raises ValueError if the folder has records of a run with another estimator, options or seed."""
-        files = sorted(self.folder.glob("step_*.parquet"))
-        if not files:
-            return
-        try:
-            found = json.loads((pq.read_schema(files[-1]).metadata or {})[METADATA])
-        except (OSError, KeyError, ValueError):  # not readable: replaced when its step is trained again
-            return
-        for name in ("estimator", "seed", "rollout_n", "weights", "num_groups", "quantiles", "epsilon"):
-            if found.get(name) != self.about[name]:
-                raise ValueError(
-                    f"algorithm.durian.record={self.folder}: the folder has records of another run ({name} "
-                    f"{found.get(name)}, in this run {self.about[name]}): name another folder, or delete it"
-                )
 
     @contextmanager
     def or_stop(self) -> Iterator[None]:
@@ -220,7 +213,9 @@ class Recorder:
     def add(self, trainer: Any, data: DataProto, keys: list[str] | None, fetch: Fetch | None) -> None:
         """Copies what is recorded of an update, and has it written by the thread."""
         with self.or_stop():
+            self.options = DurianConfig.from_algorithm(trainer.config.algorithm)
             step, update = _place(trainer)
+            self._first_step = self._first_step or step
             if self._stopped or step % self.options.record_every != 0:
                 return
             self._waiting = [future for future in self._waiting if not future.done()]
@@ -250,16 +245,31 @@ class Recorder:
             if fetched is not None:
                 columns = {name: column[update.rows] for name, column in fetched.result(_FETCH_SECONDS).items()}
                 update.columns |= columns
+            table = _table(update, self.options, self._tokenizer, self.about)
             if self._step is None:
-                self.check_folder()
+                self._move_replaced()
             if self._step != update.step:
                 self._step, self._updates = update.step, {}
-            self._updates[update.update] = _table(update, self.options, self._tokenizer, self.about)
-            updates = [table for _, table in sorted(self._updates.items())]
-            metadata = self._updates[update.update].schema.metadata
+            self._updates[update.update] = table
+            updates = [each.replace_schema_metadata(table.schema.metadata) for _, each in sorted(self._updates.items())]
             with whole_file(self.folder / f"step_{update.step:08d}.parquet") as file:
-                table = pa.concat_tables([each.replace_schema_metadata(metadata) for each in updates])
-                pq.write_table(table, file, compression="zstd")
+                pq.write_table(pa.concat_tables(updates), file, compression="zstd")
+
+    def _move_replaced(self) -> None:
+        """Moves the files of the steps that this process trains, and warns if those before have other settings."""
+        files = sorted(self.folder.glob("step_*.parquet"))
+        kept = [file for file in files if file.name < f"step_{self._first_step:08d}"]
+        if replaced := files[len(kept) :]:
+            folder = self.folder / "replaced" / time.strftime("%Y%m%d-%H%M%S")
+            folder.mkdir(parents=True)
+            for file in replaced:
+                file.rename(folder / file.name)
+            logger.info("durian: %d records of steps that are trained again are now in %s", len(replaced), folder)
+        if kept:
+            with suppress(OSError, ValueError, KeyError, TypeError):  # not readable
+                found = json.loads(pq.read_schema(kept[-1]).metadata[METADATA])
+                if others := [name for name, value in self.about.items() if found.get(name) != value]:
+                    logger.warning("durian: earlier records in %s have another %s", self.folder, ", ".join(others))
 
 
 _recorders: weakref.WeakKeyDictionary[Any, Recorder] = weakref.WeakKeyDictionary()

@@ -88,9 +88,9 @@ def load_data(original: Callable[..., None], self: Any, *args: Any, **kwargs: An
     if computes_durian:
         check(self.config)
         add_visual_entropy(self.train_dataset, self.config)
+    record.remember(self)
     _replace_thresholds(self.train_dataset, algorithm)
     if is_recorded(algorithm):
-        record.remember(self)
         record.prepare(self)
 
 
@@ -137,14 +137,14 @@ def compute_advantage(
         STEP.reset(token)
     if not step.computed:
         raise _not_computed_error(original)
-    metrics = _metrics(step) | {"durian/hook_seconds": time.perf_counter() - start}
+    metrics = _metrics(step) | {"timing_s/durian": time.perf_counter() - start}
     if v1 is None:
         _WAITING.clear()
         _WAITING.update(metrics)
         data.meta_info[_COMPUTED] = True
         record.add_of_older_trainer(data, adv_estimator, algorithm)
     else:
-        metrics["durian/hook_seconds"] += v1.fetch_seconds
+        metrics["timing_s/durian"] += v1.fetch_seconds
         v1.metrics.update(metrics)
         v1.computed = True
     return data

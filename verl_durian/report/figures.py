@@ -71,7 +71,7 @@ LEARNING = {
 """Title of a panel: metric and unit."""
 SHARES = {
     "Extreme prompts": ("durian/prompts/extreme", "share of mixed prompts"),
-    "Zero-variance prompts": ("durian/prompts/all_equal", "share of all prompts"),
+    "Zero-variance prompts": ("durian/prompts/frac_reward_zero_std", "share of all prompts"),
 }
 GROUPS = {
     "size": ("size", "prompts"),

@@ -37,7 +37,10 @@ OF_PROMPT = (
 AXES = {"perceptual": "S", "reasoning": "M"}
 """Difficulty axes, and how their groups are named."""
 
-SETTINGS = ("estimator", "weights", "num_groups", "quantiles", "epsilon", "rollout_n", "train_files")
+SETTINGS = (
+    *("estimator", "weights", "confidence", "num_groups", "quantiles", "threshold_source", "epsilon"),
+    *("rollout_n", "train_files"),
+)
 """Metadata in which the seeds of one setting agree."""
 WANTED = re.compile(
     r"durian/(prompts|perceptual|reasoning)/.*|critic/score/mean|response_length/mean|actor/entropy"
@@ -249,12 +252,17 @@ def step_metrics(prompts: pd.DataFrame, thresholds: Mapping[int, Mapping[str, Se
             "critic/score/mean": sums["reward"] / sums["rows"],
             "response_length/mean": sums["length"] / sums["rows"],
             "record/accuracy": prompts.groupby("step")["accuracy"].mean(),
-            "durian/prompts/all_equal": 1 - sums["effective"] / sums["several"],
+            "durian/prompts/frac_reward_zero_std": 1 - sums["effective"] / sums["several"],
             "durian/prompts/extreme": sums["extreme"] / sums["mixed"],
         }
     )
     parts = [steps]
     for axis, letter in AXES.items():
+        of_axis = {step: each.get(axis) or [] for step, each in thresholds.items()}
+        table = pd.DataFrame.from_dict(of_axis, orient="index")
+        width = len(str(len(table.columns) + 1))  # as in the metrics that the estimator logs
+        table.columns = [f"durian/{axis}/threshold_{number + 1:0{width}}" for number in table.columns]
+        parts.append(table)
         groups = prompts.groupby(["step", f"{axis}_group"])
         rows = groups["rollouts"].sum()
         quantities = {
@@ -265,12 +273,8 @@ def step_metrics(prompts: pd.DataFrame, thresholds: Mapping[int, Mapping[str, Se
         }
         for quantity, values in quantities.items():
             table = values.unstack()
-            table.columns = [f"durian/{axis}/{letter}{int(group)}/{quantity}" for group in table.columns]
+            table.columns = [f"durian/{axis}/{letter}{int(group):0{width}}/{quantity}" for group in table.columns]
             parts.append(table)
-        of_axis = {step: each.get(axis) or [] for step, each in thresholds.items()}
-        table = pd.DataFrame.from_dict(of_axis, orient="index")
-        table.columns = [f"durian/{axis}/threshold_{number + 1}" for number in table.columns]
-        parts.append(table)
         parts.append(rank_correlation(prompts, axis).rename(f"durian/{axis}/rank_correlation").to_frame())
     frame = pd.concat(parts, axis=1).dropna(axis=1, how="all")
     return frame.replace([np.inf, -np.inf], np.nan)
@@ -316,7 +320,7 @@ def _label(runs: Sequence[Run]) -> None:
 def as_text(value: Any) -> str:
     """A setting in short: weights as 0.1/0.2/0.7, files with their last folder."""
     if isinstance(value, dict):
-        return "/".join(f"{each:g}" for each in value.values())
+        return "/".join(map(as_text, value.values()))
     if isinstance(value, list):
         return ", ".join("/".join(Path(each).parts[-2:]) if isinstance(each, str) else f"{each:g}" for each in value)
-    return "" if value is None else str(value)
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
