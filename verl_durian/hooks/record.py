@@ -164,28 +164,10 @@ class Recorder:
         options = DurianConfig.from_algorithm(config.algorithm)
         self.options = options
         self.folder = Path(str(options.record)).expanduser()
-        train_files = OmegaConf.select(config, "data.train_files") or []
-        train_files = [train_files] if isinstance(train_files, str) else train_files
-        estimator = config.algorithm.adv_estimator
-        self.about = {
-            "version": VERSION,
-            "estimator": str(getattr(estimator, "value", estimator)),
-            "experiment": OmegaConf.select(config, "trainer.experiment_name"),
-            "project": OmegaConf.select(config, "trainer.project_name"),
-            "seed": OmegaConf.select(config, "data.seed"),
-            "weights": asdict(options.weights),
-            "confidence": options.reasoning.confidence,
-            "num_groups": options.reasoning.num_groups,
-            "quantiles": options.perceptual.quantiles,
-            "threshold_source": {"perceptual": options.perceptual.thresholds, "reasoning": "batch"},
-            "epsilon": options.epsilon,
-            "train_files": [file if "://" in file else os.path.abspath(file) for file in train_files],
-            "prompt_key": OmegaConf.select(config, "data.prompt_key"),
-            "image_key": OmegaConf.select(config, "data.image_key"),
-            "rollout_n": OmegaConf.select(config, "actor_rollout_ref.rollout.n"),
-        }
-        self._tokenizer = getattr(trainer, "tokenizer", None)
         self._stopped = False
+        with self.or_stop():
+            self.about = _about(config, options)
+        self._tokenizer = getattr(trainer, "tokenizer", None)
         # Joined at exit. Trainer V1 deletes a batch after its step: fetching must not wait for a slow disk.
         self._writer, self._fetcher = (ThreadPoolExecutor(1, f"durian-record-{name}") for name in ("write", "fetch"))
         self._waiting: list[Future] = []
@@ -270,6 +252,30 @@ class Recorder:
                 found = json.loads(pq.read_schema(kept[-1]).metadata[METADATA])
                 if others := [name for name, value in self.about.items() if found.get(name) != value]:
                     logger.warning("durian: earlier records in %s have another %s", self.folder, ", ".join(others))
+
+
+def _about(config: Any, options: DurianConfig) -> dict[str, Any]:
+    """Returns the metadata of a record: what the report needs to know about the run."""
+    train_files = OmegaConf.select(config, "data.train_files") or []
+    train_files = [train_files] if isinstance(train_files, str) else train_files
+    estimator = config.algorithm.adv_estimator
+    return {
+        "version": VERSION,
+        "estimator": str(getattr(estimator, "value", estimator)),
+        "experiment": OmegaConf.select(config, "trainer.experiment_name"),
+        "project": OmegaConf.select(config, "trainer.project_name"),
+        "seed": OmegaConf.select(config, "data.seed"),
+        "weights": asdict(options.weights),
+        "confidence": options.reasoning.confidence,
+        "num_groups": options.reasoning.num_groups,
+        "quantiles": options.perceptual.quantiles,
+        "threshold_source": {"perceptual": options.perceptual.thresholds, "reasoning": "batch"},
+        "epsilon": options.epsilon,
+        "train_files": [file if "://" in file else os.path.abspath(os.path.expanduser(file)) for file in train_files],
+        "prompt_key": OmegaConf.select(config, "data.prompt_key"),
+        "image_key": OmegaConf.select(config, "data.image_key"),
+        "rollout_n": OmegaConf.select(config, "actor_rollout_ref.rollout.n"),
+    }
 
 
 _recorders: weakref.WeakKeyDictionary[Any, Recorder] = weakref.WeakKeyDictionary()
