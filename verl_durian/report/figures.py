@@ -38,7 +38,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "font.sans-serif": ["DejaVu Sans"],  # and any other where it is missing; few are wider
     "font.size": 9,
-    "axes.titlesize": 10,
+    "axes.titlesize": 9.5,
     "legend.fontsize": 8,
     "legend.frameon": False,
     "axes.spines.top": False,
@@ -50,7 +50,7 @@ STYLE: dict[Any, Any] = {
     ),
 }
 LEGEND_WIDTH = 46
-TITLE_WIDTH = 36
+TITLE_WIDTH = 42
 """Characters of a line."""
 BARS: dict[str, Any] = {"markersize": 4, "linewidth": 1.2, "elinewidth": 1}
 MAX_POINTS = 200
@@ -97,7 +97,7 @@ READINGS = {
     "Entropy of the policy": "Near 0, the rollouts of a prompt are the same and have no learning signal.",
     "Validation": "Prompts that are not trained on; where bands overlap, a difference may be chance.",
     "Weight": "Both lines are of the same rollouts: where durian is flatter than grpo, extreme prompts dominate less.",
-    "Extreme prompts": "The more, the more the choice of the std matters.",
+    "Extreme prompts": "The more of them, the more the choice of the std matters.",
     "Zero-variance prompts": "They have no learning signal under either estimator.",
     "size": "The std of a group with few prompts is noisy.",
     "std": "Where the shared std is small, all prompts of the group push harder.",
@@ -379,7 +379,7 @@ def _numbered(run: Run, pattern: str, name: str, title: str, label: str, letter:
 def _plot(axes: Axes, values: pd.Series, number: int = 0, label: str | None = None) -> Line2D:
     """Draws the line of a number: its own colour and dashes, and thinner, so that it does not hide the ones before."""
     colour, dashes = OKABE_ITO[number % len(OKABE_ITO)], LINES[number % len(LINES)]
-    width, marker = max(1, 2.2 - 0.5 * number), "." if len(values) <= 25 else ""
+    width, marker = max(0.9, 1.8 - 0.4 * number), "." if len(values) <= 25 else ""
     values = _thin(values)
     (line,) = axes.plot(
         values.index, values, color=colour, linestyle=dashes, linewidth=width, marker=marker, label=label
