@@ -96,7 +96,7 @@ READINGS = {
     "Response length": "A drift to 0 or to the maximum length is a warning.",
     "Entropy of the policy": "Near 0, the rollouts of a prompt are the same and have no learning signal.",
     "Validation": "Prompts that are not trained on; where bands overlap, a difference may be chance.",
-    "Weight": "Both lines are of the same rollouts: where durian is flatter than grpo, extreme prompts dominate less.",
+    "Weight": "All lines are of the same rollouts: where durian is flatter than grpo, extreme prompts dominate less.",
     "Extreme prompts": "The more of them, the more the choice of the std matters.",
     "Zero-variance prompts": "They have no learning signal under either estimator.",
     "size": "The std of a group with few prompts is noisy.",

@@ -165,10 +165,10 @@ def training_rows(run: Run, wanted: set[int]) -> dict[int, dict[str, Any]]:
                         "image": image,
                     }
         except (OSError, pa.ArrowException) as error:
-            reason = "not found" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:150]
-            run.notes.append(
-                f"No questions and images from {name}: {reason}. Make the report where the training set is to see them."
-            )
+            reason = " ".join(str(error).split())[:150]
+            if isinstance(error, FileNotFoundError):
+                reason = "not found. Make the report where the training set is to see them"
+            run.notes.append(f"No questions and images from {name}: {reason}.")
             break  # the rows of further files cannot be numbered
         start += count
     else:
