@@ -315,7 +315,7 @@ def test_notes_on_runs_that_differ(four: Path, tmp_path: Path) -> None:
     (running / "metrics.jsonl").write_text("\n".join(lines))
     page, notes = report(tmp_path, four / "grpo_seed1", running)
     assert notes == [
-        "grpo_seed2: The records are of several runs: they differ in seed. Separate them.",
+        "grpo_seed2: The records seem to be of several runs: they differ in seed. Separate them.",
         "grpo_seed2: Steps 1 to 5 only: after them, lines are means of the other runs.",
     ]
     assert "grpo, 2 runs" in page

@@ -262,16 +262,18 @@ def verdict(run: Run, axis: str) -> str:
     if ranks.empty and steps.empty:
         return f"Not recorded: whether {name} means difficulty in this run."
     if ranks.empty:
-        basis, enough = f"{len(steps)} steps; too narrow where prompts recur", len(steps) >= MIN_STEPS
-        mean, error = steps.mean(), _interval(steps.std(), len(steps))
+        count, least, basis = len(steps), MIN_STEPS, "steps; too narrow where prompts recur"
+        mean, error = steps.mean(), _interval(steps.std(), count)
         low, high = mean - error, mean + error
     else:
-        basis, enough = f"{len(ranks)} prompts", len(ranks) >= MIN_PROMPTS
+        count, least, basis = len(ranks), MIN_PROMPTS, "prompts"
         mean = ranks["difficulty"].corr(ranks["passed"], method="spearman")
-        low, high = _fisher_interval(mean, len(ranks))
-    if not enough or np.isnan(mean):
-        return f"Too little to say whether {name} means difficulty in this run: {max(len(ranks), len(steps))} values."
-    measured = f"rank correlation with the accuracy {mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f} from {basis}"
+        low, high = _fisher_interval(mean, count)
+    if count < least or np.isnan(mean):
+        return f"Too little to say whether {name} means difficulty in this run: {count} values."
+    measured = (
+        f"rank correlation with the accuracy {mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f} from {count} {basis}"
+    )
     if high < -NO_EFFECT:
         return f"{name.capitalize()} means difficulty in this run: {measured}."
     if low > NO_EFFECT:

@@ -31,7 +31,7 @@ REQUIRED = ("step", "uid", "reward", "advantage")
 MISSING = {
     "visual_entropy": "No visual entropy in the records: add it with verl-durian score; its term needs a weight > 0.",
     "confidence": "No confidence in the records: they need log-probabilities and a weight of the reasoning term > 0.",
-    "accuracy": "No accuracy in the records: pass rates are mean rewards. A reward function can return `acc`.",
+    "accuracy": "No accuracy in the records: pass rates are mean rewards. A reward function can return acc.",
 }
 """What to do if a column is null in all rows."""
 
@@ -213,7 +213,7 @@ def _read_records(run: Run, files: Sequence[Path]) -> pd.DataFrame:
     run.settings = settings[-1]
     shown = ("experiment", "seed", *SETTINGS)
     if differ := [name for name in shown if len({as_text(each.get(name)) for each in settings}) > 1]:
-        run.notes.append(f"The records are of several runs: they differ in {', '.join(differ)}. Separate them.")
+        run.notes.append(f"The records seem to be of several runs: they differ in {', '.join(differ)}. Separate them.")
     prompts = pa.concat_tables(tables).to_pandas()
     accuracy = prompts["accuracy"]
     prompts["passed"] = accuracy if accuracy.notna().any() else prompts["reward"]
@@ -242,7 +242,7 @@ def read_record(file: Path, columns: Sequence[str] = COLUMNS) -> tuple[pa.Table,
         raise ValueError("no rollouts, or rollouts without step")
     metadata = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
     if not isinstance(metadata, dict):
-        raise ValueError("the metadata are no settings")
+        raise ValueError("its metadata is not a mapping of settings")
     types = {field.name: field.type for field in (*SCHEMA, *TEXTS)}
     arrays = [
         table[name].cast(types[name], safe=False) if name in schema.names else pa.nulls(table.num_rows, types[name])
