@@ -24,11 +24,12 @@ pytestmark = [
 ]
 NESTED = "dialog, .scroll, svg, svg *"
 """What may be wider than the page, because it scrolls or scales."""
+LONG = "qwen2_5_vl_7b_durian_on_dapo_geometry3k_virl39k_lr1e-6_bs512_n8_temperature_1.0"
 
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The report of two seeds each of grpo and durian."""
+    """The report of two seeds each of grpo and durian, and of a run with a long label."""
     folder = tmp_path_factory.mktemp("runs")
     train_file = write_training_set(folder / "train.parquet")
     runs = [
@@ -36,7 +37,8 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for estimator in ("grpo", "durian")
         for seed in (1, 2)
     ]
-    write_report([str(run) for run in runs], folder / "report.html")
+    long = write_run(folder / "long", train_file=train_file)
+    write_report([*map(str, runs), f"{LONG}={long}"], folder / "report.html")
     return folder / "report.html"
 
 
@@ -86,6 +88,15 @@ def test_layout_and_colors(page: Path, browser: Any, width: int, scheme: str) ->
         }).map((text) => text.textContent);
     })"""
     assert browser.execute_script(cut) == []
+    overlapping = """return [...document.querySelectorAll(".panels svg")].flatMap((svg) => {
+        const texts = [...svg.querySelectorAll("text")].map((text) => [text, text.getBoundingClientRect()])
+            .filter(([, box]) => box.width > 0);
+        const meet = (a, b) =>
+            a.left < b.right - 1 && b.left < a.right - 1 && a.top < b.bottom - 2 && b.top < a.bottom - 2;
+        return texts.flatMap(([text, box], at) => texts.slice(at + 1).filter(([, other]) => meet(box, other))
+            .map(([other]) => `${svg.ariaLabel}: ${text.textContent}, ${other.textContent}`));
+    })"""
+    assert browser.execute_script(overlapping) == []
     colors = "const style = getComputedStyle(document.querySelector('svg text')); return [style.fill, style.fontSize]"
     fill = browser.execute_script(colors)[0]
     assert (sum(map(int, fill.removeprefix("rgb(").removesuffix(")").split(","))) > 384) == (scheme == "dark")
@@ -108,12 +119,12 @@ def test_sort_filter_and_open_a_prompt(page: Path, browser: Any) -> None:
 
     everything = column(1)
     assert find("#count").text == f"{len(everything)} of {len(everything)} prompts"
-    find("#prompts th:nth-child(8) button").click()
-    changes = [float(text.removesuffix(" ×")) for text in column(8) if text != "–"]
-    assert changes == sorted(changes) and column(8)[: len(changes)].count("–") == 0
-    find("#prompts th:nth-child(8) button").click()
-    assert [float(text.removesuffix(" ×")) for text in column(8) if text != "–"] == changes[::-1]
-    assert find("#prompts th:nth-child(8)").get_attribute("aria-sort") == "descending"
+    find("#prompts th:nth-child(9) button").click()
+    changes = [float(text.removesuffix(" ×")) for text in column(9) if text != "–"]
+    assert changes == sorted(changes) and column(9)[: len(changes)].count("–") == 0
+    find("#prompts th:nth-child(9) button").click()
+    assert [float(text.removesuffix(" ×")) for text in column(9) if text != "–"] == changes[::-1]
+    assert find("#prompts th:nth-child(9)").get_attribute("aria-sort") == "descending"
 
     choose("kind", "hardest")
     choose("table-run", "durian_seed2")

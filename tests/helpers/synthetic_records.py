@@ -101,7 +101,8 @@ def write_run(
         }
         data["advantage"] = data["advantage_durian" if estimator == "durian" else "advantage_grpo"]
         if texts:
-            data["prompt"] = [f"What is the area of figure {row}?" for row in rows[prompt]]
+            questions = [f"What is the area of figure {row}? Give a number." for row in rows[prompt]]
+            data["prompt"] = [f"user\n{question}\nassistant\n" for question in questions]
             data["answer"] = [f"<think>...</think> \\boxed{{{int(right)}}} <script>" for right in accuracy]
         metadata = {
             "version": 1,

@@ -11,17 +11,19 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from synthetic_records import write_run, write_training_set
 from typer.testing import CliRunner
 
 from verl_durian.cli import app
+from verl_durian.report import page as page_module
 from verl_durian.report import runs as runs_module
 from verl_durian.report.figures import difficulty_bins, verdict
 from verl_durian.report.page import write_report
 from verl_durian.report.prompts import KINDS, interesting
-from verl_durian.report.runs import read_run, read_runs
+from verl_durian.report.runs import Run, read_run, read_runs
 
 
 @pytest.fixture(scope="module")
@@ -52,10 +54,33 @@ def copy_of(run: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(run, tmp_path / run.name))
 
 
-def rewrite(run: Path, change: Any) -> None:
+def rewrite(run: Path, change: Any, files: slice = slice(None)) -> Path:
     """Applies a function to the table of every record."""
-    for file in (run / "records").iterdir():
+    for file in sorted((run / "records").glob("step_*"))[files]:
         pq.write_table(change(pq.read_table(file)), file)
+    return run
+
+
+def with_settings(**settings: Any) -> Any:
+    """A function that replaces metadata of a record."""
+
+    def change(table: Any) -> Any:
+        metadata = json.loads(table.schema.metadata[b"verl_durian"]) | settings
+        return table.replace_schema_metadata({"verl_durian": json.dumps(metadata)})
+
+    return change
+
+
+def with_nulls(*columns: str) -> Any:
+    """A function that sets columns of a record to null."""
+
+    def change(table: Any) -> Any:
+        for name in columns:
+            at = table.schema.get_field_index(name)
+            table = table.set_column(at, name, pa.nulls(len(table), table.schema.field(name).type))
+        return table
+
+    return change
 
 
 def test_metrics_from_records_are_those_that_training_logged(four: Path, tmp_path: Path) -> None:
@@ -76,8 +101,15 @@ def test_page_of_four_runs(four: Path, tmp_path: Path) -> None:
     assert notes == []
     assert len(page) < 10_000_000
     assert {run.label for run in read_runs([str(four / name) for name in names])} == {"grpo", "durian"}
-    for text in ("durian, 2 seeds", "Weight of a prompt: grpo", "Confidence: thresholds", *names):
+    for text in (
+        "durian, 2 runs",
+        "Rollouts of grpo",
+        "Thresholds of confidence",
+        "confidence in nats per token",
+        *names,
+    ):
         assert text in page
+    assert page.count("<figcaption>") == page.count("<figure>") == page.count("<svg")
     # Nothing is loaded, and the texts of a run are no part of the page's own HTML.
     assert not re.search(r"""(src|href|action)=(["'])(?!#|data:|https://arxiv\.org)""", page)
     assert not re.search(r"@import|url\((?!#)|fetch\(|XMLHttp", page.replace("url(#", ""))
@@ -86,6 +118,7 @@ def test_page_of_four_runs(four: Path, tmp_path: Path) -> None:
 
     files = list((tmp_path / "page" / "report_figures").iterdir())
     assert len(files) == page.count("<svg") == 7 + 2 + 2 + 4 * (5 + 5 + 2 + 2)
+    assert max(len(file.name) for file in files) <= 4 + 80 + 4
     for file in files:
         assert ElementTree.parse(file).getroot().tag.endswith("svg")
 
@@ -115,11 +148,7 @@ def test_page_of_four_runs(four: Path, tmp_path: Path) -> None:
     ],
 )
 def test_labels(four: Path, tmp_path: Path, arguments: str, labels: list[str]) -> None:
-    def four_groups(table: Any) -> Any:
-        metadata = json.loads(table.schema.metadata[b"verl_durian"]) | {"num_groups": 4}
-        return table.replace_schema_metadata({"verl_durian": json.dumps(metadata)})
-
-    rewrite(copy_of(four / "durian_seed1", tmp_path), four_groups)
+    rewrite(copy_of(four / "durian_seed1", tmp_path), with_settings(num_groups=4))
     runs = read_runs(arguments.format(four, tmp_path).split())
     assert [run.label for run in runs] == labels
     assert len({run.name for run in runs}) == len(runs)
@@ -139,7 +168,10 @@ def test_accuracy_by_difficulty() -> None:
     bins = difficulty_bins(pd.concat([of_step.assign(step=1), easier.assign(step=2)]), "reasoning")
     np.testing.assert_allclose(bins["mean"], [*np.arange(9, 0, -1) / 10, 0.05])
     np.testing.assert_allclose(bins["difficulty"], np.arange(-8.5, 1))  # the confidence in nats, least confident first
-    assert set(bins["count"]) == {1} and set(bins["interval"]) == {0}  # one prompt each, seen twice
+    assert set(bins["count"]) == {1} and bins["interval"].isna().all()  # one prompt each, seen twice
+    two = pd.DataFrame({"step": 1, "key": range(20), "confidence": np.arange(20) // 2, "passed": [0.0, 1.0] * 10})
+    bins = difficulty_bins(two, "reasoning")
+    np.testing.assert_allclose(bins["interval"], 12.706 * np.sqrt(0.5) / np.sqrt(2), rtol=1e-4)
 
 
 def test_interesting_prompts() -> None:
@@ -159,14 +191,61 @@ def test_interesting_prompts() -> None:
         (1, "b"): ["weight lowered", "hardest"],
         (3, "d"): ["easiest"],
     }
+    assert chosen["mean_passed"].tolist() == [0.875, 0.125, 1.0]
     assert interesting(prompts, most=400)["key"].value_counts()["a"] <= 2
 
 
-@pytest.mark.parametrize(("meaning", "said"), [(1.0, "means difficulty"), (0.0, "does not mean difficulty")])
+@pytest.mark.parametrize(("meaning", "said"), [(1.0, "means difficulty in this run"), (0.0, "Not shown by this run")])
 def test_one_sentence_says_whether_difficulty_means_something(tmp_path: Path, meaning: float, said: str) -> None:
     run = read_run(write_run(tmp_path / "run", meaning=meaning, steps=20))
     for axis in ("perceptual", "reasoning"):
-        assert f" {said} in this run" in verdict(run, axis)
+        assert said in verdict(run, axis)
+
+
+def recurring(effect: float, prompts: int = 100, steps: int = 20, seed: int = 0) -> Run:
+    """A run whose prompts recur, with accuracies that depend on the prompt, and on its visual entropy with a factor."""
+    random = np.random.default_rng(seed)
+    key = np.concatenate([random.choice(prompts, prompts // 2, replace=False) for _ in range(steps)])
+    entropy, ease = random.normal(size=(2, prompts))
+    passed = ease[key] - effect * entropy[key] + 0.3 * random.normal(size=len(key))
+    step = np.repeat(np.arange(steps), prompts // 2)
+    rows = pd.DataFrame({"step": step, "key": key, "visual_entropy": entropy[key], "confidence": np.nan})
+    return Run("run", Path("run"), prompts=rows.assign(passed=passed))
+
+
+def interval(sentence: str) -> list[float]:
+    return [float(each) for each in re.findall(r"[-+]\d\.\d\d", sentence)[1:]]
+
+
+def test_recurring_prompts_count_once() -> None:
+    intervals = [interval(verdict(recurring(0, seed=seed), "perceptual")) for seed in range(200)]
+    assert 0.9 <= np.mean([low <= 0 <= high for low, high in intervals]) <= 0.99
+
+
+@pytest.mark.parametrize(
+    ("effect", "prompts", "said"),
+    [
+        (1.0, 100, "Visual entropy means difficulty in this run"),
+        (-1.0, 100, "Visual entropy does not mean difficulty in this run, rather the opposite"),
+        (0.0, 100, "Not shown by this run: whether visual entropy means difficulty"),
+        (0.0, 2000, "Visual entropy does not mean difficulty in this run, groups are almost random"),
+        (1.0, 8, "Too little to say whether visual entropy means difficulty in this run: 8 values"),
+    ],
+)
+def test_verdicts(effect: float, prompts: int, said: str) -> None:
+    run = recurring(effect, prompts, seed=2)
+    assert said in verdict(run, "perceptual")
+    assert verdict(run, "reasoning") == "Not recorded: whether low confidence means difficulty in this run."
+
+
+def test_verdict_of_metrics_alone(four: Path, tmp_path: Path) -> None:
+    run = copy_of(four / "durian_seed1", tmp_path)
+    shutil.rmtree(run / "records")
+    sentence = verdict(read_run(run), "perceptual")
+    steps = read_run(run).steps["durian/perceptual/rank_correlation"]
+    assert "Visual entropy means difficulty in this run" in sentence and "12 steps; too narrow" in sentence
+    error = 2.201 * steps.std() / np.sqrt(12)
+    assert interval(sentence) == pytest.approx([steps.mean() - error, steps.mean() + error], abs=0.006)
 
 
 def test_metrics_alone_and_records_alone(four: Path, tmp_path: Path) -> None:
@@ -174,12 +253,12 @@ def test_metrics_alone_and_records_alone(four: Path, tmp_path: Path) -> None:
     shutil.rmtree(run / "records")
     page, notes = report(tmp_path, run)
     assert "No records" in notes[0]
-    for text in ("Visual entropy: shared std", "Validation: color", "Extreme prompts", "Confidence: rank correlation"):
+    for text in ("visual entropy: shared std", "Validation: color", "Extreme prompts", "Confidence: rank correlation"):
         assert text in page
     run = copy_of(four / "grpo_seed1", tmp_path)
     (run / "metrics.jsonl").unlink()
     page, notes = report(tmp_path, run)
-    assert "no validation curves" in notes[0]
+    assert "no validation curves" in notes[0] and "VERL_FILE_LOGGER_PATH" in notes[0]
     assert "Mean reward of the rollouts" in page and "Validation" not in page
 
 
@@ -193,11 +272,12 @@ def test_without_accuracy_rows_images_and_difficulty(four: Path, tmp_path: Path,
     rewrite(run, lambda table: table.drop_columns(absent))
     (run / "metrics.jsonl").unlink()
     page, notes = report(tmp_path, run)
-    assert any("Columns that the records lack: accuracy, advantage_durian" in note for note in notes)
+    for name in ("accuracy", "visual entropy", "confidence"):
+        assert any(f"No {name} in the records" in note for note in notes)
     assert any("do not name rows" in note for note in notes)
     assert "mean reward" in page and "under grpo" in page and "under durian" not in page.split("</section>")[1][-20000:]
     questions = {prompt["question"] for prompt in data_of(page)["prompts"]}
-    assert all(question.startswith("What is the area") for question in questions) if texts else questions == {None}
+    assert all("What is the area" in question for question in questions) if texts else questions == {None}
 
 
 def test_what_is_left_out_is_said(four: Path, tmp_path: Path) -> None:
@@ -205,30 +285,93 @@ def test_what_is_left_out_is_said(four: Path, tmp_path: Path) -> None:
     files = sorted((run / "records").iterdir())
     files[0].write_bytes(files[0].read_bytes()[:500])  # truncated
     files[1].write_bytes(b"")
+    pq.write_table(with_nulls("step")(pq.read_table(files[2])), files[2])
+    pq.write_table(pq.read_table(files[3]).slice(0, 0), files[3])
+    pq.write_table(pq.read_table(files[4]).replace_schema_metadata({"verl_durian": "[1]"}), files[4])
     (run / "records" / ".step_00000013.parquet.part").write_bytes(b"PAR1")  # still being written
     with (run / "metrics.jsonl").open("a") as file:
         file.write('{"step": 13, "data": {"critic/sc')
-
-    def older(table: Any) -> Any:
-        metadata = json.loads(table.schema.metadata[b"verl_durian"]) | {"version": 0, "train_files": ["gone.parquet"]}
-        return table.append_column("new", [[1] * len(table)]).replace_schema_metadata(
-            {"verl_durian": json.dumps(metadata)}
-        )
-
-    for file in files[2:]:
-        pq.write_table(older(pq.read_table(file)), file)
+    older = with_settings(version=0, thresholds=None, weights="x", quantiles=[None], train_files="a/gone.parquet")
+    rewrite(run, lambda table: older(table.append_column("new", [[1] * len(table)])), slice(5, None))
     page, notes = report(tmp_path, run, four / "durian_seed2")
     text = "\n".join(notes)
     for part in (
-        f"The runs trained on different data (gone.parquet; {four.name}/train.parquet)",
-        "durian_seed1: step_00000001.parquet cannot be read and was left out",
-        "step_00000002.parquet cannot be read",
-        "metrics.jsonl, line 13: not a complete entry",
+        f"The runs trained on different data (a/gone.parquet; {four.name}/train.parquet)",
+        "durian_seed1: Records that cannot be read and were left out: 5 (first: step_00000001.parquet: ",
+        "Lines of metrics.jsonl that are no complete entry and were left out: 1 (first: 13)",
         "Records of version 0; this release writes version 1",
-        "No questions and images from gone.parquet: not found",
+        "No questions and images from a/gone.parquet: not found",
     ):
         assert part in text and part in page.replace("&#39;", "'")
     assert "00000013" not in text
+
+
+def test_notes_on_runs_that_differ(four: Path, tmp_path: Path) -> None:
+    running = rewrite(copy_of(four / "grpo_seed2", tmp_path), with_settings(seed=3), slice(2, None))
+    for file in sorted((running / "records").iterdir())[5:]:
+        file.unlink()
+    lines = (running / "metrics.jsonl").read_text().splitlines()[:5]
+    (running / "metrics.jsonl").write_text("\n".join(lines))
+    page, notes = report(tmp_path, four / "grpo_seed1", running)
+    assert notes == [
+        "grpo_seed2: The records seem to be of several runs: they differ in seed. Separate them.",
+        "grpo_seed2: Steps 1 to 5 only: after them, lines are means of the other runs.",
+    ]
+    assert "grpo, 2 runs" in page
+
+
+def test_a_run_counts_once(four: Path) -> None:
+    with pytest.raises(ValueError, match="grpo_seed1 is named twice"):
+        read_runs([str(four / "grpo_seed1"), f"other={four}/durian_seed1/../grpo_seed1"])
+
+
+def test_mean_of_validation_sets_needs_all(tmp_path: Path) -> None:
+    sets = list("abcdefgh")
+    for name in ("all", "one"):
+        (tmp_path / name).mkdir()
+        data = {f"val-core/{each}/acc/mean@1": 0.5 for each in (sets if name == "all" else sets[:1])}
+        (tmp_path / name / "metrics.jsonl").write_text(json.dumps({"step": 1, "data": data}))
+    page, notes = report(tmp_path, tmp_path / "all", tmp_path / "one")
+    of_mean = page[page.index("Validation: mean of all sets") :].split("</svg>")[0]
+    assert ">all<" in of_mean and ">one<" not in of_mean
+    assert "all: Validation sets without a figure of their own: g, h." in notes
+
+
+def test_a_grpo_run_without_visual_entropy(four: Path, tmp_path: Path) -> None:
+    absent = with_nulls("visual_entropy", "perceptual_group", "std_perceptual", "term_perceptual", "advantage_durian")
+    page, notes = report(tmp_path, rewrite(copy_of(four / "grpo_seed1", tmp_path), absent))
+    assert any("No visual entropy in the records: add it with verl-durian score" in note for note in notes)
+    assert "Not recorded: whether visual entropy means difficulty" in page
+    assert ">under grpo<" in page and ">under durian<" not in page
+
+
+def test_training_set_that_has_changed(four: Path, tmp_path: Path) -> None:
+    table = pq.read_table(four / "train.parquet").slice(0, 10).to_pydict()
+    table["question"] = table.pop("prompt")
+    table["question"][0] = [{"role": "user", "content": "plain"}]
+    table["reward_model"] = ["text"] * 10
+    pq.write_table(pa.table(table), tmp_path / "train.parquet")
+    change = with_settings(train_files=[str(tmp_path / "train.parquet")], prompt_key="question")
+    page, notes = report(tmp_path, rewrite(copy_of(four / "durian_seed1", tmp_path), change))
+    prompts = {prompt["name"]: prompt["question"] for prompt in data_of(page)["prompts"]}
+    assert prompts["0"] == "plain" and "figure 1?" in prompts["1"]
+    assert any(f"recorded prompt: 1 (first: {tmp_path}/train.parquet:0). Has" in note for note in notes)
+    beyond = {name for name in prompts if int(name) >= 10}
+    assert any(f"beyond the end of the training set (10 rows): {len(beyond)}." in note for note in notes)
+
+
+def test_a_large_page_has_no_images(four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page_module, "MAX_BYTES", 500_000)
+    page, notes = report(tmp_path, four / "durian_seed1")
+    assert notes[0].startswith("No images: with them, the page would be above") and "data:image/jpeg" not in page
+
+
+def test_figures_of_an_earlier_report_are_removed(four: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "page" / "report_figures"
+    report(tmp_path, four / "grpo_seed1", four / "durian_seed1")
+    (folder / "mine.svg").touch()
+    page, _ = report(tmp_path, four / "grpo_seed1")
+    assert len(list(folder.iterdir())) == page.count("<svg") + 1
 
 
 def test_a_damaged_image_is_counted(tmp_path: Path) -> None:
@@ -236,9 +379,9 @@ def test_a_damaged_image_is_counted(tmp_path: Path) -> None:
     table = pq.read_table(train_file).to_pydict()
     table["images"][5] = [{"bytes": b"not an image", "path": None}]
     table["images"][6] = []
-    pq.write_table(runs_module.pa.table(table), train_file)
+    pq.write_table(pa.table(table), train_file)
     page, notes = report(tmp_path, write_run(tmp_path / "run", train_file=train_file))
-    assert notes == ["1 images of shown prompts cannot be read."]
+    assert notes == [f"Images of shown prompts that cannot be read: 1 (first: the bytes of row 5 of {train_file})."]
     images = {prompt["name"]: prompt["image"] for prompt in data_of(page)["prompts"]}
     assert [name for name, image in sorted(images.items()) if image is None] == ["5", "6"]
 
@@ -262,11 +405,11 @@ def test_many_records_are_thinned(four: Path, monkeypatch: pytest.MonkeyPatch) -
         ),
         (
             lambda folder: [folder.mkdir(), (folder / "metrics.jsonl").write_text("{")],
-            "nothing to report yet: no complete step with metrics of training\n  metrics.jsonl, line 1",
+            "nothing to report yet: no complete step with metrics of training\n  Lines of metrics.jsonl that",
         ),
         (
             lambda folder: [folder.mkdir(), (folder / "step_1.parquet").write_bytes(b"PAR1")],
-            "nothing to report yet: no complete step with metrics of training\n  step_1.parquet cannot be read",
+            "nothing to report yet: no complete step with metrics of training\n  Records that cannot be read",
         ),
         (
             lambda folder: [

@@ -4,7 +4,6 @@
 
 import json
 import math
-import re
 
 import numpy as np
 import pandas as pd
@@ -145,25 +144,25 @@ def test_records_are_read_with_the_options_of_the_run(tmp_path):
     steps = [rows.astype({"uid": str}) for rows, _ in simulated_batches(2, 16, 8, (1, 1), 0, 0, options(), seed=2)]
     for number, rows in enumerate(steps):
         record(tmp_path / f"step_{number:08}.parquet", rows.assign(accuracy=math.nan))
-    batches = list(recorded_batches(tmp_path, {}))
+    batches = list(recorded_batches(tmp_path, {}, []))
     for (rows, config), expected in zip(batches, steps, strict=True):
         pd.testing.assert_frame_equal(rows, expected)
         assert (config.weights.original, config.reasoning.num_groups) == (0.5, 2)
         assert config.perceptual.thresholds == [-0.5, 0.5]
-    ((_, config), _) = recorded_batches(tmp_path, {"reasoning": {"num_groups": 5}})
+    ((_, config), _) = recorded_batches(tmp_path, {"reasoning": {"num_groups": 5}}, [])
     assert (config.weights.original, config.reasoning.num_groups) == (0.5, 5)
 
 
 def test_each_update_of_a_step_is_a_batch(tmp_path):
     rows = pd.concat([batch_of({"a": [1, 0]}), batch_of({"a": [1, 1], "b": [0, 1]})])
     record(tmp_path / "step_1.parquet", rows.assign(update=[0, 0, 1, 1, 1, 1]))
-    assert [len(of_update) for of_update, _ in recorded_batches(tmp_path, {})] == [2, 4]
+    assert [len(of_update) for of_update, _ in recorded_batches(tmp_path, {}, [])] == [2, 4]
 
 
 def test_without_images_and_confidence_durian_is_grpo(tmp_path, caplog):
     rows = batch_of({"a": [1, 0, 0, 0], "b": [1, 1, 0, 0]}, visual_entropy=math.nan, confidence=math.nan)
     record(tmp_path / "step_1.parquet", rows, thresholds={})
-    table = weights_by_pass_rate(recorded_batches(tmp_path, {}), ["grpo", "durian"])
+    table = weights_by_pass_rate(recorded_batches(tmp_path, {}, []), ["grpo", "durian"])
     grpo, of_durian = (table[table["normalizer"] == name]["largest"].tolist() for name in ("grpo", "durian"))
     assert of_durian == pytest.approx(grpo)
     assert "has no visual entropy" in caplog.text
@@ -172,7 +171,7 @@ def test_without_images_and_confidence_durian_is_grpo(tmp_path, caplog):
 @pytest.mark.parametrize(
     ("changes", "rewards", "message"),
     [
-        ({"version": 2}, [1, 0], "step_1.parquet: records of version 2, not 1: update verl-durian"),
+        ({"weights": None}, [1, 0], "algorithm.durian"),
         ({}, [2, -1], "step_1.parquet: rewards outside [0, 1] are no pass rate: return `acc`"),
         ({}, [1, 1], "the rewards of each prompt are equal"),
         ({"weights": {"original": -1.0}}, [1, 0], "algorithm.durian.weights.original=-1.0: must be a finite number"),
@@ -185,15 +184,28 @@ def test_records_that_cannot_be_used_are_named(tmp_path, changes, rewards, messa
 
 
 def test_missing_and_truncated_records_are_named(tmp_path):
-    file = tmp_path / "step_1.parquet"
-    record(file, batch_of({"a": [1, 0]}))
+    def weights_of(path):
+        return CliRunner().invoke(app, ["simulate", "weights", "--records", str(path)])
+
+    records = tmp_path / "run" / "records"
+    records.mkdir(parents=True)
+    for number in (1, 2, 3, 4):
+        record(records / f"step_{number}.parquet", batch_of({"a": [1, 0]}), version=min(number, 2))
+    file = records / "step_1.parquet"
     file.write_bytes(file.read_bytes()[:200])
-    error = re.escape("step_1.parquet is no complete file of algorithm.durian.record")
-    with pytest.raises(ValueError, match=error):
-        list(recorded_batches(tmp_path, {}))
-    pq.write_table(pa.table({"uid": ["a"]}), file)
-    with pytest.raises(ValueError, match=error):
-        list(recorded_batches(tmp_path, {}))
+    pq.write_table(pq.read_table(records / "step_3.parquet").slice(0, 0), records / "step_3.parquet")
+    result = weights_of(records.parent)
+    assert result.exit_code == 0 and result.output == weights_of(records).output
+    assert "Records that cannot be read and were left out: 2 (first: step_1.parquet: " in result.output
+    assert "Records of version 2; this release writes version 1" in result.output
+
+    pq.write_table(pq.read_table(records / "step_2.parquet").replace_schema_metadata(None), records / "step_2.parquet")
+    assert "step_2.parquet: no epsilon in its metadata" in weights_of(records).output
+    for number in (2, 3, 4):
+        pq.write_table(pa.table({"uid": ["a"]}), records / f"step_{number}.parquet")
+    result = weights_of(records)
+    assert result.exit_code == 2 and "Records that cannot be read and were left out: 4 (first: step_1" in result.output
+    assert "no such file or folder" in weights_of(tmp_path / "none").output
 
 
 def test_hand_computed_step():
@@ -250,6 +262,7 @@ def test_command_writes_figure_and_table(tmp_path, name, arguments, rows):
     result = CliRunner().invoke(app, ["simulate", *arguments.split(), "--output", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert "GRPO" in result.output and "Durian" in result.output
+    assert f"numbers: {tmp_path}/{name}.csv" in result.output
     assert sorted(file.name for file in tmp_path.iterdir()) == [f"{name}.csv", f"{name}.png", f"{name}.svg"]
     table = pd.read_csv(tmp_path / f"{name}.csv")
     assert len(table) == rows and not table.isna().any(axis=None)
@@ -260,7 +273,11 @@ def test_command_writes_figure_and_table(tmp_path, name, arguments, rows):
     [
         (["weights", "--normalizers", "grpo,rloo"], "--normalizers rloo: must be one or several of grpo,dr_grpo"),
         (["weights", "--beta", "0", "1"], "--beta 0.0 1.0: both numbers must be > 0"),
+        (["weights", "--beta", "nan", "1"], "--beta nan: must be a finite number"),
         (["weights", "--records", "."], "no step_*.parquet in it"),
+        (["weights", "--records", ".", "--beta", "1", "1"], "--beta only applies to drawn prompts: leave it out with"),
+        (["weights", "--output", "/proc/x"], "--output /proc/x: cannot create the folder"),
+        (["train", "--learning-rate", "inf"], "--learning-rate inf: must be a finite number"),
         (["train", "--batch", "65"], "--batch 65 exceeds --prompts 64"),
         (["train", "--weights", "0", "0", "0"], "original, perceptual and reasoning are all 0"),
     ],

@@ -19,9 +19,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
+from scipy.special import stdtrit
 
-from verl_durian.report.runs import AXES, Run
+from verl_durian.report.runs import AXES, Run, difficulty
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 """Colours that colour-blind readers can tell apart, and that show on white and on black."""
@@ -36,7 +38,7 @@ STYLE: dict[Any, Any] = {
     "text.parse_math": False,
     "font.sans-serif": ["DejaVu Sans"],  # and any other where it is missing; few are wider
     "font.size": 9,
-    "axes.titlesize": 10,
+    "axes.titlesize": 9.5,
     "legend.fontsize": 8,
     "legend.frameon": False,
     "axes.spines.top": False,
@@ -47,20 +49,25 @@ STYLE: dict[Any, Any] = {
         ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color", "grid.color"), TEXT
     ),
 }
-LEGEND_WIDTH = 56
-"""Characters of a line of the legend."""
+LEGEND_WIDTH = 46
+TITLE_WIDTH = 42
+"""Characters of a line."""
 BARS: dict[str, Any] = {"markersize": 4, "linewidth": 1.2, "elinewidth": 1}
 MAX_POINTS = 200
 """Points of a curve; more steps are averaged, which also makes noisy curves readable."""
 MAX_LINES = 6
 """Groups drawn as lines; more are a heat map."""
+MAX_NAME = 80
+"""Characters of a file's name."""
 MAX_SETS = 6
 """Validation sets with a panel of their own."""
 MAX_OUTCOMES = 16
 """Pass rates k/n that are shown as they are; more are rounded."""
 BINS = 10
-MIN_STEPS = 5
-"""Steps that a statement about rank correlations needs."""
+MIN_STEPS, MIN_PROMPTS = 5, 10
+"""Steps or prompts that a statement about rank correlations needs."""
+NO_EFFECT = 0.1
+"""Rank correlations within plus and minus this mean nothing in practice."""
 
 LEARNING = {
     "Mean reward of the rollouts": ("critic/score/mean", "reward"),
@@ -80,10 +87,29 @@ GROUPS = {
     "mean_abs_advantage": ("mean |advantage|", "|advantage|"),
 }
 """Quantity of a group: title of the panel and label of the axis."""
-DIFFICULTY = {
-    "perceptual": ("Visual entropy", "visual entropy in nats"),
-    "reasoning": ("Confidence", "confidence in nats"),
+DIFFICULTY = {"perceptual": "visual entropy", "reasoning": "confidence"}
+FROM_ZERO = ("prompts", "share of mixed prompts", "share of all prompts")
+"""Labels of vertical axes that start at 0."""
+READINGS = {
+    "Mean reward of the rollouts": "Rises while the policy learns; single steps are noisy.",
+    "Accuracy of the rollouts": "If the reward rises without it, other parts such as the format were learned.",
+    "Response length": "A drift to 0 or to the maximum length is a warning.",
+    "Entropy of the policy": "Near 0, the rollouts of a prompt are the same and have no learning signal.",
+    "Validation": "Prompts that are not trained on; where bands overlap, a difference may be chance.",
+    "Weight": "All lines are of the same rollouts: where durian is flatter than grpo, extreme prompts dominate less.",
+    "Extreme prompts": "The more of them, the more the choice of the std matters.",
+    "Zero-variance prompts": "They have no learning signal under either estimator.",
+    "size": "The std of a group with few prompts is noisy.",
+    "std": "Where the shared std is small, all prompts of the group push harder.",
+    "mean_reward": "Groups that do not differ in mean reward do not differ in difficulty.",
+    "mean_abs_advantage": "The higher, the larger the part of each of the group's prompts in the update.",
+    "perceptual thresholds": "Steady if the batch is large enough, because the policy does not change visual entropy.",
+    "reasoning thresholds": "They rise as the policy becomes more certain.",
+    "perceptual accuracy": "Falls from left to right if visual entropy means difficulty; bars are 95 % intervals.",
+    "reasoning accuracy": "Rises from left to right if low confidence means difficulty; bars are 95 % intervals.",
+    "correlation": "Below 0: the harder a prompt by this measure, the lower its accuracy in that step.",
 }
+"""How to read a panel, by its title, kind, or quantity of a group."""
 
 
 @dataclass(frozen=True)
@@ -93,6 +119,8 @@ class Panel:
     name: str
     """Of its file, without suffix."""
     title: str
+    reading: str
+    """How to read it, in one sentence."""
     svg: str
 
     @property
@@ -107,82 +135,99 @@ class Panel:
 
 
 def learning_panels(runs: Sequence[Run]) -> list[Panel]:
-    """Learning curves, a line per label with the range of its seeds."""
-    panels = [_curves(runs, title, *spec) for title, spec in LEARNING.items()]
+    """Learning curves, a line per label with the range of its runs."""
+    panels = [_curves(runs, title, *spec, READINGS[title]) for title, spec in LEARNING.items()]
     unit, sets = "accuracy", _validation_sets(runs, "acc")
     if not sets:
         unit, sets = "reward", _validation_sets(runs, "reward")
     if len(sets) > 1:
         means = [replace(run, steps=_mean_of(run.steps, sets)) for run in runs]
-        panels.append(_curves(means, "Validation: mean of all sets", "mean", unit))
+        panels.append(_curves(means, "Validation: mean of all sets", "mean", unit, READINGS["Validation"]))
     for metric, name in list(sets.items())[:MAX_SETS]:
-        panels.append(_curves(runs, f"Validation: {name}", metric, unit))
+        panels.append(_curves(runs, f"Validation: {name}", metric, unit, READINGS["Validation"]))
+    if further := list(sets.values())[MAX_SETS:]:
+        runs[0].notes.append(f"Validation sets without a figure of their own: {', '.join(further)}.")
     return [panel for panel in panels if panel]
 
 
 def share_panels(runs: Sequence[Run]) -> list[Panel]:
     """Shares of extreme and of zero-variance prompts over the steps (Table 4 of the paper)."""
-    return [panel for title, spec in SHARES.items() if (panel := _curves(runs, title, *spec))]
+    panels = (_curves(runs, title, *spec, READINGS[title]) for title, spec in SHARES.items())
+    return [panel for panel in panels if panel]
 
 
 def weight_panels(runs: Sequence[Run]) -> list[Panel]:
     """Weight of a prompt by its pass rate under grpo and durian, a panel per label (Fig. 1 of the paper)."""
-    panels: list[Panel] = []
-    for label in dict.fromkeys(run.label for run in runs):
-        seeds = [run for run in runs if run.label == label and not run.prompts.empty]
-        if not seeds:
-            continue
-        prompts = pd.concat([run.prompts for run in seeds])
+    by_label: dict[str, tuple[Run, pd.DataFrame]] = {}
+    for label in dict.fromkeys(run.label for run in runs if not run.prompts.empty):
+        of_label = [run for run in runs if run.label == label and not run.prompts.empty]
+        prompts = pd.concat([run.prompts for run in of_label])
         mixed = prompts[prompts["reward_min"] < prompts["reward_max"]]
         if mixed.empty:
             continue
         outcomes = int(mixed["rollouts"].max())
         outcomes = outcomes if outcomes <= MAX_OUTCOMES else BINS
         rate = (mixed["passed"] * outcomes).round() / outcomes
-        title = f"Weight of a prompt: {label}" if len(runs) > 1 else "Weight of a prompt"
-        with _panel(f"weight-{label}", title, _passed(seeds[0]), "largest |advantage|") as (axes, drawn):
+        weights = mixed.groupby(rate)[["weight_grpo", "weight_durian"]]
+        parts = {"mean": weights.mean(), "low": weights.quantile(0.1), "high": weights.quantile(0.9)}
+        by_label[label] = of_label[0], pd.concat(parts, axis=1)
+    panels: list[Panel] = []
+    for label, (run, weights) in by_label.items():
+        title = f"Rollouts of {label}" if len(runs) > 1 else "Weight of a prompt"
+        with _panel(f"weight-{label}", title, _passed(run), "largest |advantage|", READINGS["Weight"]) as (axes, drawn):
             for name, colour, shift, marker in (("grpo", GRPO, -0.004, "o"), ("durian", DURIAN, 0.004, "s")):
-                weights = mixed.groupby(rate)[f"weight_{name}"]
-                mean, low, high = weights.mean(), weights.quantile(0.1), weights.quantile(0.9)
+                mean, low, high = (weights[part][f"weight_{name}"] for part in ("mean", "low", "high"))
                 if mean.notna().any():
                     spread = [(mean - low).clip(lower=0), (high - mean).clip(lower=0)]
                     at = mean.index + shift
                     axes.errorbar(at, mean, spread, color=colour, marker=marker, label=f"under {name}", **BARS)
-            axes.set_ylim(bottom=0)
+            axes.set_ylim(0, 1.05 * max(each.max().max() for _, each in by_label.values()))  # the same for all labels
+            if run.has_accuracy:
+                axes.set(xlim=(-0.03, 1.03), xticks=np.linspace(0, 1, 5))
         panels += drawn
     return panels
 
 
 def group_panels(run: Run, axis: str) -> list[Panel]:
     """Size, shared std, mean reward and mean |advantage| of each group of an axis over the steps, and thresholds."""
-    letter, (name, unit) = AXES[axis], DIFFICULTY[axis]
+    letter, name = AXES[axis], DIFFICULTY[axis]
     panels = [
         _numbered(
-            run, rf"durian/{axis}/{letter}(\d+)/{quantity}", f"{axis}-{quantity}", f"{name}: {title}", label, letter
+            run,
+            rf"durian/{axis}/{letter}(\d+)/{quantity}",
+            f"{axis}-{quantity}",
+            f"Groups by {name}: {title}",
+            label,
+            letter,
+            READINGS[quantity],
         )
         for quantity, (title, label) in GROUPS.items()
     ]
-    pattern = rf"durian/{axis}/threshold_(\d+)"
-    panels.append(_numbered(run, pattern, f"{axis}-thresholds", f"{name}: thresholds", unit, "t"))
+    pattern, title = rf"durian/{axis}/threshold_(\d+)", f"Thresholds of {name}"
+    reading = READINGS[f"{axis} thresholds"]
+    panels.append(_numbered(run, pattern, f"{axis}-thresholds", title, _unit(run, axis), "t", reading))
     return [panel for panel in panels if panel]
 
 
 def difficulty_panels(run: Run, axis: str) -> list[Panel]:
     """Accuracy against difficulty, binned, and their rank correlation over the steps (Tables 5 and 6)."""
-    title, unit = DIFFICULTY[axis]
+    title = DIFFICULTY[axis].capitalize()
     passed = "pass rate" if run.prompts.empty else _passed(run)
     panels = []
     if not run.prompts.empty and len(bins := difficulty_bins(run.prompts, axis)):
-        name = f"{run.name}-{axis}-accuracy"
-        with _panel(name, f"{title} and {passed}", unit, passed) as (axes, drawn):
-            axes.errorbar(bins["difficulty"], bins["mean"], bins["interval"], color=OKABE_ITO[0], marker="o", **BARS)
+        name, reading = f"{run.name}-{axis}-accuracy", READINGS[f"{axis} accuracy"]
+        with _panel(name, f"{title} and {passed}", _unit(run, axis), passed, reading) as (axes, drawn):
+            spread = np.stack([bins["interval"]] * 2)
+            if run.has_accuracy:
+                spread = np.minimum(spread, [bins["mean"], 1 - bins["mean"]])
+            axes.errorbar(bins["difficulty"], bins["mean"], spread, color=OKABE_ITO[0], marker="o", **BARS)
         panels += drawn
     if not (correlations := correlation(run, axis)).empty:
-        name = f"{run.name}-{axis}-correlation"
-        with _panel(name, f"{title}: rank correlation", "step", "Spearman's correlation") as (axes, drawn):
-            _plot(axes, correlations, OKABE_ITO[0])
+        name, title = f"{run.name}-{axis}-correlation", f"{title}: rank correlation"
+        with _panel(name, title, "step", "Spearman's correlation", READINGS["correlation"]) as (axes, drawn):
+            _plot(axes, correlations)
             axes.axhline(0, color=TEXT, linewidth=1)
-            axes.set_ylim(-1, 1)
+            axes.set_ylim(-1.05, 1.05)
         panels += drawn
     return panels
 
@@ -191,15 +236,15 @@ def difficulty_bins(prompts: pd.DataFrame, axis: str) -> pd.DataFrame:
     """Accuracy by tenths of the prompts of each step, ordered by difficulty as it was measured (in nats).
 
     Returns:
-        Per bin the mean `difficulty`, the `mean` accuracy and its 95 % `interval`, where a prompt that was seen in
-        several steps counts once.
+        Per bin the mean `difficulty`, the `mean` accuracy and half the width of its 95 % `interval`, where a prompt
+        that was seen in several steps counts once; NaN for a single prompt.
     """
     column = "visual_entropy" if axis == "perceptual" else "confidence"
     known = prompts.dropna(subset=[column, "passed"])
     place = known.groupby("step")[column].rank(pct=True)
     tenth = np.ceil(place * BINS).clip(1, BINS).rename("bin")
     of_prompt = known.groupby([tenth, "key"])["passed"].mean().groupby("bin").agg(["mean", "std", "count"])
-    of_prompt["interval"] = (1.96 * of_prompt["std"] / np.sqrt(of_prompt["count"])).fillna(0)
+    of_prompt["interval"] = _interval(of_prompt["std"], of_prompt["count"])
     of_prompt["difficulty"] = known.groupby(tenth)[column].mean()
     return of_prompt
 
@@ -212,36 +257,71 @@ def correlation(run: Run, axis: str) -> pd.Series:
 def verdict(run: Run, axis: str) -> str:
     """One sentence on whether the difficulty of an axis means anything in this run."""
     name = "visual entropy" if axis == "perceptual" else "low confidence"
-    values = correlation(run, axis)
-    if len(values) < MIN_STEPS:
-        return f"Too few steps ({len(values)}) to say whether {name} means difficulty in this run."
-    mean, error = values.mean(), 1.96 * values.std() / np.sqrt(len(values))
-    measured = f"mean rank correlation with the accuracy {mean:+.2f} ± {error:.2f} over {len(values)} steps"
-    if mean + error < -0.1:
-        return f"{name.capitalize()} means difficulty in this run: {measured}."
-    if mean + error < 0:
-        return f"{name.capitalize()} says little about difficulty in this run: {measured}."
-    if mean - error > 0:
-        return f"{name.capitalize()} does not mean difficulty in this run, rather the opposite: {measured}."
-    return (
-        f"{name.capitalize()} does not mean difficulty in this run: {measured}. Its groups are close to random groups."
+    steps = correlation(run, axis)
+    ranks = _mean_ranks(run.prompts, axis)
+    if ranks.empty and steps.empty:
+        return f"Not recorded: whether {name} means difficulty in this run."
+    if ranks.empty:
+        count, least, basis = len(steps), MIN_STEPS, "steps; too narrow where prompts recur"
+        mean, error = steps.mean(), _interval(steps.std(), count)
+        low, high = mean - error, mean + error
+    else:
+        count, least, basis = len(ranks), MIN_PROMPTS, "prompts"
+        mean = ranks["difficulty"].corr(ranks["passed"], method="spearman")
+        low, high = _fisher_interval(mean, count)
+    if count < least or np.isnan(mean):
+        return f"Too little to say whether {name} means difficulty in this run: {count} values."
+    measured = (
+        f"rank correlation with the accuracy {mean:+.2f}, 95 % interval {low:+.2f} to {high:+.2f} from {count} {basis}"
     )
+    if high < -NO_EFFECT:
+        return f"{name.capitalize()} means difficulty in this run: {measured}."
+    if low > NO_EFFECT:
+        return f"{name.capitalize()} does not mean difficulty in this run, rather the opposite: {measured}."
+    if -NO_EFFECT <= low and high <= NO_EFFECT:
+        return f"{name.capitalize()} does not mean difficulty in this run, groups are almost random: {measured}."
+    return f"Not shown by this run: whether {name} means difficulty ({measured})."
+
+
+def _mean_ranks(prompts: pd.DataFrame, axis: str) -> pd.DataFrame:
+    """Difficulty and accuracy of each prompt as ranks within a step, from 0 to 1, averaged over its steps."""
+    if prompts.empty:
+        return prompts
+    pairs = pd.DataFrame({"difficulty": difficulty(prompts, axis), "passed": prompts["passed"]}).dropna()
+    return pairs.groupby(prompts["step"]).rank(pct=True).groupby(prompts["key"]).mean()
+
+
+def _fisher_interval(rho: float, count: int) -> tuple[float, float]:
+    """95 % interval of Spearman's correlation of independent pairs (Bonett and Wright, 2000)."""
+    centre = np.arctanh(np.clip(rho, -0.999, 0.999))
+    error = 1.96 * np.sqrt((1 + rho**2 / 2) / max(1, count - 3))
+    return np.tanh(centre - error), np.tanh(centre + error)
+
+
+def _interval(std: Any, count: Any) -> Any:
+    """Half the width of the 95 % interval of a mean; NaN for a single value."""
+    return stdtrit(np.maximum(count - 1, 1), 0.975) * std / np.sqrt(count)
 
 
 @contextmanager
-def _panel(name: str, title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Axes, list[Panel]]]:
+def _panel(name: str, title: str, xlabel: str, ylabel: str, reading: str) -> Iterator[tuple[Axes, list[Panel]]]:
     """Axes to draw on; the list then contains the panel."""
     panels: list[Panel] = []
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(4.4, 3.1), layout="constrained")
+        figure = Figure(figsize=(3.6, 2.7), layout="constrained")
         axes = figure.subplots()
-        axes.set(title=title, xlabel=xlabel, ylabel=ylabel)
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=xlabel == "step"))
+        heading = textwrap.fill(title, TITLE_WIDTH)
+        figure.suptitle(heading, fontsize=STYLE["axes.titlesize"])
+        figure.set_figheight(figure.get_figheight() + 0.17 * heading.count("\n"))
+        axes.set(xlabel=xlabel, ylabel=ylabel)
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=xlabel == "step", min_n_ticks=1))
         if ylabel == "prompts":
-            axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
         yield axes, panels
+        if ylabel in FROM_ZERO:
+            axes.set_ylim(bottom=0)
         lines, labels = axes.get_legend_handles_labels()
-        if len(labels) > 1:
+        if labels:
             labels = [textwrap.fill(label, LEGEND_WIDTH) for label in labels]
             columns = max(1, LEGEND_WIDTH // (6 + max(map(len, labels))))
             rows = sum(label.count("\n") + 1 for label in labels[::columns])
@@ -251,11 +331,11 @@ def _panel(name: str, title: str, xlabel: str, ylabel: str) -> Iterator[tuple[Ax
         figure.savefig(svg, format="svg", transparent=True, dpi=150, metadata={"Date": None})
     # Two decimals of a point are enough.
     short = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg.getvalue())
-    panels.append(Panel(re.sub(r"[^\w.=-]+", "-", name.lower()), title, short))
+    panels.append(Panel(re.sub(r"[^\w.=-]+", "-", name.lower())[:MAX_NAME], title, reading, short))
 
 
-def _curves(runs: Sequence[Run], title: str, metric: str, unit: str) -> Panel | None:
-    """One metric over the steps, a line per label: mean and range of the seeds. None if no run has it."""
+def _curves(runs: Sequence[Run], title: str, metric: str, unit: str, reading: str) -> Panel | None:
+    """One metric over the steps, a line per label: mean and range of its runs. None if no run has it."""
     by_label: dict[str, list[pd.Series]] = {}
     for run in runs:
         if metric in run.steps and run.steps[metric].notna().any():
@@ -263,44 +343,50 @@ def _curves(runs: Sequence[Run], title: str, metric: str, unit: str) -> Panel | 
     if not by_label:
         return None
     labels = list(dict.fromkeys(run.label for run in runs))
-    with _panel(title, title, "step", unit) as (axes, panels):
-        for label, seeds in by_label.items():
+    with _panel(title, title, "step", unit, reading) as (axes, panels):
+        for label, of_label in by_label.items():
             number = labels.index(label)
-            colour = OKABE_ITO[number % len(OKABE_ITO)]
-            table = pd.concat(seeds, axis=1).dropna()  # only steps that all seeds have: a mean of others would jump
-            text = f"{label}, {len(seeds)} seeds" if len(seeds) > 1 else label
-            _plot(axes, table.mean(axis=1), colour, LINES[number % len(LINES)], text)
-            if len(seeds) > 1:
+            table = pd.concat(of_label, axis=1).sort_index()
+            text = f"{label}, {len(of_label)} runs" if len(of_label) > 1 else label
+            line = _plot(axes, table.mean(axis=1), number, text if len(runs) > 1 else None)
+            if len(of_label) > 1:
                 low, high = _thin(table.min(axis=1)), _thin(table.max(axis=1))
-                axes.fill_between(low.index, low, high, color=colour, alpha=0.2, linewidth=0)
+                axes.fill_between(low.index, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
     return panels[0]
 
 
-def _numbered(run: Run, pattern: str, name: str, title: str, label: str, letter: str) -> Panel | None:
-    """Metrics with a number in their name over the steps: lines, or a heat map if there are many."""
+def _numbered(run: Run, pattern: str, name: str, title: str, label: str, letter: str, reading: str) -> Panel | None:
+    """Metrics with a number in their name over the steps: lines, or a heat map if there are many groups."""
     numbers = {column: int(match[1]) for column in run.steps if (match := re.fullmatch(pattern, column))}
     table = run.steps[sorted(numbers, key=lambda column: numbers[column])].rename(columns=numbers).dropna(how="all")
     if table.empty:
         return None
-    lines = len(table.columns) <= MAX_LINES
-    with _panel(
-        f"{run.name}-{name}", title, "step", label if lines else f"{letter}1 to {letter}{table.columns[-1]}"
-    ) as (axes, panels):
+    lines = letter == "t" or len(table.columns) <= MAX_LINES
+    with _panel(f"{run.name}-{name}", title, "step", label if lines else "group", reading) as (axes, panels):
         if lines:
             for number, column in enumerate(table):
-                _plot(axes, table[column].dropna(), OKABE_ITO[number], LINES[number % len(LINES)], f"{letter}{column}")
+                _plot(axes, table[column].dropna(), number, f"{letter}{column}")
         else:
             table = _thin(table)
-            mesh = axes.pcolormesh(_edges(table.index), _edges(table.columns), table.T, cmap="cividis", rasterized=True)
+            edges = _edges(table.index), _edges(table.columns)
+            lowest = 0 if label == "prompts" else None
+            mesh = axes.pcolormesh(*edges, table.T, cmap="cividis", rasterized=True, vmin=lowest)
+            axes.yaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
+            axes.yaxis.set_major_formatter(f"{letter}{{x:.0f}}")
             axes.grid(False)
             axes.figure.colorbar(mesh, label=label)
     return panels[0]
 
 
-def _plot(axes: Axes, values: pd.Series, colour: str, line: str = "-", label: str | None = None) -> None:
-    marker = "." if len(values) <= 25 else ""
+def _plot(axes: Axes, values: pd.Series, number: int = 0, label: str | None = None) -> Line2D:
+    """Draws the line of a number: its own colour and dashes, and thinner, so that it does not hide the ones before."""
+    colour, dashes = OKABE_ITO[number % len(OKABE_ITO)], LINES[number % len(LINES)]
+    width, marker = max(0.9, 1.8 - 0.4 * number), "." if len(values) <= 25 else ""
     values = _thin(values)
-    axes.plot(values.index, values, color=colour, linestyle=line, linewidth=1.2, marker=marker, label=label)
+    (line,) = axes.plot(
+        values.index, values, color=colour, linestyle=dashes, linewidth=width, marker=marker, label=label
+    )
+    return line
 
 
 def _thin(steps: pd.DataFrame | pd.Series) -> pd.DataFrame | pd.Series:
@@ -321,6 +407,10 @@ def _edges(centres: pd.Index) -> np.ndarray:
     return np.concatenate([[values[0] - first], middle, [values[-1] + last]])
 
 
+def _unit(run: Run, axis: str) -> str:
+    return f"{DIFFICULTY[axis]} in {run.confidence_unit if axis == 'reasoning' else 'nats'}"
+
+
 def _passed(run: Run) -> str:
     return "pass rate" if run.has_accuracy else "mean reward"
 
@@ -334,5 +424,4 @@ def _validation_sets(runs: Sequence[Run], quantity: str) -> dict[str, str]:
 
 def _mean_of(steps: pd.DataFrame, columns: Mapping[str, str]) -> pd.DataFrame:
     """The mean of some metrics in the steps that have all of them, as the metric `mean`."""
-    present = [column for column in columns if column in steps]
-    return steps[present].dropna().mean(axis=1).rename("mean").to_frame()
+    return steps.reindex(columns=list(columns)).dropna().mean(axis=1).rename("mean").to_frame()

@@ -13,20 +13,23 @@ const number = (value, digits = 2) =>
 const group = (letter, value) => (value === null ? "–" : letter + value);
 const several = new Set(prompts.map((prompt) => prompt.run)).size > 1;
 
-// Title, value to sort by, text, class.
+// Title, value to sort by, text, class, explanation.
 const COLUMNS = [
   ["prompt", (p) => p.name, null, "text"],
   ...(several ? [["run", (p) => p.run, null, "text wide"]] : []),
   ["chosen as", (p) => p.kinds.join(", "), null, "text wide"],
   ["step", (p) => p.step, (p) => number(p.step), "wide"],
-  ["pass rate", (p) => p.passed, (p) => number(p.passed), ""],
+  ["pass rate", (p) => p.passed, (p) => number(p.passed), "", "Pass rate in this step"],
+  ["run mean", (p) => p.mean_passed, (p) => number(p.mean_passed), "", "Mean pass rate over the run"],
   ["weight, grpo", (p) => p.weight_grpo, (p) => number(p.weight_grpo), "wide"],
   ["weight, durian", (p) => p.weight_durian, (p) => number(p.weight_durian), "wide"],
   ["change", (p) => p.change, (p) => number(p.change) + (p.change === null ? "" : " ×"), ""],
   ["entropy, nats", (p) => p.visual_entropy, (p) => number(p.visual_entropy, 3), "wide"],
-  ["S", (p) => p.perceptual_group, (p) => group("S", p.perceptual_group), ""],
-  ["confidence, nats", (p) => p.confidence, (p) => number(p.confidence, 3), "wide"],
-  ["M", (p) => p.reasoning_group, (p) => group("M", p.reasoning_group), ""],
+  ["S", (p) => p.perceptual_group, (p) => group("S", p.perceptual_group), "",
+    "Group by visual entropy, S1 the lowest"],
+  ["confidence", (p) => p.confidence, (p) => number(p.confidence, 3), "wide"],
+  ["M", (p) => p.reasoning_group, (p) => group("M", p.reasoning_group), "",
+    "Group by confidence, M1 the lowest"],
 ];
 let sorted = {column: null, ascending: false};
 
@@ -37,7 +40,7 @@ function compare(a, b) {
 }
 
 function picture(prompt) {
-  return prompt.image ? element("img", {src: images[prompt.image], alt: ""}) : null;
+  return images[prompt.image] ? element("img", {src: images[prompt.image], alt: ""}) : null;
 }
 
 function row(prompt) {
@@ -56,7 +59,7 @@ function show() {
     (!words || [prompt.name, prompt.question, prompt.truth, ...prompt.answers].join("\n").toLowerCase().includes(words)));
   if (sorted.column) shown.sort((a, b) => compare(sorted.column[1](a), sorted.column[1](b)));
   const head = COLUMNS.map((column) => {
-    const title = element("th", {className: column[3], scope: "col"},
+    const title = element("th", {className: column[3], scope: "col", title: column[4] ?? ""},
       element("button", {type: "button", onclick: () => sort(column)}, column[0]));
     if (sorted.column === column) title.ariaSort = sorted.ascending ? "ascending" : "descending";
     return title;
@@ -77,7 +80,9 @@ function facts(pairs) {
 }
 
 function open(prompt) {
-  const head = ["rollout", "reward", "accuracy", "tokens", "original term", "perceptual term", "reasoning term",
+  const terms = ["original", "perceptual", "reasoning"].map((name) =>
+    prompt.weights?.[name] === undefined ? `${name} term` : `${name} term × ${prompt.weights[name]}`);
+  const head = ["rollout", "reward", "accuracy", "tokens", ...terms,
     "advantage, grpo", "advantage, durian", "advantage, trained"];
   const answered = prompt.answers.some((answer) => answer);
   const rollouts = element("table", {},
@@ -96,10 +101,11 @@ function open(prompt) {
         facts([
           ["ground truth", prompt.truth || "–"],
           ["chosen as", prompt.kinds.join(", ")],
-          ["pass rates", prompt.history.map(([step, passed]) => `step ${step}: ${number(passed)}`).join(", ")],
+          ["pass rates", `mean ${number(prompt.mean_passed)}; ` +
+            prompt.history.map(([step, passed]) => `step ${step}: ${number(passed)}`).join(", ")],
           ["weight", `${number(prompt.weight_grpo)} under grpo, ${number(prompt.weight_durian)} under durian`],
           ["visual entropy", `${number(prompt.visual_entropy, 3)} nats, group ${group("S", prompt.perceptual_group)}`],
-          ["confidence", `${number(prompt.confidence, 3)} nats, group ${group("M", prompt.reasoning_group)}`],
+          ["confidence", `${number(prompt.confidence, 3)} ${prompt.unit}, group ${group("M", prompt.reasoning_group)}`],
           ["std", `own ${number(prompt.std_original, 3)}, perceptual ${number(prompt.std_perceptual, 3)}, ` +
             `reasoning ${number(prompt.std_reasoning, 3)}`],
         ]))),

@@ -37,10 +37,18 @@ def write_report(arguments: Sequence[str], output: Path) -> list[str]:
     content = page_content(runs)
     panels = [panel for group in content["drawn"].values() for panel in group]
     panels += [panel for run in content["runs"] for part in ("groups", "difficulty") for panel in run[part]]
-    for panel in panels:
-        with whole_file(folder / f"{panel.name}.svg") as file:
-            file.write(panel.svg.encode())
-    page = render(content | {"folder": folder.name}).encode()
+    files = {folder / f"{number:03}-{panel.name}.svg": panel.svg for number, panel in enumerate(panels, start=1)}
+    for name, svg in files.items():
+        with whole_file(name) as file:
+            file.write(svg.encode())
+    for old in set(folder.glob("[0-9][0-9][0-9]-*.svg")) - files.keys():  # of an earlier report
+        old.unlink()
+    content["folder"] = folder.name
+    page = render(content).encode()
+    if len(page) > MAX_BYTES and content["data"]["images"]:
+        content["data"]["images"] = {}
+        content["notes"].append(f"No images: with them, the page would be above {MAX_BYTES / 1e6:.0f} MB.")
+        page = render(content).encode()
     with whole_file(output) as file:
         file.write(page)
     too_large = [f"{output} has {len(page) / 1e6:.0f} MB: name fewer runs."] if len(page) > MAX_BYTES else []
@@ -55,6 +63,11 @@ def figures_folder(output: Path) -> Path:
 def page_content(runs: Sequence[Run]) -> dict[str, Any]:
     """Everything that the template shows."""
     prompts, images = shown_prompts(runs)
+    drawn = {
+        "learning": figures.learning_panels(runs),
+        "weights": figures.weight_panels(runs),
+        "shares": figures.share_panels(runs),
+    }
     about: dict[str, list[str]] = {}
     for run in runs:
         for note in run.notes:
@@ -68,11 +81,7 @@ def page_content(runs: Sequence[Run]) -> dict[str, Any]:
         "version": __version__,
         "notes": notes,
         "summary": [_summary(run) for run in runs],
-        "drawn": {
-            "learning": figures.learning_panels(runs),
-            "weights": figures.weight_panels(runs),
-            "shares": figures.share_panels(runs),
-        },
+        "drawn": drawn,
         "runs": [
             {
                 "name": run.name,

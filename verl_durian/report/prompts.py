@@ -3,6 +3,7 @@
 """The prompts that the report shows one by one: their rollouts from the records, their images from the training set."""
 
 import base64
+import re
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from typing import Any
@@ -37,7 +38,7 @@ ROLLOUT = (
 )
 """Values of a rollout in the page, in this order."""
 PROMPT = (
-    *("step", "passed", "weight_grpo", "weight_durian", "change", "visual_entropy", "perceptual_group"),
+    *("step", "passed", "mean_passed", "weight_grpo", "weight_durian", "change", "visual_entropy", "perceptual_group"),
     *("confidence", "reasoning_group", "std_original", "std_perceptual", "std_reasoning"),
 )
 """Values of a prompt in the page."""
@@ -59,8 +60,8 @@ def shown_prompts(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, 
         rollouts = _rollouts(run, chosen)
         texts = sum(map(len, rollouts.values())) * len(with_records)
         longest = MAX_TEXT // max(1, texts)
-        rows, missing = training_rows(run, {int(row) for row in chosen["row"].dropna()})
-        run.notes += missing
+        rows = training_rows(run, {int(row) for row in chosen["row"].dropna()})
+        differing = set()
         left_out = 0
         for prompt in chosen.to_dict("records"):
             of_prompt = rollouts.get((prompt["step"], prompt["uid"]), [])
@@ -71,13 +72,18 @@ def shown_prompts(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, 
                     images[name], room = image, room - len(image)
                 else:
                     left_out += 1
-            question = row.get("question") or (of_prompt[0]["prompt"] if of_prompt else None)
+            recorded = of_prompt[0]["prompt"] if of_prompt else None
+            question = row.get("question") or recorded
+            if recorded and question and not _contains(recorded, question):
+                differing.add(name)
             prompts.append(
                 {value: _number(prompt[value]) for value in PROMPT}
                 | {
                     "run": run.name,
                     "name": str(prompt["key"])[:36],
                     "kinds": prompt["kinds"],
+                    "weights": run.settings.get("weights"),
+                    "unit": run.confidence_unit,
                     "history": _history(run.prompts, prompt["key"]),
                     "rollouts": [[_number(rollout[value]) for value in ROLLOUT] for rollout in of_prompt],
                     "answers": [_cut(rollout["answer"], longest) for rollout in of_prompt],
@@ -85,6 +91,11 @@ def shown_prompts(runs: Sequence[Run]) -> tuple[list[dict[str, Any]], dict[str, 
                     "truth": _cut(row.get("truth"), MAX_QUESTION),
                     "image": name if name in images else None,
                 }
+            )
+        if differing:
+            run.notes.append(
+                f"Questions of shown prompts that differ from the recorded prompt: {len(differing)} (first: "
+                f"{min(differing)}). Has the training set changed since?"
             )
         if left_out:
             run.notes.append(f"{left_out} images of prompts are not shown: the page would be too large.")
@@ -99,8 +110,9 @@ def interesting(prompts: pd.DataFrame, most: int) -> pd.DataFrame:
         most: Number of rows, about a quarter for each kind.
 
     Returns:
-        Rows of `prompts` with `change`, the ratio of the weights under durian and grpo, and `kinds`, a list. A prompt
-        is chosen once per kind: in the step of its largest change, or in the last step it was seen in.
+        Rows of `prompts` with `change`, the ratio of the weights under durian and grpo, `mean_passed`, the pass rate
+        over the run, and `kinds`, a list. A prompt is chosen once per kind: in the step of its largest change, or in
+        the last step it was seen in. The hardest and the easiest are at most a quarter of the prompts each.
     """
     prompts = prompts.reset_index(drop=True)
     prompts["change"] = (prompts["weight_durian"] / prompts["weight_grpo"]).where(
@@ -110,12 +122,13 @@ def interesting(prompts: pd.DataFrame, most: int) -> pd.DataFrame:
     changed = prompts["change"].dropna().sort_values(kind="stable")
     raised, lowered = changed[changed > 1][::-1], changed[changed < 1]
     by_prompt = prompts.groupby("key", sort=False)
+    prompts["mean_passed"] = by_prompt["passed"].transform("mean")
     last = by_prompt.tail(1)
     means = by_prompt[["passed", "confidence"]].mean().loc[last["key"]].set_index(last.index)
     ranked = means.sort_values(["passed", "confidence"], kind="stable").index
-    half = len(ranked) // 2
+    part = max(1, len(ranked) // 4)
     chosen: dict[int, list[str]] = {}
-    candidates = (raised.index, lowered.index, ranked[:half], ranked[::-1][: len(ranked) - half])
+    candidates = (raised.index, lowered.index, ranked[:part], ranked[::-1][:part])
     for kind, rows in zip(KINDS, candidates, strict=True):
         once = ~prompts["key"].loc[rows].duplicated()
         for row in rows[once][:quarter]:
@@ -123,48 +136,57 @@ def interesting(prompts: pd.DataFrame, most: int) -> pd.DataFrame:
     return prompts.loc[list(chosen)].assign(kinds=list(chosen.values()))
 
 
-def training_rows(run: Run, wanted: set[int]) -> tuple[dict[int, dict[str, Any]], list[str]]:
-    """Reads question, ground truth and first image of rows of the training set.
+def training_rows(run: Run, wanted: set[int]) -> dict[int, dict[str, Any]]:
+    """Reads question, ground truth and first image of rows of the training set; notes of the run say what is missing.
 
     Returns:
-        For each row that was found `name`, `question`, `truth` and `image`, a JPEG as data URL or None; and
-        notes on what is missing.
+        For each row that was found `name`, `question`, `truth` and `image`, a JPEG as data URL or None.
     """
     found: dict[int, dict[str, Any]] = {}
-    notes: list[str] = []
     image_key = run.settings.get("image_key") or "images"
-    start, broken = 0, 0
-    for name in run.settings.get("train_files") or []:
+    prompt_key = run.settings.get("prompt_key") or "prompt"
+    files = run.settings.get("train_files") or []
+    start, broken = 0, list[str]()
+    for name in [files] if isinstance(files, str) else files:
         try:
+            if not name.endswith(".parquet"):
+                raise OSError("the report reads only Parquet files")
             with pq.ParquetFile(name, pre_buffer=False) as parquet:
                 count = parquet.metadata.num_rows
                 inside = sorted(row - start for row in wanted if start <= row < start + count)
-                for row, cells in _cells(parquet, inside, image_key):
+                for row, cells in _cells(parquet, inside, (prompt_key, "reward_model", image_key)):
                     image, failed = _thumbnail(cells.get(image_key))
-                    broken += failed
+                    broken += [f"{failed} of row {row} of {name}"] if failed else []
+                    model = cells.get("reward_model")
                     found[start + row] = {
                         "name": f"{name}:{row}",
-                        "question": _question(cells.get("prompt")),
-                        "truth": str((cells.get("reward_model") or {}).get("ground_truth", "")),
+                        "question": _question(cells.get(prompt_key)),
+                        "truth": str(model.get("ground_truth", "")) if isinstance(model, dict) else None,
                         "image": image,
                     }
         except (OSError, pa.ArrowException) as error:
-            reason = "not found" if isinstance(error, FileNotFoundError) else " ".join(str(error).split())[:150]
-            notes.append(
-                f"No questions and images from {name}: {reason}. Make the report where the training set is to see them."
-            )
+            reason = " ".join(str(error).split())[:150]
+            if isinstance(error, FileNotFoundError):
+                reason = "not found. Make the report where the training set is to see them"
+            run.notes.append(f"No questions and images from {name}: {reason}.")
             break  # the rows of further files cannot be numbered
         start += count
+    else:
+        if files and (beyond := wanted - found.keys()):
+            run.notes.append(
+                f"Shown prompts whose row is beyond the end of the training set ({start:,} rows): {len(beyond)}. "
+                "Has it changed since?"
+            )
     if broken:
-        notes.append(f"{broken} images of shown prompts cannot be read.")
+        run.notes.append(f"Images of shown prompts that cannot be read: {len(broken)} (first: {broken[0]}).")
     if not any(run.prompts["row"].notna()):
-        notes.append("The records do not name rows of the training set: no questions and images.")
-    return found, notes
+        run.notes.append("The records do not name rows of the training set: no questions and images.")
+    return found
 
 
-def _cells(parquet: pq.ParquetFile, rows: Sequence[int], image_key: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def _cells(parquet: pq.ParquetFile, rows: Sequence[int], wanted: Sequence[str]) -> Iterator[tuple[int, dict[str, Any]]]:
     """Some rows of a training set, by their numbers in ascending order."""
-    columns = [name for name in ("prompt", "reward_model", image_key) if name in parquet.schema_arrow.names]
+    columns = [name for name in wanted if name in parquet.schema_arrow.names]
     first = 0
     for group in range(parquet.num_row_groups):
         end = first + parquet.metadata.row_group(group).num_rows
@@ -178,10 +200,10 @@ def _cells(parquet: pq.ParquetFile, rows: Sequence[int], image_key: str) -> Iter
         first = end
 
 
-def _thumbnail(images: Any) -> tuple[str | None, bool]:
-    """The first image of a row as a small JPEG in a data URL, and whether there is one that cannot be read."""
+def _thumbnail(images: Any) -> tuple[str | None, str]:
+    """The first image of a row as a small JPEG in a data URL, and what cannot be read."""
     if not images:
-        return None, False
+        return None, ""
     stored = images[0]
     if isinstance(stored, dict):
         stored = stored.get("bytes") or stored.get("image") or stored.get("path")
@@ -194,8 +216,8 @@ def _thumbnail(images: Any) -> tuple[str | None, bool]:
         file = BytesIO()
         Image.alpha_composite(white, small).convert("RGB").save(file, "JPEG", quality=QUALITY, optimize=True)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # of PIL's plugins, for damaged files
-        return None, True
-    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", False
+        return None, "the bytes" if isinstance(stored, bytes) else str(stored)
+    return f"data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}", ""
 
 
 def _question(prompt: Any) -> str | None:
@@ -203,6 +225,12 @@ def _question(prompt: Any) -> str | None:
     if not isinstance(prompt, list):
         return prompt if isinstance(prompt, str) else None
     return "\n\n".join(str(message.get("content", "")) for message in prompt if isinstance(message, dict))
+
+
+def _contains(recorded: str, question: str) -> bool:
+    """Whether the last paragraph of a question is in a prompt, without the tags of media and whitespace."""
+    words = re.sub(r"<(image|video)>|\s", "", question.strip().rsplit("\n\n")[-1])
+    return words in re.sub(r"\s", "", recorded)
 
 
 def _rollouts(run: Run, chosen: pd.DataFrame) -> dict[tuple[int, str], list[dict[str, Any]]]:

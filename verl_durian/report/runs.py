@@ -8,7 +8,7 @@ read, so that a run of 1,000 steps with 4,096 rollouts fits in memory.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,15 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from verl_durian.report.schema import METADATA, SCHEMA, VERSION
+from verl_durian.report.schema import METADATA, SCHEMA, TEXTS, VERSION
 
 METRICS = "metrics.jsonl"
 RECORDS = "step_*.parquet"
 MAX_RECORDS = 1000
 """Records that are read of a run, evenly spaced: each takes some hundredths of a second."""
 
-COLUMNS = {field.name: field.type for field in SCHEMA if field.name != "update"}
+COLUMNS = tuple(name for name in SCHEMA.names if name != "update")
 REQUIRED = ("step", "uid", "reward", "advantage")
+MISSING = {
+    "visual_entropy": "No visual entropy in the records: add it with verl-durian score; its term needs a weight > 0.",
+    "confidence": "No confidence in the records: they need log-probabilities and a weight of the reasoning term > 0.",
+    "accuracy": "No accuracy in the records: pass rates are mean rewards. A reward function can return acc.",
+}
+"""What to do if a column is null in all rows."""
 
 OF_PROMPT = (
     *("row", "visual_entropy", "confidence", "perceptual_group", "reasoning_group"),
@@ -37,6 +43,7 @@ OF_PROMPT = (
 AXES = {"perceptual": "S", "reasoning": "M"}
 """Difficulty axes, and how their groups are named."""
 
+FILE_LOGGER = "verl's logger 'file' in trainer.logger, which writes to the path in VERL_FILE_LOGGER_PATH"
 SETTINGS = (
     *("estimator", "weights", "confidence", "num_groups", "quantiles", "threshold_source", "epsilon"),
     *("rollout_n", "train_files"),
@@ -73,49 +80,55 @@ class Run:
         """Whether `passed` is the accuracy; it is the reward where the reward function returns no accuracy."""
         return "accuracy" in self.prompts and bool(self.prompts["accuracy"].notna().any())
 
+    @property
+    def confidence_unit(self) -> str:
+        """Unit of the confidence: per token, unless the run summed it over tokens or did not record which."""
+        return "nats per token" if self.settings.get("confidence") == "mean" else "nats"
+
 
 def read_runs(arguments: Sequence[str]) -> list[Run]:
     """Reads the runs that the command names, each as a path or as LABEL=path.
 
     Raises:
-        ValueError: a run does not exist, or contains nothing that can be read.
+        ValueError: a run does not exist, is named twice, or contains nothing that can be read.
     """
-    runs = []
+    named: dict[Path, str] = {}
     for argument in arguments:
         label, path = "", Path(argument)
         if not path.exists() and "=" in argument:
             label, path = argument.split("=", 1)[0], Path(argument.split("=", 1)[1])
-        runs.append(read_run(path, label))
+        if path.resolve() in {other.resolve() for other in named}:
+            raise ValueError(f"{path} is named twice: a copy of a run is not another seed")
+        named[path] = label
+    runs = [read_run(path, label) for path, label in named.items()]
     names = [run.name for run in runs]
     for run in runs:
         if names.count(run.name) > 1:
             run.name = str(run.folder)
     _label(runs)
+    for run in runs:
+        first, last = run.steps.index.min(), run.steps.index.max()
+        if last < max(other.steps.index.max() for other in runs if other.label == run.label):
+            run.notes.append(f"Steps {first} to {last} only: after them, lines are means of the other runs.")
     return runs
 
 
 def read_run(path: Path, label: str = "") -> Run:
     """Reads a run: a folder with `metrics.jsonl`, records, or both, or the path of a file like `metrics.jsonl`.
 
-    Records are in the folder itself or in one folder below.
-
     Raises:
         ValueError: the folder does not exist, has no readable metrics or records, or has those of several runs.
     """
-    if not path.exists():
-        raise ValueError(f"{path}: no such file or folder")
+    files = record_files(path)
     run = Run(path.resolve().stem if path.is_file() else path.resolve().name, path, label)
     metrics = path if path.is_file() else path / METRICS
-    files = [] if path.is_file() else sorted(path.glob(RECORDS)) or sorted(path.glob(f"*/{RECORDS}"))
     if not metrics.exists() and not files:
         inside = sorted(file.parent.name for file in path.glob(f"*/{METRICS}"))
         raise ValueError(
             f"{path}: neither {METRICS} nor {RECORDS} in this folder: name the folder of a run that trained with "
-            "algorithm.durian.record=DIR, or with the logger 'file' in trainer.logger"
+            f"algorithm.durian.record=DIR, or with {FILE_LOGGER}"
             + (f". Runs in it: {', '.join(inside)}" if inside else "")
         )
-    if len(folders := sorted({str(file.parent) for file in files})) > 1:
-        raise ValueError(f"{path}: the records of several runs: name them one by one: {' '.join(folders)}")
     logged = _read_metrics(metrics, run.notes) if metrics.exists() else pd.DataFrame()
     recorded = _read_records(run, files)
     run.steps = logged.combine_first(recorded).sort_index()
@@ -123,15 +136,57 @@ def read_run(path: Path, label: str = "") -> Run:
         reasons = "".join(f"\n  {note}" for note in run.notes)
         raise ValueError(f"{path}: nothing to report yet: no complete step with metrics of training{reasons}")
     if not metrics.exists():
-        run.notes.append(f"No {METRICS}: no validation curves. verl's logger 'file' writes it.")
+        run.notes.append(f"No {METRICS}, so no validation curves: name the file, or train with {FILE_LOGGER}.")
     if not files:
         run.notes.append("No records: no weights, difficulty or prompts. algorithm.durian.record=DIR writes them.")
     return run
 
 
+def record_files(path: Path) -> list[Path]:
+    """The records of a run: in its folder or in one folder below; none if the path is a file.
+
+    Raises:
+        ValueError: the path does not exist, or there are records in several folders below.
+    """
+    if not path.exists():
+        raise ValueError(f"{path}: no such file or folder")
+    files = sorted(path.glob(RECORDS)) or sorted(path.glob(f"*/{RECORDS}"))
+    if len(folders := sorted({str(file.parent) for file in files})) > 1:
+        raise ValueError(f"{path}: the records of several runs: name them one by one: {' '.join(folders)}")
+    return files
+
+
+def read_records(
+    files: Sequence[Path], columns: Sequence[str], notes: list[str]
+) -> Iterator[tuple[Path, pa.Table, dict[str, Any]]]:
+    """Reads records one by one, and adds to the notes what was left out.
+
+    Yields:
+        File, table and metadata of each record that can be read, see `read_record`.
+    """
+    if len(files) > MAX_RECORDS:
+        notes.append(f"{len(files):,} records: {MAX_RECORDS:,} of them were read, evenly spaced.")
+        files = [files[at] for at in np.linspace(0, len(files) - 1, MAX_RECORDS).round().astype(int)]
+    versions, unreadable = set(), []
+    for file in files:
+        try:
+            table, metadata = read_record(file, columns)
+        except (OSError, ValueError, pa.ArrowException) as error:
+            unreadable.append(f"{file.name}: {' '.join(str(error).split())[:200]}")
+            continue
+        versions.add(metadata.get("version"))
+        yield file, table, metadata
+    if unreadable:
+        notes.append(f"Records that cannot be read and were left out: {len(unreadable)} (first: {unreadable[0]}).")
+    if odd := versions - {VERSION}:
+        which = ", ".join("no version" if version is None else f"version {version}" for version in odd)
+        notes.append(f"Records of {which}; this release writes version {VERSION}: some values may be missing.")
+
+
 def _read_metrics(file: Path, notes: list[str]) -> pd.DataFrame:
     """The metrics that the report shows, a row per step."""
     steps: dict[int, dict[str, float]] = {}
+    incomplete = []
     with file.open(encoding="utf-8", errors="replace") as lines:
         for number, line in enumerate(lines, start=1):
             try:
@@ -139,70 +194,64 @@ def _read_metrics(file: Path, notes: list[str]) -> pd.DataFrame:
                 data = {name: value for name, value in entry["data"].items() if WANTED.fullmatch(name)}
                 steps.setdefault(int(entry["step"]), {}).update(data)
             except (ValueError, KeyError, TypeError, AttributeError):
-                notes.append(f"{file.name}, line {number}: not a complete entry of verl's logger, left out.")
+                incomplete.append(number)
+    if incomplete:
+        count, first = len(incomplete), incomplete[0]
+        notes.append(f"Lines of {file.name} that are no complete entry and were left out: {count} (first: {first}).")
     frame = pd.DataFrame.from_dict(steps, orient="index")
     return frame.apply(pd.to_numeric, errors="coerce").sort_index()
 
 
 def _read_records(run: Run, files: Sequence[Path]) -> pd.DataFrame:
     """Fills `prompts`, `records` and `settings` of a run; returns the metrics that follow from them, a row per step."""
-    if len(files) > MAX_RECORDS:
-        run.notes.append(f"{len(files):,} records: {MAX_RECORDS:,} of them were read, evenly spaced.")
-        files = [files[at] for at in np.linspace(0, len(files) - 1, MAX_RECORDS).round().astype(int)]
-    tables, thresholds, versions, absent = [], {}, set(), set()
-    for file in files:
-        try:
-            table, names = read_record(file)
-            metadata = json.loads((table.schema.metadata or {}).get(METADATA, b"{}"))
-        except (OSError, ValueError, pa.ArrowException) as error:
-            run.notes.append(f"{file.name} cannot be read and was left out: {' '.join(str(error).split())[:200]}.")
-            continue
-        if table.num_rows == 0:
-            continue
+    tables, thresholds, settings = [], {}, []
+    for file, table, metadata in read_records(files, COLUMNS, run.notes):
         step = table["step"][0].as_py()
         tables.append(prompts_of(table))
         run.records[step] = file
-        thresholds[step] = metadata.get("thresholds", {})
-        versions.add(metadata.pop("version", None))
-        absent |= COLUMNS.keys() - names
-        run.settings = metadata
-    if odd := versions - {VERSION}:
-        which = ", ".join("no version" if version is None else f"version {version}" for version in odd)
-        run.notes.append(f"Records of {which}; this release writes version {VERSION}: some values may be missing.")
-    if absent:
-        run.notes.append(f"Columns that the records lack: {', '.join(sorted(absent))}.")
+        thresholds[step] = metadata.pop("thresholds", None) or {}
+        settings.append(metadata)
     if not tables:
         return pd.DataFrame()
+    run.settings = settings[-1]
+    shown = ("experiment", "seed", *SETTINGS)
+    if differ := [name for name in shown if len({as_text(each.get(name)) for each in settings}) > 1]:
+        run.notes.append(f"The records seem to be of several runs: they differ in {', '.join(differ)}. Separate them.")
     prompts = pa.concat_tables(tables).to_pandas()
     accuracy = prompts["accuracy"]
     prompts["passed"] = accuracy if accuracy.notna().any() else prompts["reward"]
+    run.notes += [note for name, note in MISSING.items() if prompts[name].isna().all()]
     prompts["key"] = prompts["row"].astype("Int64").astype("string").fillna(prompts["uid"])
     run.prompts = prompts
     return step_metrics(prompts, thresholds)
 
 
-def read_record(file: Path, columns: Iterable[str] = COLUMNS) -> tuple[pa.Table, set[str]]:
+def read_record(file: Path, columns: Sequence[str] = COLUMNS) -> tuple[pa.Table, dict[str, Any]]:
     """Reads a record with the given columns, null where the file lacks one.
 
     Returns:
-        The table with the metadata of the file, and the names of the columns in the file.
+        The table, and the metadata: settings and thresholds. Empty if the file has none.
 
     Raises:
-        ValueError: a required column is missing or has another type.
+        ValueError: there is no rollout, a required column is missing or has another type, or the metadata is odd.
         pyarrow.ArrowInvalid: the file is truncated.
     """
-    columns = list(columns)
     with pq.ParquetFile(file) as parquet:
         schema = parquet.schema_arrow
         if lacking := [name for name in REQUIRED if name not in schema.names]:
             raise ValueError(f"no column {lacking[0]!r}")
         table = parquet.read([name for name in columns if name in schema.names])
-    types = [COLUMNS.get(name, pa.string()) for name in columns]
+    if not table.num_rows or ("step" in columns and table["step"].null_count):
+        raise ValueError("no rollouts, or rollouts without step")
+    metadata = json.loads((schema.metadata or {}).get(METADATA, b"{}"))
+    if not isinstance(metadata, dict):
+        raise ValueError("its metadata is not a mapping of settings")
+    types = {field.name: field.type for field in (*SCHEMA, *TEXTS)}
     arrays = [
-        table[name].cast(type, safe=False) if name in schema.names else pa.nulls(table.num_rows, type)
-        for name, type in zip(columns, types, strict=True)
+        table[name].cast(types[name], safe=False) if name in schema.names else pa.nulls(table.num_rows, types[name])
+        for name in columns
     ]
-    return pa.table(arrays, columns).replace_schema_metadata(schema.metadata), set(schema.names)
+    return pa.table(arrays, list(columns)), metadata
 
 
 def prompts_of(record: pa.Table) -> pa.Table:
@@ -322,5 +371,7 @@ def as_text(value: Any) -> str:
     if isinstance(value, dict):
         return "/".join(map(as_text, value.values()))
     if isinstance(value, list):
-        return ", ".join("/".join(Path(each).parts[-2:]) if isinstance(each, str) else f"{each:g}" for each in value)
-    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
+        return ", ".join(map(as_text, value))
+    if isinstance(value, float):
+        return f"{value:g}"
+    return "" if value is None else "/".join(Path(str(value)).parts[-2:])

@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `verl-durian simulate`."""
 
+import math
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,11 +28,16 @@ Seed = Annotated[int, Option(min=0, help="Seed of the random numbers.")]
 Output = Annotated[Path | None, Option(help="Folder for the figure (SVG, PNG) and its numbers (CSV).")]
 
 _ALL = "grpo,dr_grpo,batch_std,mad,durian"
+_DRAWN = ("batches", "prompts", "rollouts", "beta", "entropy_correlation", "confidence_correlation", "seed")
+"""Options of `weights` that only apply to drawn prompts."""
 
 
 @app.command()
 def weights(
-    records: Annotated[Path | None, Option(help="Folder of algorithm.durian.record: the prompts of a run.")] = None,
+    context: typer.Context,
+    records: Annotated[
+        Path | None, Option(metavar="RUN", help="The prompts of a run with algorithm.durian.record, as for report.")
+    ] = None,
     normalizers: Normalizers = _ALL,
     batches: Annotated[int, Option(min=1, help="Batches to average over.")] = 50,
     prompts: Annotated[int, Option(min=1, help="Prompts in a batch.")] = 512,
@@ -49,26 +56,34 @@ def weights(
     With --records, the prompts and the defaults of Durian's options are those of the run; nothing is drawn.
     """
     from verl_durian.algo.config import DurianConfig
+    from verl_durian.files import output_folder
     from verl_durian.simulate import weights as simulation
     from verl_durian.simulate.output import save
 
-    options = _durian_options(weights, num_groups)
+    _check_numbers(context)
+    options, notes = _durian_options(weights, num_groups), list[str]()
     if records is None:
         correlations, config = (entropy_correlation, confidence_correlation), DurianConfig.from_algorithm(options)
         drawn = simulation.simulated_batches(batches, prompts, rollouts, beta, *correlations, config, seed)
     else:
-        drawn = simulation.recorded_batches(records, options["durian"])
-    table = simulation.weights_by_pass_rate(drawn, _names(normalizers), filter_groups)
-    simulation.print_weights(table)
-    if output is not None:
-        save(output, "weights", simulation.plot_weights(table), table)
+        for name in _DRAWN:
+            if context.get_parameter_source(name).name != "DEFAULT":  # type: ignore[union-attr]
+                raise ValueError(f"{_option(name)} only applies to drawn prompts: leave it out with --records")
+        drawn = simulation.recorded_batches(records, options["durian"], notes)
+    with output_folder(output) if output else nullcontext():
+        table = simulation.weights_by_pass_rate(drawn, _names(normalizers), filter_groups)
+        simulation.print_weights(table)
+        for note in notes:
+            print(note)
+        if output is not None:
+            save(output, "weights", simulation.plot_weights(table), table)
 
 
 @app.command()
 def train(
     context: typer.Context,
     normalizers: Normalizers = _ALL,
-    seeds: Annotated[int, Option(min=2, help="Trainings to average over.")] = 1000,
+    seeds: Annotated[int, Option(min=2, help="Trainings to average over.")] = 200,
     prompts: Annotated[int, Option(min=3, help="Prompts in the training set.")] = 64,
     batch: Annotated[int, Option(min=1, help="Prompts in a step.")] = 32,
     rollouts: Rollouts = 8,
@@ -90,18 +105,38 @@ def train(
     output: Output = None,
 ) -> None:
     """Train a softmax policy with each normalizer and show the learning curves by difficulty."""
+    import torch
+    from tqdm import tqdm
+
     from verl_durian.algo.config import DurianConfig
+    from verl_durian.files import output_folder
     from verl_durian.simulate import training
     from verl_durian.simulate.output import save
 
+    _check_numbers(context)
+    torch.set_num_threads(1)  # operations on small tensors, which wait for other threads longer than they compute
     durian = DurianConfig.from_algorithm(_durian_options(weights, num_groups))
     names = {field.name for field in fields(training.Settings)} & context.params.keys()
     settings = training.Settings(durian=durian, **{name: context.params[name] for name in names})
-    curves = {name: training.learning_curves(name, settings) for name in _names(normalizers)}
-    training.print_summary(curves)
-    if output is not None:
-        table = training.curve_table(curves)
-        save(output, "curves", training.plot_curves(table), table)
+    with output_folder(output) if output else nullcontext():
+        progress = tqdm(_names(normalizers), desc="training", unit=" normalizers")
+        curves = {name: training.learning_curves(name, settings) for name in progress}
+        training.print_summary(curves)
+        if output is not None:
+            table = training.curve_table(curves)
+            save(output, "curves", training.plot_curves(table), table)
+
+
+def _option(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def _check_numbers(context: typer.Context) -> None:
+    """Rejects NaN and infinity, which the ranges of the options let through."""
+    for name, value in context.params.items():
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float) and not math.isfinite(number):
+                raise ValueError(f"{_option(name)} {number}: must be a finite number")
 
 
 def _names(normalizers: str) -> list[str]:

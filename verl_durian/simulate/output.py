@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.table import Table
 
-from verl_durian.files import output_folder, whole_file
+from verl_durian.files import whole_file
 from verl_durian.simulate.normalizers import NAMES
 
 STYLES: dict[str, dict[str, Any]] = {
@@ -32,10 +32,10 @@ def print_table(title: str, table: pd.DataFrame, rows: str, columns: str) -> Non
 
 
 def save(output: Path, name: str, figure: Figure, table: pd.DataFrame) -> None:
-    """Writes the figure as SVG and PNG, and the table as CSV."""
-    with output_folder(output):
-        for suffix in ("svg", "png"):
-            with whole_file(output / f"{name}.{suffix}") as stream:
-                figure.savefig(stream, format=suffix, dpi=150)
-        with whole_file(output / f"{name}.csv") as stream:
-            stream.write(table.to_csv(index=False).encode())
+    """Writes the figure as SVG and PNG, and the table as CSV, and prints their paths."""
+    for suffix in ("svg", "png"):
+        with whole_file(output / f"{name}.{suffix}") as stream:
+            figure.savefig(stream, format=suffix, dpi=150)
+    with whole_file(output / f"{name}.csv") as stream:
+        stream.write(table.to_csv(index=False).encode())
+    print(f"figure:  {output / name}.svg, {output / name}.png\nnumbers: {output / name}.csv")

@@ -30,7 +30,7 @@ PROMPTS = ["all prompts", "hardest third", "middle third", "easiest third"]
 class Settings:
     """A simulated training; the fields are the options of `verl-durian simulate train`."""
 
-    seeds: int = 1000
+    seeds: int = 200
     prompts: int = 64
     batch: int = 32
     rollouts: int = 8

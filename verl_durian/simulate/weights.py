@@ -5,7 +5,6 @@
 A batch is a table with one row per rollout and those columns of `algorithm.durian.record` that normalizers need.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,7 @@ from matplotlib.figure import Figure
 
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import durian_advantages, warn_once
-from verl_durian.files import open_parquet
-from verl_durian.report.schema import METADATA, VERSION
+from verl_durian.report.runs import RECORDS, read_records, record_files
 from verl_durian.simulate.normalizers import NAMES, RIVALS
 from verl_durian.simulate.output import STYLES, print_table
 from verl_durian.simulate.prompts import difficulty_signal, draw_pass_rates
@@ -52,29 +50,26 @@ def simulated_batches(
         yield pd.DataFrame(dict(zip(_COLUMNS, columns, strict=True))), options
 
 
-def recorded_batches(folder: Path, options: Mapping[str, Any]) -> Iterator[Batch]:
-    """Reads the steps that a run wrote with `algorithm.durian.record`; `options` replace those of the run.
+def recorded_batches(path: Path, options: Mapping[str, Any], notes: list[str]) -> Iterator[Batch]:
+    """Reads the steps of a run with `algorithm.durian.record`; `options` replace those of the run.
+
+    Records that cannot be read are left out; `notes` then says so.
 
     Raises:
-        ValueError: The folder has no records, or a file cannot be used; the message names it.
+        ValueError: There are no records, or one cannot be used; the message names it.
     """
-    files, columns = sorted(folder.glob("step_*.parquet")), [*_COLUMNS, "update"]
+    files, file = record_files(path), None
     if not files:
-        raise ValueError(f"--records {folder}: no step_*.parquet in it: name the folder of algorithm.durian.record")
-    for file in files:
-        try:
-            with open_parquet(str(file)) as parquet:
-                run = json.loads(parquet.schema_arrow.metadata[METADATA])
-                rows = parquet.read(columns=columns).to_pandas().reindex(columns=columns)
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{file} is no complete file of algorithm.durian.record: copy it again") from error
-        if (version := run.get("version")) != VERSION:
-            raise ValueError(f"{file}: records of version {version}, not {VERSION}: update verl-durian")
+        raise ValueError(f"--records {path}: no {RECORDS} in it: name a run that trained with algorithm.durian.record")
+    for file, record, run in read_records(files, (*_COLUMNS, "update"), notes):
+        rows = record.to_pandas()
+        if lacking := {"weights", "quantiles", "num_groups", "epsilon"} - run.keys():
+            raise ValueError(f"{file}: no {min(lacking)} in its metadata, so the options of the run are not known")
         rows = rows.astype(dict.fromkeys(_COLUMNS[1:], np.float64))
         rows["accuracy"] = rows["accuracy"].fillna(rows["reward"])
         if not rows["accuracy"].between(0, 1).all():
             raise ValueError(f"{file}: rewards outside [0, 1] are no pass rate: return `acc` in the reward function")
-        perceptual, thresholds = {"quantiles": run["quantiles"]}, run["thresholds"].get("perceptual")
+        perceptual, thresholds = {"quantiles": run["quantiles"]}, (run.get("thresholds") or {}).get("perceptual")
         if rows["visual_entropy"].isna().all():
             warn_once("entropy", f"{file} has no visual entropy: the perceptual term is the GRPO advantage")
         elif thresholds is not None:
@@ -88,6 +83,8 @@ def recorded_batches(folder: Path, options: Mapping[str, Any]) -> Iterator[Batch
         config = DurianConfig.from_algorithm({"durian": {**of_run, **options}})
         for _, of_update in rows.groupby("update", dropna=False):  # each is a batch of its own
             yield of_update[_COLUMNS], config
+    if file is None:
+        raise ValueError(f"--records {path}: {' '.join(notes)}")
 
 
 def weights_by_pass_rate(
