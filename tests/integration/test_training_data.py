@@ -134,7 +134,7 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, c
     entropy = np.array(rows.dataframe["visual_entropy"][:])
     assert np.isnan(entropy[2]) and 0 < entropy[1] < entropy[3]
     assert rows[1]["visual_entropy"] == entropy[1]
-    assert "To do this once before training, use `verl-durian score`" in caplog.text
+    assert "Use `verl-durian score` to do this before training" in caplog.text
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows.dataframe))["visual_entropy"][:], entropy)
     assert "1 of 4 training rows have no image" in caplog.text
     (scores,) = (tmp_path / "cache").glob("*/*.jsonl")
@@ -246,7 +246,7 @@ def test_an_image_that_cannot_be_scored_is_named(config, tmp_path):
     config.data.filter_overlong_prompts = False  # verl leaves such rows out where it measures prompts
     images = [[picture_bytes("astronaut", tmp_path)], [{"bytes": b"no picture"}], [{"bytes": b""}]]
     rows = training_set(config, tmp_path, {"images": images})
-    with pytest.raises(ValueError, match="training row 1: image 0: not a picture.*and 1 more"):
+    with pytest.raises(ValueError, match="training row 1: image 0: not a picture.*1 more rows have images"):
         add_visual_entropy(rows, config)
     OmegaConf.update(config, "algorithm.durian.weights.perceptual", 0, force_add=True)
     add_visual_entropy(rows, config)  # needs no scores
