@@ -132,7 +132,7 @@ def test_every_row_is_read_once_and_in_order(tmp_path, monkeypatch):
         ("train.parquet", {"image": ["a"], "text": ["b"]}, "no column 'images' .*--image-key.*only: image, text"),
         ("train.parquet", {"images": [[b""]], "visual_entropy": [1.0]}, "already has a column 'visual_entropy'"),
         ("train.parquet", {"images": [[b""]], "visual_patches": [1]}, "already has a column 'visual_patches'"),
-        ("scores.json", LINES.encode(), "scores.json is the name of another file"),
+        ("scores.json", LINES.encode(), "scores.json is a file name of the results"),
         ("data.csv", b"", "data.csv: .*the name must end in .parquet, .json or .jsonl"),
         ("train.jsonl", b'{"images": []}\n\n{"images": [}\n', "cannot be read: line 3, column 13"),
         ("train.parquet", b"", "cannot be read: ."),

@@ -316,7 +316,7 @@ def test_a_field_of_another_shape_is_named(field, shape):
 @pytest.mark.parametrize("missing", [None, math.nan, pd.NA])
 def test_a_row_without_uid_is_an_error(missing):
     batch = Batch([1, 0, 0, 1, 1], list("aabb") + [missing], lengths=[0, 4, 4, 4, 4])
-    with pytest.raises(ValueError, match=r"index\[3\]=.* needs its prompt's uid"):
+    with pytest.raises(ValueError, match=r"index\[3\]=.* must be the uid of its prompt"):
         batch.advantages()
     batch = Batch([1, 0, 0, 1, 1], list("aabb") + [missing], lengths=[4, 4, 4, 4, 0])
     assert batch.advantages().any()  # padding needs none

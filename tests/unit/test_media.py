@@ -156,7 +156,7 @@ def test_videos_of_frames_are_those_of_training(tmp_path, patch_size, count):
     assert_same(decoded(None, [stored], patch_size=patch_size), of_verl([], [files], patch_size))
 
 
-@pytest.mark.skipif(not VIDEO_READER, reason="no package here reads video files")
+@pytest.mark.skipif(not VIDEO_READER, reason="no video reader is installed")
 def test_video_files_are_those_of_training(tmp_path, monkeypatch):
     file = write_video(tmp_path / "film.mp4")
     for video in (file, {"video": file}, {"video": f"file://{file}", "nframes": 4}, {"video": file, "fps": 4.0}):
@@ -172,7 +172,7 @@ def test_video_files_are_those_of_training(tmp_path, monkeypatch):
     assert "read_video" not in str(problem.value)
     monkeypatch.setattr("qwen_vl_utils.vision_process.get_video_reader_backend", lambda: "torchvision")
     if not hasattr(torchvision.io, "read_video"):
-        with pytest.raises(MediaError, match="video 1: no package reads video files: pip install decord"):
+        with pytest.raises(MediaError, match="video 1: no video reader is installed: pip install decord"):
             decoded(None, [frames(tmp_path, 2), file])
 
 
