@@ -118,7 +118,7 @@ def test_std_normalization_switched_off_is_refused():
         checks.check(config)
 
 
-def test_a_typo_in_an_option_is_refused_before_ray_starts():
+def test_a_typo_in_an_option_is_rejected_before_ray_starts():
     code = (
         "import sys; sys.argv = ['main_ppo', 'algorithm.adv_estimator=durian', '+algorithm.durian.reasoning.groups=3'];"
         "from verl.trainer.main_ppo import main; main()"
@@ -203,7 +203,7 @@ def test_missing_and_too_old_requirements_are_found(tmp_path, monkeypatch):
     assert [str(each) for each in unmet("durian-a")] == ["durian-b>=2", "durian-c[x]"]  # verl is never replaced
 
 
-def test_the_command_installs_what_is_missing_and_moves_nothing_else(tmp_path, monkeypatch):
+def test_the_command_installs_what_is_missing_and_changes_nothing_else(tmp_path, monkeypatch):
     """pip would take the newest durian-base for durian-new; the environment's own must stay."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()

@@ -118,7 +118,7 @@ def test_sets_without_a_score(score):
     assert json.loads((score.output / "scores.json").read_text())["thresholds"] == {}
 
 
-def test_other_folders_are_left_alone(score):
+def test_folders_with_other_files_are_not_changed(score):
     write(score.folder / "data.parquet", [stored(CAT)])
     score.output.mkdir()
     (score.output / "notes.txt").write_text("mine")

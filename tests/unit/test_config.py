@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Options under ``algorithm.durian``: what is read, what is refused, and that verl's command line can set them."""
+"""Options under ``algorithm.durian``: what is read, what is rejected, and that verl's command line can set them."""
 
 import advantage_step
 import numpy as np

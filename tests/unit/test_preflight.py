@@ -336,8 +336,8 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
     [
         # columns and answers
         ([row()] * 23, {}, PROBLEM, "the training set has 23 rows"),
-        ([{"question": "red?"}] * 24, {}, PROBLEM, "no column prompt, data_source, reward_model, but question"),
-        ([UNGRADED] * 24, {}, PROBLEM, "no column data_source, reward_model, but prompt, images"),
+        ([{"question": "red?"}] * 24, {}, PROBLEM, "no column prompt, data_source, reward_model, only question"),
+        ([UNGRADED] * 24, {}, PROBLEM, "no column data_source, reward_model, only prompt, images"),
         ([UNGRADED] * 24, {"reward.reward_model.enable": True}, None, ""),
         ([UNGRADED] * 24, {"reward.reward_manager.name": "mine"}, None, ""),
         ([row(reward_model={"style": "rule"})] * 24, {}, PROBLEM, "row 0: no reward_model.ground_truth"),
@@ -361,8 +361,13 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([row(), DAMAGED] * 12, {**UNFILTERED, **OLDER}, PROBLEM, "row 1: verl cannot build its prompt"),
         ([row(), DAMAGED] * 12, UNFILTERED, NOTE, "row 1: verl cannot build its prompt"),
         ([row(), DAMAGED] * 12, OLDER, NOTE, "verl drops such rows"),
-        ([row(f"<image>{IMAGE_PAD}")] * 24, {**UNFILTERED, **OLDER}, PROBLEM, f"row 0: {IMAGE_PAD} in the prompt is"),
-        ([row(VIDEO_PAD, images=[])] * 24, {**OLDER, **MEGATRON}, PROBLEM, f"row 0: {VIDEO_PAD} in the prompt is the"),
+        (
+            [row(f"<image>{IMAGE_PAD}")] * 24,
+            {**UNFILTERED, **OLDER},
+            PROBLEM,
+            f"row 0: the prompt contains {IMAGE_PAD}",
+        ),
+        ([row(VIDEO_PAD, images=[])] * 24, {**OLDER, **MEGATRON}, PROBLEM, f"row 0: the prompt contains {VIDEO_PAD}"),
         ([row("<image>red <|im_end|><|vision_start|>?")] * 24, UNFILTERED, None, ""),
         ([LONG] * 4 + [row()] * 20, {}, NOTE, "4 of the first 16 prompts are longer than data.max_prompt_length=64 "),
         ([LONG] * 4 + [row()] * 20, UNFILTERED, NOTE, "verl skips the rollouts of those with images, and truncates th"),

@@ -209,7 +209,7 @@ def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, length
     contents = str([message.get("content") for message in row[config.data.prompt_key]])
     for name in ("image_token", "video_token"):
         if (token := getattr(dataset.processor, name, None)) and token in contents:
-            reason = f"the prompt contains {token}, the model's own token for an image or a video, but no such file"
+            reason = f"the prompt contains {token}, the model's own token for an image or a video, but has none for it"
     try:
         build = partial(dataset._build_messages, copy.deepcopy(row), config.data.prompt_key)
         messages = in_time(build, "the row's images", _SECONDS)
