@@ -211,7 +211,7 @@ def test_dry_run_starts_nothing(recipe):
     ("script", "variables", "message"),
     [
         *((RECIPE, {name: "ppo"}, f"{name}=ppo: must be ") for name in CHOICES),
-        (SCRIPTS["megatron"], {"ATTENTION": "sdpa"}, "ATTENTION=sdpa: must be flash_attention_2, or with FSDP sdpa"),
+        (SCRIPTS["megatron"], {"ATTENTION": "sdpa"}, "ATTENTION=sdpa: must be flash_attention_2, or sdpa with FSDP"),
         (
             RECIPE,
             {"TRAIN_FILES": "mine.parquet", "OUTPUT": ""},
