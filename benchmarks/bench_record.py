@@ -1,11 +1,11 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""What `algorithm.durian.record` adds to a step of 512 prompts x 8 rollouts of 128 to 2048 tokens.
+"""Measures what `algorithm.durian.record` adds to a step of 512 prompts x 8 rollouts of 128 to 2048 tokens.
 
     python benchmarks/bench_record.py
 
-"copy" is on the critical path, to be at most 600 ms (1 % of a step of 60 s). Threads then fetch from TransferQueue, in
-trainer V1, and write the file, while the actor is updated.
+"copy" is on the critical path (target: at most 600 ms, 1 % of a step of 60 s). Threads then fetch from TransferQueue in
+trainer V1 and write the file, while the actor is updated.
 """
 
 import tempfile

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 # Settings of verl on a machine without a GPU. The recipes source this file if VERL_PLATFORM=cpu, and append ${CPU[@]}.
 
-# One thread for each library, no usage statistics.
+# One thread per library, no usage statistics.
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1} TQ_NUM_THREADS=2 TOKENIZERS_PARALLELISM=false
 export RAY_USAGE_STATS_ENABLED=0 VLLM_NO_USAGE_STATS=1 RAY_DEDUP_LOGS=0 HYDRA_FULL_ERROR=1
 
@@ -11,7 +11,7 @@ CPU=(
     trainer.device=cpu
     transfer_queue.backend.SimpleStorage.num_data_storage_units=1
     data.dataloader_num_workers=0
-    data.filter_overlong_prompts_workers=null # do not fork the trainer, its threads may hold locks
+    data.filter_overlong_prompts_workers=null # a forked trainer may deadlock, because its threads may hold locks
     ++actor_rollout_ref.model.override_config.attn_implementation=sdpa
     actor_rollout_ref.model.use_remove_padding=False
     actor_rollout_ref.model.enable_gradient_checkpointing=False

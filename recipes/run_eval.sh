@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Evaluates a model on the paper's five benchmarks by verl's validation: prompt and reward of training, greedy decoding.
+# Evaluates a model on the paper's five benchmarks with verl's validation: prompt and reward of training, greedy decoding.
 #
 #   bash recipes/run_eval.sh Qwen/Qwen2.5-VL-7B-Instruct                     # a model on the hub, or a folder
 #   bash recipes/run_eval.sh outputs/RUN/checkpoints/global_step_60          # a checkpoint of verl; merged first
@@ -50,7 +50,7 @@ for benchmark in $BENCHMARKS; do
     done
 done
 for benchmark in "${MISSING[@]}"; do
-    echo "$DATA_DIR/$benchmark: no parquet file; make it: verl-durian prepare $benchmark --output $DATA_DIR/$benchmark" >&2
+    echo "$DATA_DIR/$benchmark: no parquet file; create it: verl-durian prepare $benchmark --output $DATA_DIR/$benchmark" >&2
 done
 if [ ${#MISSING[@]} -gt 0 ]; then exit 2; fi
 python -m verl_durian.evaluation check "${FILES[@]}"
@@ -69,7 +69,7 @@ DATA=(
     data.max_response_length="$MAX_RESPONSE_LENGTH"
     # The filter would silently drop questions that are too long. Without it they fail, and the report counts them.
     data.filter_overlong_prompts=False
-    # verl reads training data even if nothing is trained.
+    # verl reads training data even without training.
     data.train_files="[\"${FILES[0]}\"]"
     data.train_batch_size="$GPUS"
 )
@@ -79,7 +79,7 @@ MODEL=(
     actor_rollout_ref.model.use_remove_padding=True
 )
 
-# The actor passes its weights to the rollout engine; then it is offloaded.
+# The actor sends its weights to the rollout engine, and is then offloaded.
 ACTOR=(
     actor_rollout_ref.actor.strategy=fsdp2
     actor_rollout_ref.actor.ppo_mini_batch_size="$GPUS"

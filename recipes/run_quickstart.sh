@@ -27,7 +27,7 @@ mkdir -p "$RUN"
 # Run verl without a GPU (see recipes/cpu_settings.sh), without downloads.
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1
 
-# Data and model are generated once, and again when their sources change.
+# Data and model are generated once, and again if their sources change.
 STAMP=$(cat recipes/quickstart/{data,model}.py recipes/quickstart/start.safetensors | sha256sum)
 if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     OMP_NUM_THREADS=2 python -m recipes.quickstart.data "$OUT"
@@ -54,4 +54,4 @@ BACKBONE=dapo ESTIMATOR=durian MODEL_PATH=$OUT/model OUTPUT=$RUN \
     bash recipes/run_qwen25vl_durian.sh "${QUICK[@]}" "$@"
 
 python -m recipes.quickstart.report "$RUN"
-verl-durian report "$RUN" --output "$RUN/report.html" || echo "The training is complete; only this report failed."
+verl-durian report "$RUN" --output "$RUN/report.html" || echo "The training is complete; only the report failed."

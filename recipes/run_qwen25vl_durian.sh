@@ -60,7 +60,7 @@ PPO_MINI_BATCH_SIZE=${PPO_MINI_BATCH_SIZE:-128} # prompts per update
 ROLLOUTS=${ROLLOUTS:-8}                         # rollouts per prompt
 MAX_PROMPT_LENGTH=${MAX_PROMPT_LENGTH:-2048}
 MAX_RESPONSE_LENGTH=${MAX_RESPONSE_LENGTH:-2048}
-FILTER_WORKERS=${FILTER_WORKERS:-8} # processes that filter prompts that are too long
+FILTER_WORKERS=${FILTER_WORKERS:-8} # processes that remove prompts that are too long
 LR=${LR:-$([ "$LORA_RANK" = 0 ] && echo 1e-6 || echo 1e-5)} # ten times larger for adapters, as verl recommends
 EPOCHS=${EPOCHS:-15}
 TOTAL_STEPS=${TOTAL_STEPS:-null} # null: determined by EPOCHS
@@ -84,23 +84,23 @@ case $BACKBONE in dapo | grpo) ;; *) refuse "BACKBONE=$BACKBONE: must be dapo or
 case $ENGINE in fsdp | megatron) ;; *) refuse "ENGINE=$ENGINE: must be fsdp or megatron" ;; esac
 case $ENGINE-$ATTENTION in
     *-flash_attention_2 | fsdp-sdpa) ;;
-    *) refuse "ATTENTION=$ATTENTION: must be flash_attention_2, or with FSDP sdpa" ;;
+    *) refuse "ATTENTION=$ATTENTION: must be flash_attention_2, or sdpa with FSDP" ;;
 esac
-case $LORA_RANK in '' | *[!0-9]*) refuse "LORA_RANK=$LORA_RANK: must be a whole number, 0 for all weights" ;; esac
+case $LORA_RANK in '' | *[!0-9]*) refuse "LORA_RANK=$LORA_RANK: must be an integer, 0 for all weights" ;; esac
 if [ "$TRAIN_FILES" = "$DATA_DIR/$DATASET/train.parquet" ]; then
     case $DATASET in
         geometry3k | virl39k) ;;
         *) refuse "DATASET=$DATASET: must be geometry3k or virl39k; TRAIN_FILES=... names your own" ;;
     esac
 elif [ -z "$OUTPUT" ]; then
-    refuse "OUTPUT: name a folder for the run on your own TRAIN_FILES"
+    refuse "OUTPUT: must name a folder for runs on your own TRAIN_FILES"
 fi
 if [ -z "$OUTPUT" ]; then
     OUTPUT=outputs/$(basename "$MODEL_PATH")_${DATASET}_${BACKBONE}_$ESTIMATOR
     if [ "$LORA_RANK" != 0 ]; then OUTPUT+=_lora$LORA_RANK; fi
 fi
 
-# The workers of a cluster have another working directory.
+# Workers on a cluster have another working directory.
 OUTPUT=$(realpath -m "$OUTPUT")
 for path in MODEL_PATH TRAIN_FILES VAL_FILES; do
     if [ -e "${!path}" ]; then printf -v "$path" %s "$(realpath "${!path}")"; fi

@@ -2,8 +2,8 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
 # Installs verl, vLLM and this project for machines without a GPU into .venv (Python 3.11); does nothing if .venv is up to
-# date. PYTHON names another interpreter, VENV another folder, CONSTRAINTS another file of pins; arguments replace what
-# pip installs (this project and verl_cpu).
+# date. PYTHON names another interpreter, VENV another folder, CONSTRAINTS another file of pins; arguments replace the
+# packages that pip installs (this project and verl_cpu).
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +23,7 @@ fi
 if [ -e "$VENV/verl-durian-gpu.sha256" ]; then
     echo "$VENV is the environment of recipes/setup_gpu.sh; name another folder with VENV=..." >&2 && exit 2
 fi
-command -v "$PYTHON" >/dev/null || { echo "$PYTHON is not installed; name a Python 3.11 with PYTHON=..." >&2 && exit 2; }
+command -v "$PYTHON" >/dev/null || { echo "$PYTHON is not installed; set PYTHON=... to a Python 3.11" >&2 && exit 2; }
 [ -x "$VENV/bin/python" ] || "$PYTHON" -m venv "$VENV"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 install() { "$VENV/bin/python" -m pip install --constraint "$CONSTRAINTS" "$@"; }

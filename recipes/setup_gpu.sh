@@ -2,25 +2,25 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
 # Installs verl, vLLM and this project for NVIDIA GPUs into .venv (Linux x86-64, CUDA 13, 11 GB), with Python 3.12 or
-# 3.11. PYTHON names another interpreter, VENV another folder. Steps that are done are skipped. The last one, flash-attn,
-# may fail: everything else works without it, see recipes/README.md.
+# 3.11. PYTHON names another interpreter, VENV another folder. Finished steps are skipped. The last one, flash-attn, may
+# fail: everything else works without it, see recipes/README.md.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
 refuse() { echo "$*" >&2 && exit 2; }
 
 VENV=${VENV:-.venv}
-# The site's top-level /simple/ has wheels of the same names for another PyTorch.
+# The top-level /simple/ of this site has wheels with the same names for another PyTorch.
 WHEELHOUSE=https://verl-project.github.io/verl-wheelhouse/cu130/torch2.11/simple/
 FLASH_ATTN=flash-attn==2.8.3
 
-# A pyenv shim may exist and fail.
+# A pyenv shim may exist but fail.
 usable() { "$1" -c 'import sys, ensurepip, venv; sys.exit(sys.version_info[:2] not in [(3, 11), (3, 12)])' 2>/dev/null; }
 if [ -z "${PYTHON:-}" ]; then
     for PYTHON in python3.12 python3.11 python3 none; do
         if usable "$PYTHON"; then break; fi
     done
-    [ "$PYTHON" != none ] || refuse "No Python 3.12 or 3.11 with venv is found; name one with PYTHON=..."
+    [ "$PYTHON" != none ] || refuse "found no Python 3.12 or 3.11 with venv; set PYTHON=..."
 fi
 usable "$PYTHON" || refuse "$PYTHON does not run as Python 3.12 or 3.11 with venv; name another with PYTHON=..."
 
@@ -43,7 +43,7 @@ fi
 # The import loads the extension module, which fails if the wheel is for another PyTorch.
 has_flash_attn() { "$VENV/bin/python" -c "import flash_attn" 2>/dev/null; }
 log=$VENV/flash-attn.log
-# Find the CUDA toolkit: an nvcc on the PATH may be a wrapper outside of it.
+# Find the CUDA toolkit: nvcc on the PATH may be a wrapper outside of it.
 nvcc=
 homes=("$(dirname "$(dirname "$(command -v nvcc || true)")")" /usr/local/cuda)
 for home in ${CUDA_HOME:-"${homes[@]}"}; do

@@ -15,7 +15,7 @@
 #   MODEL_PATH=Qwen/Qwen2.5-VL-72B-Instruct sbatch --nodes=4 recipes/slurm.sh
 #
 # Submit it from the root of the repository with verl's environment active. All nodes need repository, data and output at
-# the same paths. RECIPE names another script, RAY_PORT another port. Adapt the #SBATCH lines to your cluster.
+# the same paths. RECIPE sets another script, RAY_PORT another port. Adapt the #SBATCH lines to your cluster.
 
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:?submit this with sbatch}"

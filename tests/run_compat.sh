@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Installs releases of verl, each in an environment of its own, and runs the tests of estimator and hook there.
+# Installs releases of verl, each in its own environment, and runs the tests of the estimator and the hooks there.
 #
-#     bash tests/run_compat.sh                       # the releases that are claimed, and two older ones
+#     bash tests/run_compat.sh                       # the supported releases, and two older ones
 #     bash tests/run_compat.sh 0.9.0 ../verl         # this release, and a clone
 #
 # A release in SEEN_IN (verl_durian/hooks/verl_symbols.py) is supported: pip must install it together with this project, and
-# all tests must pass. Another release replaces it by force and must be rejected (tests/compat/refusal.py). Results of a
-# clone are only reported. COMPAT names the folder of environments and logs, PYTHON another Python.
+# all tests must pass. Any other release is installed by force and must be rejected (tests/compat/refusal.py). Failures
+# with a clone are only reported. COMPAT names the folder of environments and logs, PYTHON another Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
 export PYTHON=${PYTHON:-python3.11}
 COMPAT=${COMPAT:-.compat}
 TESTS=(tests/unit/test_{config,estimator,metrics}.py tests/integration/test_{hook,plugin,trainers,training_data}.py)
-# For the pictures of the tests; no vLLM, which they do without.
+# For the images of the tests. These tests need no vLLM.
 PACKAGES=(easy-vqa psutil scikit-image torchvision)
 
 export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 RAY_USAGE_STATS_ENABLED=0
@@ -30,13 +30,13 @@ claimed=$("$PYTHON" -c 'from verl_durian.hooks.verl_symbols import SEEN_IN; prin
 install() { # VENV KIND RELEASE
     local verl="verl==$3"
     [ "$2" = claimed ] || verl="verl==${claimed##* }"
-    # Where `if` calls a function, a command that fails does not end it.
+    # In a function that `if` calls, a failed command does not end the function.
     VENV=$1 CONSTRAINTS=$COMPAT/constraints.txt bash recipes/setup_cpu.sh --editable ".[dev]" "$verl" \
         "${PACKAGES[@]}" || return
-    # verl's platform "cpu", which asks for verl 0.9.1.
+    # The platform "cpu", without its requirement verl 0.9.1.
     "$1/bin/python" -m pip install --quiet --no-deps --editable recipes/cpu || return
     case $2 in
-        # Without what it asks for: verl below 0.9 wants numpy 1, which no new pyarrow works with.
+        # Without its requirements: verl below 0.9 requires numpy 1, with which no new pyarrow works.
         other) "$1/bin/python" -m pip install --quiet --no-deps "verl==$3" || return ;;
         clone) "$1/bin/python" -m pip install --quiet --editable "$3" || return ;;
     esac

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Runs every test that needs no vLLM engine in the environment of recipes/setup_gpu.sh: the releases that train on GPUs.
-# Needs no GPU, and hides those that are there. VENV and PYTHON as of setup_gpu.sh; arguments go to pytest.
+# Runs every test that needs no vLLM engine in the environment of recipes/setup_gpu.sh, that is, with the releases that
+# train on GPUs. Needs no GPU, and hides existing ones. VENV and PYTHON as in setup_gpu.sh; arguments go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

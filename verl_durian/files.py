@@ -38,7 +38,7 @@ def output_folder(output: Path) -> Iterator[None]:
 
 @contextmanager
 def whole_file(target: Path) -> Iterator[IO[bytes]]:
-    """Opens a file for an atomic write: it gets its name once all of it is on the disk.
+    """Opens a file for an atomic write: it gets its name only when it is completely on disk.
 
     Raises:
         OSError: the file cannot be written; the message names it.
@@ -62,7 +62,7 @@ def part_of(target: Path) -> Path:
 
 @contextmanager
 def room_for(file: Path) -> Iterator[None]:
-    """Adds the name of the file to the error of a full disk."""
+    """Adds the name of the file to the error when the disk is full."""
     try:
         yield
     except OSError as error:
@@ -81,6 +81,6 @@ def open_parquet(file: str) -> Iterator[pq.ParquetFile]:
 
 
 def source_id(file: str) -> str:
-    """Hash of size, modification time, ... of a file, local or at an fsspec URL: changes when the file changes."""
+    """Returns a hash of size, modification time, ... of a local file or fsspec URL, which changes with the file."""
     filesystem, path = fsspec.core.url_to_fs(file)
     return filesystem.ukey(path)

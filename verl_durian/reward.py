@@ -62,9 +62,9 @@ def compute_score(
     """Scores one response, with the signature that verl expects of a reward function.
 
     Args:
-        data_source: Name of the data set, for error messages.
+        data_source: Name of the dataset, for error messages.
         solution_str: The response, decoded without special tokens.
-        ground_truth: The gold answer, a text or a number.
+        ground_truth: The gold answer, a string or a number.
         extra_info: The row's `extra_info`. Its keys `answer_type` (default `number`), `choices` and `decimals` are
             passed to `grading.grade`; `id` or `index` names the row in error messages.
         **kwargs: Other arguments of verl; ignored.
@@ -103,7 +103,7 @@ def _answer_key(ground_truth: object, row: Mapping) -> tuple[str, list[str], int
 
 
 def _as_text(field: str, value: object) -> str:
-    """The text of an answer, which may be a number or a truth value, of Python or NumPy."""
+    """Converts an answer to text: a string, number or bool, of Python or NumPy."""
     if isinstance(value, str | np.bool_) or (isinstance(value, Real | Decimal) and value - value == 0):  # finite
         return str(value)
-    raise ValueError(f"{field}: {value!r} cannot be an answer: must be a text or a finite number")
+    raise ValueError(f"{field}: {value!r} cannot be an answer: must be a string or a finite number")

@@ -5,7 +5,7 @@
     python -m recipes.quickstart.data OUT
 
 writes OUT/{sft,train,dev,test}.parquet in verl's format and a data card OUT/README.md. Nothing is downloaded: the
-package easy-vqa holds 4,000 training and 1,000 test images with questions, scikit-image holds the backgrounds. No image
+package easy-vqa contains 4,000 training and 1,000 test images with questions, scikit-image the backgrounds. No image
 is in two of the files. Choose settings on dev; test is for final results.
 """
 
@@ -34,7 +34,7 @@ THINKING_PROMPT = "Think in <think> </think>, then answer in \\boxed{}."
 """Precedes the question in the user message; the paper's thinking prompt is longer."""
 
 SIZES = (112, 140)
-"""Side of a picture in pixels. Multiples of 28: Qwen2.5-VL makes 16 or 25 image tokens of them. With two sizes, the
+"""Side of a picture in pixels. Multiples of 28, which give 16 or 25 image tokens in Qwen2.5-VL. With two sizes, the
 prompts of a batch have different lengths."""
 
 BACKGROUND_FILES = {
@@ -60,7 +60,7 @@ BACKGROUND_WASH = 0.5
 """Share of white mixed into a photograph or texture, to keep dark shapes visible."""
 
 SPLITS = {"sft": ("train", 2000), "train": ("train", 1200), "dev": ("train", 340), "test": ("test", 880)}
-"""Of each split: the part of easy-vqa with its images, and their number."""
+"""For each split: the part of easy-vqa with its images, and their number."""
 
 SPLIT_SEED = 0
 """Assigns images to splits. Fixed, because the start weights were trained on the images of sft."""
@@ -152,7 +152,7 @@ def shape_coverage(path: str, size: int) -> Image.Image:
 
 
 class Painter:
-    """Paints shapes of easy-vqa, enlarged, on a background."""
+    """Paints enlarged shapes of easy-vqa on a background."""
 
     def __init__(self) -> None:
         folder = Path(skimage.__file__).parent / "data"  # skimage.data could download files
@@ -211,8 +211,8 @@ def make_rows(split: str, per_kind: int, seed: int = 0) -> Iterator[dict]:
 
     Args:
         split: One of `SPLITS`.
-        per_kind: Maximal number of rows of each kind of question; even.
-        seed: For questions, sizes and crops. The images of a split do not depend on it.
+        per_kind: Maximum number of rows of each kind of question; even.
+        seed: Seed of questions, sizes and crops. The images of a split do not depend on it.
     """
     rng = random.Random(f"{seed}-{split}")
     painter = Painter()
@@ -252,7 +252,7 @@ def write_parquet(rows: list[dict], path: Path) -> None:
 
 
 def data_card(splits: dict[str, list[dict]], seed: int) -> str:
-    """The text of the data set's README.md."""
+    """The text of the dataset's README.md."""
     lines = []
     for split, rows in splits.items():
         extras = [row["extra_info"] for row in rows]
@@ -275,11 +275,11 @@ Questions about one colored shape, in verl's format. Made by `python -m recipes.
 
 No image is in two splits: sft, train and dev have different training images of easy-vqa, test has its test images.
 Choose settings on dev; keep test for final results. Half of the yes/no questions have the answer yes; questions with
-"not" or "no" are left out.
+"not" or "no" are excluded.
 
 ## Sources
 
-- Shapes and questions: easy-vqa 1.0 (https://github.com/vzhou842/easy-VQA), by Victor Zhou, MIT licence.
+- Shapes and questions: easy-vqa 1.0 (https://github.com/vzhou842/easy-VQA), by Victor Zhou, MIT license.
   Pictures are enlarged from 64 to {" or ".join(map(str, SIZES))} pixels a side.
 - Backgrounds: random crops of files in the wheel of scikit-image, mixed with {BACKGROUND_WASH:.0%} of white. The crops
   of all splits come from the same files:
@@ -293,8 +293,8 @@ def write_data(out: Path, per_kind: dict[str, int] = ROWS_PER_KIND, seed: int = 
 
     Args:
         out: The folder, created if missing.
-        per_kind: Maximal number of rows of each kind of question, by split; even.
-        seed: For questions, sizes and crops. The images of a split do not depend on it.
+        per_kind: Maximum number of rows of each kind of question, by split; even.
+        seed: Seed of questions, sizes and crops. The images of a split do not depend on it.
     """
     out.mkdir(parents=True, exist_ok=True)
     splits = {split: list(make_rows(split, per_kind[split], seed)) for split in SPLITS}

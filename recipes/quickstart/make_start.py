@@ -1,18 +1,18 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Makes the start weights of the quickstart: a model that sees, but mostly answers out of habit.
+"""Trains the start weights of the quickstart: a model that can see, but mostly gives a habitual answer.
 
     python -m recipes.quickstart.make_start OUT
 
-A few dozen steps of reinforcement learning can teach a small model to use what it sees, but not to see. Therefore the
-start is made by supervised learning in three phases, on pictures painted anew from the images of the split `sft`:
+A few dozen steps of reinforcement learning can teach a small model to use what it sees, but not to see. So supervised
+learning in three phases prepares the start, on new pictures of the shapes in the split `sft`:
 
 1. eyes: the vision tower alone learns to predict, at every image token, where the shape is and which shape and color
    it has, with a linear head that is then discarded. Close-ups first, full pictures in the last quarter;
-2. seeing: the language model learns, with the tower frozen, to describe the picture in its thought and to answer
+2. seeing: with the tower frozen, the language model learns to describe the picture in its thought and to answer
    accordingly;
-3. habit: for a few steps, most replies describe the same thing whatever the picture shows, and some have a wrong
-   format. Reinforcement learning only has to make the model prefer looking.
+3. habit: for a few steps, most replies describe the same thing regardless of the picture, and some have a wrong format.
+   Reinforcement learning then only has to make the model use what it sees.
 
 Writes OUT/seeing.safetensors, OUT/start.safetensors (float16) and OUT/accuracy.json: greedy accuracy on the split dev.
 `start.safetensors` in this folder comes from a run with OMP_NUM_THREADS=1. Runs on one machine are bit-identical;
@@ -72,7 +72,7 @@ CLOSE_UP = 84
 CLOSE_UP_SHARE = 0.75
 """Share of the steps of phase eyes on close-ups of the shape, CLOSE_UP pixels a side."""
 COVERED = 0.02
-"""Minimal share of the shape in the pixels of an image token that counts as showing it."""
+"""Minimum share of the shape in the pixels of an image token that counts as showing it."""
 GROUND_WEIGHT = 0.3
 """Weight of the many tokens without the shape in the loss of phase eyes."""
 PLACE_WEIGHT = 5.0
@@ -362,7 +362,7 @@ def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> dict[
     Args:
         out: The folder, created if missing.
         steps: Number of updates of each phase.
-        seed: For initial weights and all batches.
+        seed: Seed of initial weights and all batches.
 
     Returns:
         Accuracies on dev after the phases "seeing" and "habit".
@@ -385,7 +385,7 @@ def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> dict[
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Make the start weights of the quickstart (about ten minutes).")
+    parser = argparse.ArgumentParser(description="Train the start weights of the quickstart (10 to 15 minutes).")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     for phase, number in STEPS.items():

@@ -43,10 +43,10 @@ MARKS = ("<think>", "</think>", "\\boxed{")
 """One token each, but not special tokens: rewards read text that is decoded with `skip_special_tokens=True`."""
 
 VOCABULARY = 512
-"""Maximal size of the tokenizer without `MARKS`: 8 special tokens, 256 bytes, and merges up to complete words."""
+"""Maximum size of the tokenizer without `MARKS`: 8 special tokens, 256 bytes, and merges up to complete words."""
 
 CONTEXT = 1024
-"""Maximal number of tokens of a prompt with its response. Prompts of other data are long: most tokens are letters."""
+"""Maximum number of tokens of a prompt with its response. Prompts of other data are long: most tokens are letters."""
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"

@@ -113,9 +113,9 @@ def report(run: Path, console: Console) -> None:
     _, correlations = curve(steps, CORRELATION)
     if correlations:
         lowest = min(correlations)
-        console.print(f"correlation of probabilities, rollout and trained policy: {lowest:.5f} or more")
+        console.print(f"correlation of the probabilities of rollout and trained policy: at least {lowest:.5f}")
         if lowest < MIN_CORRELATION:
-            console.print(f"[red]should be {MIN_CORRELATION} or more: the rollouts come from another policy[/red]")
+            console.print(f"[red]should be at least {MIN_CORRELATION}: the rollouts come from another policy[/red]")
     console.print(f"metrics: {run / METRICS}\nfigure:  {run / FIGURE}", soft_wrap=True)
 
 

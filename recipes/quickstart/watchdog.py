@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs a training command and ends it, with the error shown, when one of its workers has died.
+"""Runs a training command. When one of its workers dies, ends it and shows the error.
 
     python -m recipes.quickstart.watchdog [OPTIONS] -- COMMAND...
 
 verl can wait forever for a vLLM engine or a Ray actor that has died, for instance during a weight sync. The watchdog
-ends the command when one of its vLLM processes disappears, when its output contains an error that no run survives, or
-when it prints nothing for a long time. Every process that the command started ends with it, and the shared memory that
-they leave in /dev/shm is removed. The exit code is that of the command, 70 after a worker died, 75 after a stall, or
+ends the command when one of its vLLM processes disappears, when its output contains a fatal error, or when it prints
+nothing for a long time. When the command ends, so does every process that it started, and the shared memory that these
+leave in /dev/shm is removed. The exit code is that of the command, 70 after a worker died, 75 after a stall, or
 128 + N after signal N. Linux only.
 """
 
@@ -47,7 +47,7 @@ PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 class Output:
-    """Shows what a command writes to a file, and finds the first error in it that no run survives (`death`)."""
+    """Shows what a command writes to a file, and finds the first fatal error in it (`death`)."""
 
     def __init__(self, file: IO[bytes], show: re.Pattern[str] | None) -> None:
         self.file, self.show = file, show
@@ -101,7 +101,7 @@ def watch(process: subprocess.Popen[bytes], output: Output, grace: float, stall:
                     engines.add(child)
         lost = [f"vLLM process {engine.pid} is gone (out of memory?)" for engine in engines if not is_alive(engine)]
         cause = output.death or cause or "".join(lost[:1])
-        if cause:  # or it is ending by itself
+        if cause:  # the command may still end by itself
             deadline = min(deadline, time.monotonic() + grace)
         if time.monotonic() > deadline:
             return EXIT_WORKER_DIED, cause
@@ -144,7 +144,7 @@ def raise_interrupt(number: int, _frame: object) -> NoReturn:
 
 
 def run(command: list[str], log: Path | None, show: re.Pattern[str] | None, grace: float, stall: float) -> int:
-    """Runs a command to its end, ends all that it started, and shows the error if it failed; returns the exit code.
+    """Runs a command, ends all processes that it started, and shows the error if it failed; returns the exit code.
 
     The arguments are those of the command line, `stall` in seconds.
     """
@@ -190,12 +190,14 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(
         prog="python -m recipes.quickstart.watchdog",
-        description="Run a training command; end it, with the error shown, when one of its workers has died.",
+        description="Run a training command; when one of its workers dies, end it and show the error.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--log", type=Path, help="write the output of the command to this file")
     parser.add_argument("--show", type=re.compile, metavar="REGEX", help="print only what matches in each line")
-    parser.add_argument("--grace", type=float, default=30, help="seconds to end by itself after a death or Ctrl-C")
+    parser.add_argument(
+        "--grace", type=float, default=30, help="seconds in which the command may end by itself after a death or Ctrl-C"
+    )
     parser.add_argument("--stall-minutes", type=float, default=30, help="minutes without output; 0 for no limit")
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="the command, after --")
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""A release of verl that is not claimed: it is refused, and other estimators do not notice the plugin.
+"""A release of verl that is not supported: it is rejected, and the plugin does not affect other estimators.
 
-Run by tests/run_compat.sh, in an environment where such a release was installed over a claimed one by force.
+Run by tests/run_compat.sh, in an environment where such a release was forced to replace a supported one.
 """
 
 import importlib.metadata
@@ -50,26 +50,26 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def test_pip_refuses():
+def test_pip_rejects_it():
     done = run("-m", "pip", "install", "--dry-run", ".", f"verl=={RELEASE}")
     assert done.returncode != 0
     said = " ".join((done.stdout + done.stderr).split())
     assert "depends on verl" in said and ">=0.9.0" in said, said
 
 
-def test_doctor_refuses():
+def test_doctor_rejects_it():
     done = run("-m", "verl_durian.cli", "doctor", COLUMNS="200")
     assert done.returncode == 1
     said = " ".join(done.stdout.split())
-    assert f"verl {RELEASE}" in said and "Remedy: install verl 0.9.0 or 0.9.1" in said and "Not ready" in said, said
+    assert f"verl {RELEASE}" in said and "Fix: install verl 0.9.0 or 0.9.1" in said and "Not ready" in said, said
 
 
-# No older release loads plugins: this is how a user would have one load a module all the same.
+# Older releases load no plugins, but a user could make them load a module like this.
 LOADED = {"VERL_USE_EXTERNAL_MODULES": "verl_durian.hooks.plugin"}
 
 
 @pytest.mark.parametrize("estimator", ["durian", "grpo"])
-def test_where_it_is_loaded_all_the_same_durian_alone_is_refused_at_start(estimator):
+def test_if_it_is_loaded_anyway_only_durian_is_rejected_at_start(estimator):
     done = run("-c", START.format(estimator=estimator), **LOADED)
     if estimator == "grpo":
         assert done.returncode == 0 and "accepted" in done.stdout, done.stderr

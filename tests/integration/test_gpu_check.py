@@ -101,7 +101,7 @@ def gpu_check(monkeypatch):
         (["--device", "cpu", "--small", "--output", "/no/such/a.json"], "--output /no/such/a.json: No such file"),
     ],
 )
-def test_arguments_that_cannot_work(gpu_check, monkeypatch, capsys, arguments, message):
+def test_invalid_arguments(gpu_check, monkeypatch, capsys, arguments, message):
     monkeypatch.setattr(sys, "argv", ["gpu_check.py", *arguments])
     with pytest.raises(SystemExit) as exit_status:
         gpu_check.main()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The hook where data, rewards or other plugins are unusual, in verl's own advantage steps."""
+"""The hook with unusual data, rewards and other plugins, in verl's own advantage steps."""
 
 import copy
 import functools
@@ -139,8 +139,8 @@ def test_invalid_options_of_the_record_are_an_error_with_any_estimator(option, t
         validate_config(advantage_step.compose(*settings), use_reference_policy=False, use_critic=False)
 
 
-def test_a_verl_that_forwards_the_batch_is_left_alone(config, monkeypatch):
-    """As verl pull request #7473 does it: the estimator takes what it is passed, not what the hook has for it."""
+def test_a_verl_that_forwards_the_batch_itself(config, monkeypatch):
+    """As in verl pull request #7473: the estimator uses the arguments that verl passes, not those of the hook."""
     from verl.trainer.ppo import core_algos
 
     rows = make_rows()
@@ -199,7 +199,7 @@ def test_metrics_that_fail_do_not_end_training(config, caplog, monkeypatch):
     assert caplog.text.count("ZeroDivisionError") == 1
 
 
-def test_v1_goes_on_where_the_accuracy_cannot_be_fetched(config, caplog, monkeypatch):
+def test_v1_continues_if_the_accuracy_cannot_be_fetched(config, caplog, monkeypatch):
     import transfer_queue as tq
 
     get = tq.kv_batch_get
@@ -209,7 +209,7 @@ def test_v1_goes_on_where_the_accuracy_cannot_be_fetched(config, caplog, monkeyp
     assert caplog.text.count("the metrics use the rewards instead") == 1 and "ZeroDivisionError" in caplog.text
 
 
-def test_v1_goes_on_where_a_log_probability_is_not_finite(config, caplog):
+def test_v1_continues_if_a_log_probability_is_not_finite(config, caplog):
     rows = make_rows()
     next(row for row in rows if row["uid"] == "prompt6")["old_log_probs"][0] = float("nan")
     for _ in range(2):
@@ -220,7 +220,7 @@ def test_v1_goes_on_where_a_log_probability_is_not_finite(config, caplog):
 
 @pytest.mark.parametrize("function", ["compute_advantage", "compute_advantage_for_multi_trajectories"])
 def test_a_step_of_v1_in_which_the_estimator_did_not_run_is_an_error(function, config, monkeypatch):
-    """As where another module holds verl's own function, with which V1 would compute GRPO."""
+    """As if another module had imported verl's own function, with which V1 would compute GRPO."""
     from verl.trainer.ppo.v1 import trainer_base, utils
 
     module = utils if function == "compute_advantage" else trainer_base

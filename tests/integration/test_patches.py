@@ -53,7 +53,7 @@ def test_patches_touch_what_the_readme_says():
         assert trailers == ["Co-authored-by: Claude <noreply@anthropic.com>"], file
 
 
-def test_patch_applies_to_an_installed_tree_and_is_taken_back(tree, wheel, tmp_path):
+def test_patch_applies_to_an_installed_tree_and_is_reverted(tree, wheel, tmp_path):
     pristine = unpack(wheel, tmp_path / "pristine")
     patch(tree)
     assert "DURIAN" in (tree / "verl/trainer/ppo/core_algos.py").read_text()
@@ -134,7 +134,7 @@ def test_the_same_advantages_with_the_plugin_the_patches_and_both(step, steps):
 
 
 @pytest.mark.slow
-def test_the_hook_stands_aside_where_verl_computes_durian(steps):
+def test_the_hook_is_inactive_if_verl_computes_durian(steps):
     assert steps["plugin"]["estimator"] == "verl_durian.algo.estimator"
     assert steps["both"]["estimator"] == steps["patches"]["estimator"] == "verl.trainer.ppo.core_algos"
     assert len(steps["plugin"]["hooked"]) == 8

@@ -39,7 +39,7 @@ BROKEN = {"bytes": b"no picture"}
 
 
 def score(folder: Path, cache: Path, *sets: list, workers: int = 1) -> Scores:
-    """Scores data sets with these rows of images."""
+    """Scores datasets with these rows of images."""
     sources = [
         DatasetRows(f"set {number}", datasets.Dataset.from_dict({"images": rows}), Columns())
         for number, rows in enumerate(sets)
@@ -136,12 +136,12 @@ def test_one_worker_per_free_gpu_or_core(monkeypatch):
 
 def test_a_worker_with_other_packages_is_an_error(tiny_qwen25vl, tmp_path, monkeypatch):
     monkeypatch.setattr(TowerSettings, "fingerprint", lambda self, device: "of the command")
-    with pytest.raises(RuntimeError, match="a process of Ray failed.*would compute other scores than the machine of"):
+    with pytest.raises(RuntimeError, match="a Ray process failed.*would compute different scores than the machine of"):
         score(tiny_qwen25vl, tmp_path, [[CAT]])
 
 
 class Dying(pipeline.Worker):
-    """A worker that ends with the first blocks, as if memory ran out."""
+    """A worker that dies in its first blocks, as if memory ran out."""
 
     marker: Path
     deaths: int
@@ -166,6 +166,6 @@ def test_rows_of_a_dead_worker_are_scored_again_but_not_forever(tiny_qwen25vl, t
     assert len(list(EntropyCache(tmp_path / "cache").scores())) == 3
 
     monkeypatch.setattr(Dying, "deaths", 99)
-    with pytest.raises(RuntimeError, match="processes of Ray died.*--max-patches"):
+    with pytest.raises(RuntimeError, match="Ray processes died.*--max-patches"):
         score(tiny_qwen25vl, tmp_path, [[CAT]])
     assert len(list((tmp_path / "died").iterdir())) == 1 + 3

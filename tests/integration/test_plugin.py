@@ -118,7 +118,7 @@ def test_std_normalization_switched_off_is_refused():
         checks.check(config)
 
 
-def test_a_typo_in_an_option_is_refused_before_ray_starts():
+def test_a_typo_in_an_option_is_rejected_before_ray_starts():
     code = (
         "import sys; sys.argv = ['main_ppo', 'algorithm.adv_estimator=durian', '+algorithm.durian.reasoning.groups=3'];"
         "from verl.trainer.main_ppo import main; main()"
@@ -144,7 +144,7 @@ def test_doctor_finds_no_problem():
     assert code == 0 and said.startswith("Ready. verl-durian"), said  # when all is well, nothing else
 
 
-def test_doctor_shows_what_it_does_meanwhile(monkeypatch):
+def test_doctor_shows_its_progress(monkeypatch):
     shown = []
     monkeypatch.setattr("rich.status.Status.update", lambda self, text: shown.append(text))
     monkeypatch.setattr(module, "check_process", list)
@@ -157,11 +157,11 @@ def test_doctor_gives_the_command_for_a_missing_requirement_of_verl(tmp_path):
     write_metadata(tmp_path, "verl", version("verl"), "codetiming", "durian-y>=2; python_version>'3'", "numpy>=999")
     code, said = doctor(first_on_path=tmp_path)
     assert code == 1 and "import verl" in said and "No module named 'codetiming'" in said, said
-    assert "keeps all others: " in said and said.count("durian-y>=2") == 1 and "numpy>=999" not in said, said
+    assert "keeps all other packages: " in said and said.count("durian-y>=2") == 1 and "numpy>=999" not in said, said
 
 
 def test_doctor_gives_the_command_for_unmet_requirements(tmp_path):
-    """Metadata that comes first on the path asks for more."""
+    """The metadata that comes first on the path has more requirements."""
     write_metadata(tmp_path, "verl-durian", "9.9", "rich>=999", "durian-x")
     code, said = doctor(first_on_path=tmp_path)
     assert code == 1 and "durian-x: not installed" in said and f"rich>=999: {version('rich')}" in said
@@ -171,7 +171,7 @@ def test_doctor_gives_the_command_for_unmet_requirements(tmp_path):
 def test_doctor_names_what_is_wrong():
     code, said = doctor(VERL_USE_EXTERNAL_PLUGINS="other")
     assert code == 1
-    assert "VERL_USE_EXTERNAL_PLUGINS=other Remedy: unset VERL_USE_EXTERNAL_PLUGINS" in said
+    assert "VERL_USE_EXTERNAL_PLUGINS=other Fix: unset VERL_USE_EXTERNAL_PLUGINS" in said
     assert "Ready." not in said
 
 
@@ -203,7 +203,7 @@ def test_missing_and_too_old_requirements_are_found(tmp_path, monkeypatch):
     assert [str(each) for each in unmet("durian-a")] == ["durian-b>=2", "durian-c[x]"]  # verl is never replaced
 
 
-def test_the_command_installs_what_is_missing_and_moves_nothing_else(tmp_path, monkeypatch):
+def test_the_command_installs_what_is_missing_and_changes_nothing_else(tmp_path, monkeypatch):
     """pip would take the newest durian-base for durian-new; the environment's own must stay."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()

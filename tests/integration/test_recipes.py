@@ -211,8 +211,12 @@ def test_dry_run_starts_nothing(recipe):
     ("script", "variables", "message"),
     [
         *((RECIPE, {name: "ppo"}, f"{name}=ppo: must be ") for name in CHOICES),
-        (SCRIPTS["megatron"], {"ATTENTION": "sdpa"}, "ATTENTION=sdpa: must be flash_attention_2, or with FSDP sdpa"),
-        (RECIPE, {"TRAIN_FILES": "mine.parquet", "OUTPUT": ""}, "OUTPUT: name a folder for the run on your own TRAIN"),
+        (SCRIPTS["megatron"], {"ATTENTION": "sdpa"}, "ATTENTION=sdpa: must be flash_attention_2, or sdpa with FSDP"),
+        (
+            RECIPE,
+            {"TRAIN_FILES": "mine.parquet", "OUTPUT": ""},
+            "OUTPUT: must name a folder for runs on your own TRAIN",
+        ),
     ],
 )
 def test_unknown_choices_are_rejected(recipe, script, variables, message):

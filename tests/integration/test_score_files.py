@@ -58,7 +58,7 @@ class Score:
         return result.exit_code, result.output
 
     def refused(self, *options: str) -> str:
-        """The message of what is refused before anything is written."""
+        """The error message of a command that writes nothing."""
         before = sorted(self.output.rglob("*"))
         code, output = self(*options)
         assert code == 2, output
@@ -118,15 +118,17 @@ def test_sets_without_a_score(score):
     assert json.loads((score.output / "scores.json").read_text())["thresholds"] == {}
 
 
-def test_other_folders_are_left_alone(score):
+def test_folders_with_other_files_are_not_changed(score):
     write(score.folder / "data.parquet", [stored(CAT)])
     score.output.mkdir()
     (score.output / "notes.txt").write_text("mine")
-    assert "--output" in (output := score.refused()) and "other content than results" in output
+    assert "--output" in (output := score.refused()) and "files that this command did not write" in output
     for foreign in ("{}", "no json", "[]", '{"settings": {}}'):
         (score.output / "scores.json").write_text(foreign)
-        assert "other content than results" in score.refused()
-    assert "other content than results" in Score(score.folder, score.model).refused("--output", str(score.folder))
+        assert "files that this command did not write" in score.refused()
+    assert "files that this command did not write" in Score(score.folder, score.model).refused(
+        "--output", str(score.folder)
+    )
 
     shutil.rmtree(score.output)
     score.output.mkdir()

@@ -49,7 +49,7 @@ def setup(tmp_path) -> Setup:
 
 def test_a_python_that_does_not_run_is_skipped(setup):
     done, _ = setup.run()
-    assert done.returncode == 2 and "No Python 3.12 or 3.11 with venv is found; name one with PYTHON=..." in done.stderr
+    assert done.returncode == 2 and "found no Python 3.12 or 3.11 with venv; set PYTHON=..." in done.stderr
     setup.command("python3.12", "#!/bin/sh\nexit 127\n")
     setup.command("python3.11", PYTHON)
     done, calls = setup.run()

@@ -114,7 +114,7 @@ def no_images_are_read(*args):
     raise AssertionError("images are read")
 
 
-def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, caplog):
+def test_images_are_scored_once_and_then_read_from_the_cache(config, tmp_path, monkeypatch, caplog):
     """In a filtered set, of which neither a copy is written nor an image read again."""
     names = ["astronaut", "coffee", "text", "grass", "brick"]
     images = [[] if name == "text" else [picture_bytes(name, tmp_path)] for name in names]
@@ -134,7 +134,7 @@ def test_images_are_scored_once_and_found_again(config, tmp_path, monkeypatch, c
     entropy = np.array(rows.dataframe["visual_entropy"][:])
     assert np.isnan(entropy[2]) and 0 < entropy[1] < entropy[3]
     assert rows[1]["visual_entropy"] == entropy[1]
-    assert "To do this once before training, use `verl-durian score`" in caplog.text
+    assert "Use `verl-durian score` to do this before training" in caplog.text
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(rows.dataframe))["visual_entropy"][:], entropy)
     assert "1 of 4 training rows have no image" in caplog.text
     (scores,) = (tmp_path / "cache").glob("*/*.jsonl")
@@ -158,7 +158,7 @@ def test_a_transform_of_the_rows_is_kept():
     assert with_column(rows, "b", np.array([1.0, 2.0]))[:] == {"a": ["z!", "x!"], "b": [1.0, 2.0]}
 
 
-def test_rows_are_known_by_their_files(tmp_path):
+def test_rows_are_identified_by_their_files(tmp_path):
     def stored(number: int, cells: list) -> datasets.Dataset:
         file = str(tmp_path / f"{number}.parquet")
         if not Path(file).exists():
@@ -234,7 +234,7 @@ def test_the_config_and_the_code_of_the_processor_may_be_elsewhere(config, tmp_p
     assert len(list((tmp_path / "cache").iterdir())) == 2
 
 
-def test_without_a_free_device_the_fix_is_named(config, tmp_path, monkeypatch):
+def test_without_a_free_device_the_error_names_the_fix(config, tmp_path, monkeypatch):
     rows = one_picture(config, tmp_path)
     config.trainer.device = "cuda"
     monkeypatch.setattr(ray, "available_resources", lambda: {"CPU": 2.0})
@@ -246,7 +246,7 @@ def test_an_image_that_cannot_be_scored_is_named(config, tmp_path):
     config.data.filter_overlong_prompts = False  # verl leaves such rows out where it measures prompts
     images = [[picture_bytes("astronaut", tmp_path)], [{"bytes": b"no picture"}], [{"bytes": b""}]]
     rows = training_set(config, tmp_path, {"images": images})
-    with pytest.raises(ValueError, match="training row 1: image 0: not a picture.*and 1 more"):
+    with pytest.raises(ValueError, match="training row 1: image 0: not a picture.*1 more rows have images"):
         add_visual_entropy(rows, config)
     OmegaConf.update(config, "algorithm.durian.weights.perceptual", 0, force_add=True)
     add_visual_entropy(rows, config)  # needs no scores
@@ -273,7 +273,7 @@ def test_a_set_without_images(config, tmp_path, caplog):
 
 
 @pytest.mark.parametrize(("setting", "value"), [("mm_processor_kwargs", {"max_pixels": 784}), ("image_patch_size", 16)])
-def test_settings_of_the_images_that_scoring_does_not_know_are_refused(config, tmp_path, setting, value):
+def test_image_settings_that_scoring_does_not_support_are_rejected(config, tmp_path, setting, value):
     rows = one_picture(config, tmp_path)
     OmegaConf.update(config, f"data.{setting}", value, force_add=True)
     with pytest.raises(ValueError, match=f"data.{setting}=.*'visual_entropy'"):

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Options under ``algorithm.durian``: what is read, what is refused, and that verl's command line can set them."""
+"""Options under ``algorithm.durian``: what is read, what is rejected, and that verl's command line can set them."""
 
 import advantage_step
 import numpy as np
@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from verl_durian.algo.config import DurianConfig
 
 WEIGHTS, REASONING = "algorithm.durian.weights", "algorithm.durian.reasoning"
-QUANTILES = "a list of numbers in (0, 1), ascending and without repeats"
+QUANTILES = "a list of numbers in (0, 1), ascending and without duplicates"
 THRESHOLDS = "batch, dataset or a list of finite numbers in ascending order"
 POSITIVE = "must be a finite number > 0"
 SECTIONS = "must be a mapping with the keys weights, perceptual, reasoning, epsilon"

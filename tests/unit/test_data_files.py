@@ -34,7 +34,7 @@ def open_one(file: Path, output: Path) -> DataFile:
     return opened
 
 
-def test_parquet_rows_come_out_as_they_were(tmp_path, monkeypatch):
+def test_parquet_rows_are_unchanged(tmp_path, monkeypatch):
     monkeypatch.setattr(data_files, "_ROW_GROUP_BYTES", 40_000)
     images = [[{"bytes": bytes(30_000)}], None, [{"bytes": png()}, {"bytes": np.random.default_rng(0).bytes(90_000)}]]
     columns = {
@@ -55,7 +55,7 @@ def test_parquet_rows_come_out_as_they_were(tmp_path, monkeypatch):
     assert pq.ParquetFile(tmp_path / "out" / "train.parquet").num_row_groups == 3  # no large piece in memory
 
 
-def test_what_datasets_wrote_it_reads_again_with_its_features(tmp_path):
+def test_datasets_reads_its_own_files_with_their_features(tmp_path):
     images = [[Image.new("RGB", (4, 4))], [], [Image.new("RGB", (2, 2))]]
     features = datasets.Features({"images": datasets.List(datasets.Image()), "n": datasets.Value("int8")})
     datasets.Dataset.from_dict({"images": images, "n": [1, 2, 3]}, features).to_parquet(tmp_path / "train.parquet")
@@ -76,7 +76,7 @@ LINES = "\n".join(json.dumps(row) for row in ROWS)
     ("name", "text"),
     [("train.jsonl", f"{LINES}\n\n"), ("train.json", LINES), ("train.json", json.dumps(ROWS, indent=2))],
 )
-def test_json_rows_come_out_as_they_were_and_in_the_same_form(tmp_path, name, text):
+def test_json_rows_and_their_form_are_unchanged(tmp_path, name, text):
     (tmp_path / name).write_text(text)
     file = open_one(tmp_path / name, tmp_path / "out")
     assert file.rows == 3
@@ -87,7 +87,7 @@ def test_json_rows_come_out_as_they_were_and_in_the_same_form(tmp_path, name, te
     assert rows == [{**row, "visual_entropy": h, "visual_patches": p} for row, (h, p) in zip(ROWS, SCORED, strict=True)]
 
 
-def test_files_of_several_folders_and_at_a_url_keep_their_places(tmp_path):
+def test_files_of_several_folders_and_at_a_url_keep_their_relative_paths(tmp_path):
     for name in ("a/train.parquet", "b/c/train.parquet"):
         (tmp_path / name).parent.mkdir(parents=True)
         pq.write_table(pa.table({"images": [[b""]]}), tmp_path / name)
@@ -132,7 +132,7 @@ def test_every_row_is_read_once_and_in_order(tmp_path, monkeypatch):
         ("train.parquet", {"image": ["a"], "text": ["b"]}, "no column 'images' .*--image-key.*only: image, text"),
         ("train.parquet", {"images": [[b""]], "visual_entropy": [1.0]}, "already has a column 'visual_entropy'"),
         ("train.parquet", {"images": [[b""]], "visual_patches": [1]}, "already has a column 'visual_patches'"),
-        ("scores.json", LINES.encode(), "scores.json is the name of another file"),
+        ("scores.json", LINES.encode(), "scores.json is a file name of the results"),
         ("data.csv", b"", "data.csv: .*the name must end in .parquet, .json or .jsonl"),
         ("train.jsonl", b'{"images": []}\n\n{"images": [}\n', "cannot be read: line 3, column 13"),
         ("train.parquet", b"", "cannot be read: ."),

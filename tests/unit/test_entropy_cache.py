@@ -16,7 +16,7 @@ ONE = Score("1" * 32, 1.25, 16)
 TWO = Score("2" * 32, 0.0, 1)
 
 
-def test_scores_come_back_as_they_were(tmp_path):
+def test_scores_are_read_as_written(tmp_path):
     assert list(EntropyCache(tmp_path / "new" / "folder").scores()) == []
     score = Score("a" * 32, math.nextafter(2.0, 3.0), 9)
     EntropyCache(tmp_path / "new" / "folder").add([ONE, TWO, Score("b" * 32, math.nan, 0, "not a picture"), score])
@@ -26,7 +26,7 @@ def test_scores_come_back_as_they_were(tmp_path):
 @pytest.mark.parametrize(
     "line", [b'{"key": "3333', b"", b"\xff\xfe\x00", b"[]", b"12", b'{"key": "3333", "entropy": 1.0}', b'{"a": 1}']
 )
-def test_a_damaged_line_is_named_and_does_not_spoil_the_rest(tmp_path, caplog, line):
+def test_a_damaged_line_is_reported_and_the_others_are_read(tmp_path, caplog, line):
     cache = EntropyCache(tmp_path)
     cache.add([ONE])
     (file,) = tmp_path.glob("*.jsonl")
@@ -42,7 +42,7 @@ def test_the_file_of_another_user_is_skipped(tmp_path, caplog, monkeypatch):
     assert list(EntropyCache(tmp_path).scores()) == [] and "belongs to another user" in caplog.text
 
 
-def test_several_writers_do_not_disturb_each_other(tmp_path):
+def test_several_writers_do_not_interfere(tmp_path):
     caches = [EntropyCache(tmp_path) for _ in range(3)]
     scores = [Score(f"{number:032x}", 1.0, 16) for number in range(600)]
     with ThreadPoolExecutor(9) as threads:

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The estimator against hand-computed cases, float64 loops, verl's own GRPO, and the properties theory demands."""
+"""The estimator against hand-computed cases, float64 loops, verl's own GRPO, and its theoretical properties."""
 
 import math
 import os
@@ -159,7 +159,7 @@ def test_reasoning_groups(confidence, num_groups, expected):
     assert len(thresholds) == num_groups - 1
 
 
-def test_a_prompt_on_a_threshold_is_in_its_group_whatever_floats_round():
+def test_a_prompt_on_a_threshold_is_in_its_group_despite_rounding():
     # With 109 prompts every ninth one is a threshold of 12 groups; in floats some of those ranks are off by an ulp.
     for num_groups in range(2, 49):
         confidence = (torch.arange(9 * num_groups + 1, dtype=torch.float64) - 200) / 7
@@ -231,7 +231,7 @@ def test_the_order_of_rows_does_not_split_prompts_of_equal_confidence():
 
 
 @given(batches(padding=False))
-def test_padding_touches_nothing(batch):
+def test_padding_changes_nothing(batch):
     before = batch.advantages()
     padding = Batch([5.0, -7.0], ["pad", str(batch.uids[0])], [0, 0], [-99.0, 0.0], [math.nan, 100.0], width=6)
     for name in ("rewards", "mask", "log_probs"):
@@ -250,7 +250,7 @@ def test_equal_rewards_give_exactly_zero():
     assert batch.rows() == [0.0] * 12
 
 
-def test_no_row_with_tokens():
+def test_no_row_has_tokens():
     assert not Batch([1, 0], list("ab"), lengths=[0, 0]).advantages().any()
 
 
@@ -316,7 +316,7 @@ def test_a_field_of_another_shape_is_named(field, shape):
 @pytest.mark.parametrize("missing", [None, math.nan, pd.NA])
 def test_a_row_without_uid_is_an_error(missing):
     batch = Batch([1, 0, 0, 1, 1], list("aabb") + [missing], lengths=[0, 4, 4, 4, 4])
-    with pytest.raises(ValueError, match=r"index\[3\]=.* needs its prompt's uid"):
+    with pytest.raises(ValueError, match=r"index\[3\]=.* must be the uid of its prompt"):
         batch.advantages()
     batch = Batch([1, 0, 0, 1, 1], list("aabb") + [missing], lengths=[4, 4, 4, 4, 0])
     assert batch.advantages().any()  # padding needs none
@@ -336,7 +336,7 @@ def test_entropies_of_any_kind():
             batch.rows()
 
 
-def test_inputs_are_left_alone():
+def test_inputs_are_not_changed():
     batch = Batch([1, 0, 0, 1], list("aabb"))
     before = [batch.rewards.clone(), batch.mask.clone(), batch.log_probs.clone()]
     batch.advantages()

@@ -148,7 +148,7 @@ def test_a_subset_has_neither_average_nor_strict_score(tmp_path, data, answers):
         (lambda lines: [{**lines[0], "id": "x"}], "line 1: {data_source} x is not in the data files: pass the files"),
         (
             lambda lines: [{"acc": 1, "format": 1}],
-            "['data_source', 'id'] are in the columns\": the dump must be one of recipes/",
+            "['data_source', 'id'] are in the columns\": the dump must come from recipes/",
         ),
         (lambda lines: [], "no question was answered: see the errors in verl's output"),
         (None, "{dump}"),

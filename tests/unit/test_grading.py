@@ -87,7 +87,7 @@ WRAPPERS = [
 
 @SEEDED
 @given(gold=values, answer=values, wrapper=st.sampled_from(WRAPPERS))
-def test_what_surrounds_a_value_is_ignored(gold, answer, wrapper):
+def test_text_around_a_value_is_ignored(gold, answer, wrapper):
     assert grade(gold, gold)
     assert grade(wrapper.format(gold), gold) and grade(gold, wrapper.format(gold))
     assert grade(wrapper.format(answer), gold) == grade(answer, gold)
@@ -106,7 +106,7 @@ CHOICES = [
     other=st.integers(0, 5),
     form=st.sampled_from(CHOICES),
 )
-def test_a_choice_is_named_by_letter_or_text(texts, place, other, form):
+def test_a_choice_is_given_by_letter_or_text(texts, place, other, form):
     assume(place < len(texts) and other < len(texts))
     answer = form.format("ABCDEF"[other], texts[other])
     assert grade(answer, "ABCDEF"[place], "choice", texts) == (place == other)

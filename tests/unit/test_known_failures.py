@@ -38,7 +38,7 @@ def composed() -> DictConfig:
 
 
 def changed(changes: dict[str, object]) -> DictConfig:
-    """Sound settings with some changes."""
+    """Valid settings with some changes."""
     config = copy.deepcopy(composed())
     for name, value in changes.items():
         OmegaConf.update(config, name, value, force_add=True)

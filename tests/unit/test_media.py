@@ -74,7 +74,7 @@ def key(images=None, videos=None, by_datasets: bool = False) -> str:
 
 
 def of_verl(images: list, videos: list, patch_size: int = 14) -> tuple[list, list]:
-    """The images and videos that verl's RLHFDataset hands to the rollout."""
+    """The images and videos that verl's RLHFDataset passes to the rollout."""
     rlhf = object.__new__(RLHFDataset)
     rlhf.processor, rlhf.image_key, rlhf.video_key, rlhf.audio_key = object(), "images", "videos", "audios"
     content = "<image>" * len(images) + "<video>" * len(videos)
@@ -156,7 +156,7 @@ def test_videos_of_frames_are_those_of_training(tmp_path, patch_size, count):
     assert_same(decoded(None, [stored], patch_size=patch_size), of_verl([], [files], patch_size))
 
 
-@pytest.mark.skipif(not VIDEO_READER, reason="no package here reads video files")
+@pytest.mark.skipif(not VIDEO_READER, reason="no video reader is installed")
 def test_video_files_are_those_of_training(tmp_path, monkeypatch):
     file = write_video(tmp_path / "film.mp4")
     for video in (file, {"video": file}, {"video": f"file://{file}", "nframes": 4}, {"video": file, "fps": 4.0}):
@@ -172,7 +172,7 @@ def test_video_files_are_those_of_training(tmp_path, monkeypatch):
     assert "read_video" not in str(problem.value)
     monkeypatch.setattr("qwen_vl_utils.vision_process.get_video_reader_backend", lambda: "torchvision")
     if not hasattr(torchvision.io, "read_video"):
-        with pytest.raises(MediaError, match="video 1: no package reads video files: pip install decord"):
+        with pytest.raises(MediaError, match="video 1: no video reader is installed: pip install decord"):
             decoded(None, [frames(tmp_path, 2), file])
 
 
@@ -257,7 +257,7 @@ def test_media_need_no_image_files(tmp_path):
 # -- keys ------------------------------------------------------------------------------------------------------------
 
 
-def test_keys_stay_the_same_in_later_releases():
+def test_keys_are_the_same_in_later_releases():
     assert collect(None, []) is collect([], None, by_datasets=True) is None
     assert key([{"bytes": b"one"}, "http://a/b"], [["http://a/c"]]) == "e38361e5d9b733095389b64cfa05b8ce"
 
@@ -390,7 +390,7 @@ def endless(serve, monkeypatch) -> Iterator[str]:
         ("absent", None, "HTTPError: 404 .*/absent"),
     ],
 )
-def test_a_page_that_does_not_end_is_named(endless, monkeypatch, page, limit, problem, by_datasets):
+def test_a_download_that_does_not_end_is_named(endless, monkeypatch, page, limit, problem, by_datasets):
     if limit:
         monkeypatch.setattr(media_module, "_URL_BYTES", limit)
         monkeypatch.setattr(media_module, "_URL_SECONDS", 60)
@@ -404,7 +404,7 @@ def test_a_page_that_does_not_end_is_named(endless, monkeypatch, page, limit, pr
 
 
 @pytest.mark.parametrize("signal", [MemoryError, KeyboardInterrupt])
-def test_what_is_no_fault_of_the_image_passes(monkeypatch, signal):
+def test_errors_that_the_image_does_not_cause_propagate(monkeypatch, signal):
     def raising(*args, **kwargs):
         raise signal
 

@@ -182,8 +182,13 @@ SAVED = {"trainer.save_freq": 1, "trainer.default_local_dir": "/proc/x"}
 @pytest.mark.parametrize(
     ("check", "changes", "stops", "text"),
     [
-        (check_estimator, {"algorithm.adv_estimator": "durain"}, PROBLEM, "=durain: verl knows durian, gae, "),
-        (check_estimator, {"algorithm.adv_estimator": "a", "data.custom_cls.path": "b.py"}, NOTE, "=a: verl knows "),
+        (check_estimator, {"algorithm.adv_estimator": "durain"}, PROBLEM, "=durain: must be one of durian, gae, "),
+        (
+            check_estimator,
+            {"algorithm.adv_estimator": "a", "data.custom_cls.path": "b.py"},
+            NOTE,
+            "=a: must be one of ",
+        ),
         (check_estimator, {"algorithm.durian": "text"}, PROBLEM, "algorithm.durian='text': must be a mapping with"),
         (check_estimator, {"algorithm.durian.reasoning.groups": 3}, PROBLEM, "num_groups, confidence"),
         (check_estimator, {"algorithm.norm_adv_by_std_in_grpo": False}, PROBLEM, "norm_adv_by_std_in_grpo=False"),
@@ -321,7 +326,7 @@ UNGRADED = {"prompt": row()["prompt"], "images": row()["images"]}
 UNANSWERED = row(reward_model={"ground_truth": None})
 LONG = row("<image>" + "red " * 100)
 DAMAGED = row(images=[picture(280)[:-100]])
-CRASHES = "16 of the first 16 rows have no image, and verl crashes on a micro batch of such rows alone"
+CRASHES = "16 of the first 16 rows have no image, and verl crashes on a micro batch of only such rows"
 IMAGE_PAD, VIDEO_PAD = "<|image_pad|>", "<|video_pad|>"
 STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text", "text": "red?"}]}])
 
@@ -331,8 +336,8 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
     [
         # columns and answers
         ([row()] * 23, {}, PROBLEM, "the training set has 23 rows"),
-        ([{"question": "red?"}] * 24, {}, PROBLEM, "no column prompt, data_source, reward_model, but question"),
-        ([UNGRADED] * 24, {}, PROBLEM, "no column data_source, reward_model, but prompt, images"),
+        ([{"question": "red?"}] * 24, {}, PROBLEM, "no column prompt, data_source, reward_model, only question"),
+        ([UNGRADED] * 24, {}, PROBLEM, "no column data_source, reward_model, only prompt, images"),
         ([UNGRADED] * 24, {"reward.reward_model.enable": True}, None, ""),
         ([UNGRADED] * 24, {"reward.reward_manager.name": "mine"}, None, ""),
         ([row(reward_model={"style": "rule"})] * 24, {}, PROBLEM, "row 0: no reward_model.ground_truth"),
@@ -356,8 +361,13 @@ STRUCTURED = row(images=[], prompt=[{"role": "user", "content": [{"type": "text"
         ([row(), DAMAGED] * 12, {**UNFILTERED, **OLDER}, PROBLEM, "row 1: verl cannot build its prompt"),
         ([row(), DAMAGED] * 12, UNFILTERED, NOTE, "row 1: verl cannot build its prompt"),
         ([row(), DAMAGED] * 12, OLDER, NOTE, "verl drops such rows"),
-        ([row(f"<image>{IMAGE_PAD}")] * 24, {**UNFILTERED, **OLDER}, PROBLEM, f"row 0: {IMAGE_PAD} in the prompt is"),
-        ([row(VIDEO_PAD, images=[])] * 24, {**OLDER, **MEGATRON}, PROBLEM, f"row 0: {VIDEO_PAD} in the prompt is the"),
+        (
+            [row(f"<image>{IMAGE_PAD}")] * 24,
+            {**UNFILTERED, **OLDER},
+            PROBLEM,
+            f"row 0: the prompt contains {IMAGE_PAD}",
+        ),
+        ([row(VIDEO_PAD, images=[])] * 24, {**OLDER, **MEGATRON}, PROBLEM, f"row 0: the prompt contains {VIDEO_PAD}"),
         ([row("<image>red <|im_end|><|vision_start|>?")] * 24, UNFILTERED, None, ""),
         ([LONG] * 4 + [row()] * 20, {}, NOTE, "4 of the first 16 prompts are longer than data.max_prompt_length=64 "),
         ([LONG] * 4 + [row()] * 20, UNFILTERED, NOTE, "verl skips the rollouts of those with images, and truncates th"),
@@ -455,7 +465,7 @@ def test_images_for_a_text_model(run):
     object.__setattr__(text_model, "hf_config", Qwen2Config())
     config = run.config({**GRPO, "data.val_files": []})
     ((stops, text),) = listed(data.check(config, text_model))
-    assert stops and text.startswith("data.train_files=") and "only takes text" in text
+    assert stops and text.startswith("data.train_files=") and "only accepts text" in text
     run.write(*[TEXT_ROW] * 24)
     assert listed(data.check(config, text_model)) == []
 

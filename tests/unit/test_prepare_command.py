@@ -170,7 +170,7 @@ def test_folders_of_others_are_rejected(prepare):
     (prepare.output / "README.md").write_text("mine")
     shutil.copy(next((source / "data").glob("*")), prepare.output / "testmini.parquet")
     message = prepare.error("wemath", source)
-    assert "contains files of something else (README.md, testmini.parquet): give a new folder" in message
+    assert "contains files that this command did not write (README.md, testmini.parquet): name a new folder" in message
     for file in prepare.output.iterdir():
         file.unlink()
     (prepare.output / ".testmini.parquet.part").write_text("of a killed run")
@@ -179,6 +179,6 @@ def test_folders_of_others_are_rejected(prepare):
 
     other = shutil.copytree(source, prepare.folder / "other")
     message = prepare.error("wemath", other)
-    assert f"has results of other settings (source was {source}, is now {other}): give a new folder" in message
+    assert f"has results of other settings (source was {source}, is now {other}): name a new folder" in message
     (prepare.output / "notes.txt").write_text("mine")
-    assert "contains files of something else (notes.txt)" in prepare.error("wemath", source)
+    assert "contains files that this command did not write (notes.txt)" in prepare.error("wemath", source)

@@ -42,4 +42,4 @@ def test_table_and_figure(tmp_path: Path, durian: bool) -> None:
 
 
 def test_a_low_correlation_is_reported(tmp_path: Path) -> None:
-    assert "should be 0.999 or more" in printed(tmp_path, correlation=0.64)
+    assert "should be at least 0.999" in printed(tmp_path, correlation=0.64)

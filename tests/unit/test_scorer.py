@@ -130,7 +130,7 @@ def test_features_that_are_not_finite_are_an_error_of_the_row(tiny_qwen25vl):
     settings, state = read_tower(str(tiny_qwen25vl))
     state["merger.mlp.2.bias"] = torch.full_like(state["merger.mlp.2.bias"], torch.nan)
     (score,) = Scorer(settings, to_arrays(state), "cpu", 2048).score([media(CAT)])
-    assert score.error == "features hold NaN or inf"
+    assert score.error == "features contain NaN or inf"
 
 
 @pytest.mark.parametrize("layer", ["merger", "blocks"])

@@ -93,7 +93,7 @@ def load(folder: Path | str, **options: str) -> VisionTower:
 
 
 def language_files(sharded: Path) -> list[str]:
-    """Files that hold no vision tensor."""
+    """Files without vision tensors."""
     weight_map = json.loads((sharded / "model.safetensors.index.json").read_text())["weight_map"]
     return sorted(set(weight_map.values()) - {file for name, file in weight_map.items() if "visual." in name})
 

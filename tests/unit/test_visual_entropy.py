@@ -28,7 +28,7 @@ def normal(patches: int, dim: int, seed: int = 0) -> torch.Tensor:
 
 @st.composite
 def feature_matrices(draw) -> torch.Tensor:
-    """float64 features of random shape and rank, with directions of unlike size."""
+    """float64 features of random shape and rank, with directions of different size."""
     patches, dim, rank = draw(st.integers(2, 24)), draw(st.integers(1, 24)), draw(st.integers(1, 24))
     seed = draw(st.integers(0, 2**32 - 1))
     scales = torch.logspace(0, -draw(st.floats(0, 4)), rank, dtype=torch.float64)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The options under `algorithm.durian`. The `description` of a field says what values it accepts."""
+"""The options under `algorithm.durian`. The `description` of a field lists the allowed values."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -19,7 +19,7 @@ Weight = Annotated[float, Field(strict=True, ge=0, allow_inf_nan=False, descript
 Quantiles = Annotated[
     list[Annotated[float, Field(strict=True, gt=0, lt=1)]],
     Predicate(lambda values: values == sorted(set(values))),
-    Field(description="a list of numbers in (0, 1), ascending and without repeats"),
+    Field(description="a list of numbers in (0, 1), ascending and without duplicates"),
 ]
 Thresholds = Annotated[
     Literal["batch", "dataset"] | Annotated[list[Finite], Predicate(lambda values: values == sorted(values))],
@@ -90,8 +90,8 @@ class DurianConfig:
     epsilon: Annotated[float, Field(strict=True, gt=0, allow_inf_nan=False, description="a finite number > 0")] = 1e-6
     """Added to every std, as in verl's GRPO."""
     record: Folder | None = None
-    """A local folder for one Parquet file a step, with rewards, groups, stds and advantages of the rollouts; null
-    records nothing. Unlike the other options, those of recording also apply to other estimators."""
+    """A local folder for one Parquet file per step, with rewards, groups, stds and advantages of the rollouts; null
+    records nothing. Unlike all others, the options `record*` also apply to other estimators."""
     record_every: Annotated[int, Field(strict=True, ge=1, description="an integer >= 1")] = 1
     """Records the steps whose number is a multiple of this."""
     record_texts: Annotated[bool, Field(strict=True, description="true or false")] = False
@@ -102,8 +102,8 @@ class DurianConfig:
         """Reads the options from verl's `algorithm` node, whose key `durian` may be absent or null.
 
         Raises:
-            ValueError: An unknown key, a wrong type or a forbidden value. The message names the key and what it
-                accepts.
+            ValueError: An unknown key, a wrong type or an invalid value. The message names the key and the allowed
+                values.
         """
         options = algorithm.get("durian") if algorithm is not None else None
         if options is None:
@@ -121,7 +121,7 @@ _ADAPTER = TypeAdapter(DurianConfig)
 
 
 def _python_values(value: Any) -> Any:
-    """Converts NumPy scalars, and drops the key `_target_` of a verl that has these options itself."""
+    """Converts NumPy scalars, and drops the key `_target_`, which a verl with these options adds."""
     if isinstance(value, Mapping):
         return {key: _python_values(each) for key, each in value.items() if key != "_target_"}
     if isinstance(value, list):

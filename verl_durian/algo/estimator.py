@@ -30,7 +30,7 @@ class Axis:
     rewards: Stats
     """Statistics of all rewards of each group, shape (num_groups,); an empty group has count 0."""
     term: torch.Tensor
-    """The advantage of each row with the std of its group (Eq. 12, 18), without a group with that of its prompt, shape
+    """The advantage of each row with the std of its group (Eq. 12, 18), or of its prompt if it has no group, shape
     (num_rows,)."""
 
 
@@ -63,7 +63,7 @@ class Step:
     computed: bool = False
     """Whether the estimator ran."""
     rows: torch.Tensor | None = None
-    """The rows with tokens. The estimator sets this and `advantages` for the metrics."""
+    """The rows with tokens. The estimator sets this and `advantages`, which the metrics read."""
     advantages: Advantages | None = None
 
 
@@ -98,9 +98,9 @@ def compute_durian_outcome_advantage(
 
     Rows with an empty mask (padding, rejected samples) are excluded from all statistics and get 0. The rollout of a
     group of size one gets the advantage of verl's GRPO in the first term and 0 in the others. A prompt without image
-    uses its GRPO advantage as the second term; a prompt with log-probabilities that are not finite uses it as the third
-    term, which is logged once and counted in the metric `durian/reasoning/non_finite_prompts`. If a std is 0, the term
-    is 0. An axis with weight 0 needs no data.
+    uses its GRPO advantage as the second term; a prompt with non-finite log-probabilities uses it as the third term,
+    which is logged once and counted in the metric `durian/reasoning/non_finite_prompts`. If a std is 0, the term is 0.
+    An axis with weight 0 needs no data.
 
     Args:
         token_level_rewards: Shape (bs, response_length).
@@ -116,8 +116,8 @@ def compute_durian_outcome_advantage(
         returns: the same.
 
     Raises:
-        ValueError: a forbidden option, missing data, a field of another shape, or a reward or visual entropy that is
-            infinite; the message names the option, the field or the prompt's uid.
+        ValueError: an invalid option, missing data, a field of another shape, a non-finite reward, or an infinite
+            visual entropy; the message names the option, the field or the prompt's uid.
     """
     options = DurianConfig.from_algorithm(config)
     step = STEP.get()
@@ -136,8 +136,8 @@ def compute_durian_outcome_advantage(
     rows = lengths.nonzero().squeeze(-1)
     uids = np.asarray(index)[rows.cpu().numpy()]
     if not response_mask.is_floating_point():
-        response_mask = response_mask.to(torch.uint8)  # verl's int64 is 8 times as large, and slow to convert
-    # The only large allocation: it takes longer than the computation in it.
+        response_mask = response_mask.to(torch.uint8)  # verl's int64 is 8 times as large and slow to convert
+    # The only large allocation, which takes longer than the computation in it.
     tokens = torch.empty_like(token_level_rewards, dtype=torch.promote_types(scores.dtype, torch.float32))
     row_advantage = tokens.new_zeros(len(tokens))
     if len(rows) > 0:
@@ -175,14 +175,14 @@ def durian_advantages(
         options: The options of the estimator.
 
     Raises:
-        ValueError: A reward that is not finite, an infinite entropy, or rows of one prompt with different entropies;
+        ValueError: A non-finite reward, an infinite entropy, or rows of one prompt with different entropies;
             the message names the uid of the prompt. A row without uid. Thresholds `dataset` that were not replaced.
     """
     _check(scores.isfinite(), uids, "a reward that is not finite", scores)
     numbers, prompts = pd.factorize(uids)
     if (missing := numbers < 0).any():
         row = int(missing.argmax())
-        raise ValueError(f"durian: index[{row}]={uids[row]!r} in the rows with tokens: each needs its prompt's uid")
+        raise ValueError(f"durian: index[{row}]={uids[row]!r} in a row with tokens: must be the uid of its prompt")
     prompt, num_prompts = torch.from_numpy(numbers).to(scores.device), len(prompts)
     rewards = group_stats(scores, prompt, num_prompts)
     weights, eps = options.weights, options.epsilon
@@ -241,8 +241,8 @@ def _entropy_of_prompts(
 
 def _confidence_of_prompts(log_probs: torch.Tensor, prompt: torch.Tensor, prompts: np.ndarray) -> torch.Tensor:
     """Returns L(Q_s) of each prompt (Eq. 15), shape (num_prompts,); NaN if a log-probability is not finite."""
-    # Sum in ascending order, so that prompts with equal confidence get equal sums whatever the order of the rows (not
-    # on CUDA, where index_add has no fixed order).
+    # Sum in ascending order, so that prompts with equal confidence get equal sums regardless of the order of the rows
+    # (except on CUDA, where index_add has no fixed order).
     order = log_probs.argsort()
     total = log_probs.new_zeros(len(prompts)).index_add(0, prompt[order], log_probs[order])
     confidence = total / prompt.bincount(minlength=len(prompts))

@@ -30,7 +30,7 @@ def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> S
     """
     zeros = values.new_zeros(num_groups)
     count = zeros.index_add(0, group, torch.ones_like(values))
-    # Relative to the minimum of the group, equal values have mean 0 and std 0 without rounding errors.
+    # Subtract the minimum of the group, so that the std of equal values is 0 without rounding errors.
     smallest = zeros.scatter_reduce(0, group, values, "amin", include_self=False)
     above = values - smallest[group]
     mean = zeros.index_add(0, group, above) / count.clamp(min=1)
@@ -41,7 +41,7 @@ def group_stats(values: torch.Tensor, group: torch.Tensor, num_groups: int) -> S
 def quantiles(values: torch.Tensor, at: Sequence[Fraction]) -> torch.Tensor:
     """Computes quantiles of the finite values with linear interpolation, shape (len(at),); NaN if there is none.
 
-    Ranks are exact fractions: a rounding error in a rank would move the threshold off a value that it equals.
+    Ranks are exact fractions: with a rounding error, a threshold would no longer equal the value at its rank.
     """
     ascending = values[values.isfinite()].sort().values
     if len(ascending) == 0:
@@ -71,7 +71,7 @@ def perceptual_groups(entropy: torch.Tensor, thresholds: torch.Tensor) -> torch.
 
     With the two thresholds of the paper: S1 = {H <= t25}, S2 = {t25 < H < t75}, S3 = {H >= t75}. With more thresholds,
     a prompt equal to an inner threshold belongs to the group below it. If thresholds coincide, it belongs to the lowest
-    group. The group of a NaN has no meaning.
+    group. The group of a NaN is undefined.
 
     Args:
         entropy: Visual entropy of each prompt in nats, float64, shape (num_prompts,).
@@ -91,7 +91,7 @@ def reasoning_groups(confidence: torch.Tensor, num_groups: int) -> tuple[torch.T
     """Splits prompts into M_u = {t_{u-1} <= L < t_u} by the quantiles u / num_groups of confidence (Eq. 16).
 
     The most confident prompt belongs to the last group. With fewer prompts than groups, some groups are empty. The
-    group of a NaN has no meaning.
+    group of a NaN is undefined.
 
     Args:
         confidence: Confidence of each prompt in nats, float64, shape (num_prompts,).

@@ -15,7 +15,7 @@ def durian_metrics(found: Advantages, accuracy: torch.Tensor | None = None) -> d
 
     Args:
         found: The result of the estimator.
-        accuracy: The accuracy of each row with tokens, shape (num_rows,). None falls back to the rewards.
+        accuracy: The accuracy of each row with tokens, shape (num_rows,). If None, falls back to the rewards.
 
     Returns:
         Metrics by name, without those that are undefined for this batch (the std of an empty group, a rank correlation

@@ -43,7 +43,7 @@ class EntropyCache:
 
         {"key": "<32 hexadecimal digits>", "entropy": <nats>, "patches": <number>}
 
-    So runs never wait for each other, also on a network file system, and a killed run leaves at most one incomplete
+    So runs never wait for each other, even on a network file system, and a killed run leaves at most one incomplete
     line. `<folder>/<identity>.npy` has the scores of a training set: if its files are unchanged, no image is read.
     """
 
@@ -66,7 +66,7 @@ class EntropyCache:
                     logger.warning("%s line %d is damaged: skipped", file, number)
 
     def add(self, scores: Iterable[Score]) -> None:
-        """Appends the scores without an error. After this returns they survive a kill of this process.
+        """Appends the scores that have no error. When it returns, they are kept even if this process is killed.
 
         Raises:
             ValueError: the folder is not writable.

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Where rows come from and go to: verl's data files, and a training set that is already loaded."""
+"""Reads rows from verl's data files or a loaded training set, and writes scores to data files."""
 
 import json
 import os
@@ -55,10 +55,10 @@ class Columns:
 
 @dataclass(frozen=True)
 class DatasetRows:
-    """The rows of a loaded data set."""
+    """The rows of a loaded dataset."""
 
     name: str
-    """What error messages call it."""
+    """Name for error messages."""
     dataset: datasets.Dataset
     columns: Columns
 
@@ -76,7 +76,7 @@ class DatasetRows:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A data file of verl, and the file that is written for it."""
+    """A data file of verl, and its output file."""
 
     name: str
     """Absolute path or fsspec URL."""
@@ -130,12 +130,12 @@ def open_files(patterns: Sequence[str], output: Path, columns: Columns) -> list[
 
     Args:
         patterns: Paths, fsspec URLs, and patterns with `*`.
-        output: Output folder. It gets the folders below the common parent of all files.
+        output: Output folder. The folders below the common parent of all files are created in it.
         columns: At least one of them must be in one of the files.
 
     Raises:
-        ValueError: a file is missing, damaged or already scored, or has the suffix of another format or a reserved
-            name; or no file has a column of images or videos.
+        ValueError: a file is missing, damaged or already scored, has another format or a reserved name; or no file has
+            a column of images or videos.
     """
     names = _find(patterns)
     folders = [os.path.dirname(name).split("/") for name in names]
@@ -144,7 +144,9 @@ def open_files(patterns: Sequence[str], output: Path, columns: Columns) -> list[
     seen: set[str] = set()
     for name in names:
         if not name.endswith((".parquet", ".json", ".jsonl")):
-            raise ValueError(f"--data {name}: not a format of verl: the name must end in .parquet, .json or .jsonl")
+            raise ValueError(
+                f"--data {name}: verl does not read this format: the name must end in .parquet, .json or .jsonl"
+            )
         version = source_id(name)
         try:
             found, rows = _columns_and_rows(name)
@@ -154,7 +156,7 @@ def open_files(patterns: Sequence[str], output: Path, columns: Columns) -> list[
             raise ValueError(f"--data {name}: already has a column {scored[0]!r}: remove it, then score the file")
         target = output / name[len(common) :].lstrip("/")
         if target.parent == output and target.name in RESERVED:
-            raise ValueError(f"--data {name}: {target} is the name of another file: rename {name}")
+            raise ValueError(f"--data {name}: {target} is a file name of the results: rename {name}")
         seen |= found
         files.append(DataFile(name, version, target, rows, columns))
     if not columns.present_in(seen):

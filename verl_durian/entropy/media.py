@@ -28,7 +28,7 @@ Picture = bytes | str
 """The content of an image file, or the URL of an image."""
 
 _PICTURE_FIELDS = ("bytes", "image", "image_url", "path")
-"""Fields of a stored image with its content or location. Other fields, except `video`, are settings."""
+"""Fields of a stored image that contain its content or location. Other fields, except `video`, are settings."""
 _URL_SECONDS = 30
 """Time limit for an image at a URL."""
 _VIDEO_URL_SECONDS = 600
@@ -80,7 +80,7 @@ def collect(images: Any, videos: Any, by_datasets: bool = False) -> Media | None
         None for a row with neither images nor videos.
 
     Raises:
-        MediaError: a cell is not a list, or an image or video has another format or an unreadable file.
+        MediaError: a cell is not a list, or an image or video has an unknown format or an unreadable file.
     """
     read_images, read_videos = _each("image", images, _image), _each("video", videos, _video)
     if not read_images and not read_videos:
@@ -109,7 +109,7 @@ def decode(media: Media, patch_size: int) -> tuple[list[Image.Image], list[tuple
 
 
 def _each(kind: str, items: Any, function: Callable[[Any], _Result]) -> list[_Result]:
-    """The results of a function for each item of a list or None. Exceptions name the position of the item."""
+    """Applies a function to each item of a list (or None). Exceptions name the position of the item."""
     if items is not None and not isinstance(items, list | tuple):
         raise MediaError(f"verl expects a list of {kind}s in a row, not {type(items).__name__}")
     results = []
@@ -183,7 +183,7 @@ def _content(element: dict[str, Any]) -> str:
 
 
 def _hash(source: Picture) -> str:
-    """The hash of a picture or of a video file. A URL stands for itself."""
+    """Hashes a picture or a video file. A URL is returned unchanged."""
     if isinstance(source, bytes):
         return hashlib.sha256(source).hexdigest()
     path = _local(source)
@@ -209,7 +209,7 @@ def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor,
         return in_time(fetch, source, _VIDEO_URL_SECONDS) if _is_web(source) else fetch()
     except AttributeError as error:  # of qwen_vl_utils' fallback, `torchvision.io.read_video`, which was removed
         if isinstance(error.__context__, AttributeError):
-            raise MediaError("no package reads video files: pip install decord, or torchcodec and FFmpeg") from error
+            raise MediaError("no video reader is installed: pip install decord, or torchcodec and FFmpeg") from error
         raise error.__context__ or error from None
 
 
@@ -228,9 +228,9 @@ def _is_web(source: Any) -> TypeGuard[str]:
 
 
 def in_time(function: Callable[[], _Result], source: str, seconds: float) -> _Result:
-    """Calls a function that reads a source with a time limit, in a thread that is abandoned when the time is over.
+    """Calls a function that reads a source, with a time limit, in a thread that is abandoned after it.
 
-    HTTP libraries have no limit for the total time from the name resolution to the last byte.
+    HTTP libraries cannot limit the total time from name resolution to the last byte.
     """
     future: Future[_Result] = Future()
 

@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Scores rows in one pass: read, compute the key, look it up, score, store.
 
-This process reads every row, and sends those whose score is neither in the cache nor already on its way to `Worker`s,
-one per free GPU or CPU core of the Ray cluster that this process has joined. It appends their scores to the cache.
+This process reads every row. It sends rows whose score is neither cached nor being computed to `Worker`s, one per free
+GPU or CPU core of the Ray cluster that it has joined, and appends their scores to the cache.
 """
 
 import logging
@@ -42,14 +42,14 @@ _THREADS = 8
 _READ_ROWS = 2 * _THREADS
 """Rows whose images are read and hashed in parallel, and held in memory at the same time."""
 _BLOCK_BYTES = {"cpu": 1 << 17, "cuda": 4 << 20}
-"""Stored images in a block, which a worker gets at a time: on a CPU two to eight photographs, so that all workers
-finish at about the same time; on a GPU enough for a forward pass. A killed run loses the blocks of the workers."""
+"""Size of a block of stored images, the unit of work of a worker: on a CPU two to eight photographs, so that all
+workers finish at about the same time; on a GPU enough for a forward pass. A killed run loses unfinished blocks."""
 _BLOCK_ROWS = {"cpu": 32, "cuda": 128}
-"""Most rows in a block: a video file or a URL is stored in a few bytes."""
+"""Maximum rows per block: a video file or a URL is stored in a few bytes."""
 _CALLS = {"cpu": 2, "cuda": 8}
 """Blocks that a worker scores at the same time: its tower encodes one while it decodes the others."""
 _RETRIES = 2
-"""How often a block is scored again after its worker died, for example for lack of memory."""
+"""Number of times that a block is retried after its worker died, for example because memory ran out."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class Scores:
     """The scores of all rows, in the order of the sources."""
 
     keys: np.ndarray
-    """`Media.key` of each row, empty for a row without images or whose images cannot be read. dtype S32"""
+    """`Media.key` of each row, empty if it has no images or they cannot be read. dtype S32"""
     entropies: np.ndarray
     """H of each row in nats, NaN for a row without images or with a problem. float64"""
     patches: np.ndarray
@@ -106,7 +106,7 @@ def place(device: str | None = None, workers: int | None = None, max_patches: in
         free = min(free, len(os.sched_getaffinity(0)) * sum(node["Alive"] for node in ray.nodes()))
     if free < (workers or 1):
         raise ValueError(
-            f"{workers or 1} workers need one {resource} each, and Ray has {max(free, 0)} free: wait for other jobs to "
+            f"{workers or 1} workers need one {resource} each, but Ray has {max(free, 0)} free: wait for other jobs to "
             "end, or choose fewer --workers or another --device"
         )
     return Placement(device, workers or free, max_patches or MAX_PATCHES[device])
@@ -116,14 +116,14 @@ def place(device: str | None = None, workers: int | None = None, max_patches: in
 def resources_released() -> Iterator[None]:
     """Waits on exit, at most a minute, until as many CPUs and GPUs are free as on entry.
 
-    A trainer counts free GPUs right after scoring, and Ray counts those of a worker as taken until its process ends.
+    The trainer counts free GPUs right after scoring, but Ray releases those of a worker only when its process ends.
     """
     before = ray.available_resources()
     yield
     end = time.monotonic() + 60
     while any(ray.available_resources().get(name, 0) < before.get(name, 0) for name in ("CPU", "GPU")):
         if time.monotonic() > end:
-            logger.warning("durian: after scoring fewer CPUs or GPUs are free than before: another job took them")
+            logger.warning("durian: fewer CPUs or GPUs are free than before scoring: another job may have taken them")
             break
         time.sleep(0.1)
 
@@ -194,7 +194,7 @@ def score_rows(
 
 
 def _read(sources: Sequence[DataFile | DatasetRows]) -> Iterator[Media | MediaError | None]:
-    """The images of each row, or why they cannot be read."""
+    """The images of each row, or the reason why they cannot be read."""
     with ThreadPoolExecutor(_THREADS) as threads:
         for source in sources:
             cells = islice(source.cells(), source.rows)
@@ -213,7 +213,7 @@ def _collected(cells: Cells) -> Media | MediaError | None:
 
 
 def _blocks(rows: Iterable[Media], most_rows: int, most_bytes: int) -> Iterator[list[bytes]]:
-    """Groups rows, pickled. A larger row is a block of its own."""
+    """Groups pickled rows into blocks. A row above the limit is a block of its own."""
     block: list[bytes] = []
     for media in rows:
         row = pickle.dumps(media)
@@ -226,7 +226,7 @@ def _blocks(rows: Iterable[Media], most_rows: int, most_bytes: int) -> Iterator[
 
 
 class Worker:
-    """Scores blocks with a tower of its own, in a process of its own."""
+    """Scores blocks in its own process, with its own tower."""
 
     def __init__(self, settings: TowerSettings, placement: Placement):
         self.settings, self.placement = settings, placement
@@ -240,8 +240,8 @@ class Worker:
             if self._scorer is None:
                 if self.settings.fingerprint(device) != fingerprint:
                     raise RuntimeError(
-                        f"{ray.util.get_node_ip_address()} would compute other scores than the machine of the command: "
-                        "install the same packages (torch, torchvision, transformers, ...) and set the same "
+                        f"{ray.util.get_node_ip_address()} would compute different scores than the machine of the "
+                        "command: install the same packages (torch, torchvision, transformers, ...) and set the same "
                         "environment variables of qwen_vl_utils there"
                     )
                 self._scorer = Scorer(self.settings, state, device, self.placement.max_patches)
@@ -261,7 +261,7 @@ def _scored(
         max_restarts=-1,
         max_task_retries=_RETRIES,
     )
-    # Not an argument of the worker: Ray would print a warning, because that may start again.
+    # Not an argument of the worker: Ray would print a warning, because a worker may restart.
     arrays, fingerprint = ray.put(to_arrays(state)), settings.fingerprint(placement.device)
     workers: list[Any] = []
     pool = ActorPool([])
@@ -277,12 +277,12 @@ def _scored(
             yield pool.get_next_unordered()
     except (RayActorError, OutOfMemoryError) as error:
         raise RuntimeError(
-            f"processes of Ray died: {str(error).splitlines()[-1]} The scores so far are in the cache. The most likely "
-            "cause is memory: try fewer --workers and a smaller --max-patches"
+            f"Ray processes died: {str(error).splitlines()[-1]} The scores so far are in the cache. Most likely, "
+            "memory ran out: try fewer --workers and a smaller --max-patches"
         ) from error
     except RayError as error:
         cause = getattr(error, "cause", error)
-        raise RuntimeError(f"a process of Ray failed; the scores so far are in the cache: {cause}") from error
+        raise RuntimeError(f"a Ray process failed; the scores so far are in the cache: {cause}") from error
     finally:
         for worker in workers:
             ray.kill(worker)

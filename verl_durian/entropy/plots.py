@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Plots of the visual entropies of a data set: a histogram, and example images of low, medium and high entropy."""
+"""Plots of the visual entropies of a dataset: a histogram, and example images of low, medium and high entropy."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,12 +14,12 @@ from verl_durian.algo.groups import perceptual_groups
 from verl_durian.files import whole_file
 
 _COLOURS = ("#004488", "#DDAA33", "#BB5566")
-"""Low, medium and high: Paul Tol's high-contrast colours, which also differ in grey print."""
+"""Low, medium and high: Paul Tol's high-contrast colors, which also differ in grayscale."""
 _DPI = 120
 _MIN_SPAN = 0.2
-"""Least width of the histogram in nats, so that equal values are one bar and not a wall."""
+"""Minimum width of the histogram in nats, so that equal values do not fill the entire plot."""
 _LONGEST_SIDE = 400
-"""Pixels of an example."""
+"""Maximum side of an example, in pixels."""
 
 
 def plot_histogram(entropies: np.ndarray, thresholds: tuple[float, float], file: Path) -> None:

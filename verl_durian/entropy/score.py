@@ -55,8 +55,8 @@ def score_files(
 ) -> int:
     """Writes every data file with the columns `visual_entropy` and `visual_patches`, and a summary.
 
-    Running the same command again continues a run that was killed: known scores come from the cache, and data files
-    that are already written stay unless their source or scores have changed.
+    The same command continues a run that was killed: known scores come from the cache, and finished data files are
+    kept unless their source or scores have changed.
 
     Args:
         model: Checkpoint with the vision tower: local folder, or id on the Hugging Face Hub.
@@ -87,7 +87,7 @@ def score_files(
             cache = EntropyCache(cache_dir / arguments["fingerprint"])
             cache.require_writable()
             scores = score_rows(files, settings, state, cache, placement)
-            # A run that is killed now leaves a summary, by which the next one knows the folder.
+            # If this run is killed now, the next one recognizes the folder by this summary.
             summary = {"finished": False, "settings": arguments, "files": digests}
             _write_json_lines(output / SUMMARY, [summary], indent=2)
             _write_files(output, files, scores, digests)
@@ -123,7 +123,7 @@ def score_files(
 def _ray(address: str | None) -> Any:
     """Joins a running Ray cluster, or starts Ray on this machine, until the end of a `with`."""
     if address is None:
-        # ERROR: at each start Ray warns that only this machine can connect to it.
+        # ERROR, because Ray warns at each start that only this machine can connect to it.
         return ray.init("local", include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     if address.startswith("ray://"):
         raise ValueError(f"--address {address}: the command must run on a machine of the cluster, see `ray start`")
@@ -131,7 +131,7 @@ def _ray(address: str | None) -> Any:
 
 
 def _arguments(settings: TowerSettings, device: str, files: Sequence[DataFile], columns: Columns) -> dict[str, Any]:
-    """Everything that the results depend on, as it is read back from JSON."""
+    """Everything on which the results depend, in the form in which JSON returns it."""
     arguments = {
         "model": settings.model_path,
         "revision": settings.revision,
@@ -152,7 +152,7 @@ def _digests_of_written_files(output: Path, arguments: dict[str, Any]) -> dict[s
     """The data files of an earlier run with their digests; empty for a new folder.
 
     Raises:
-        ValueError: the folder has other content than the results of the same arguments.
+        ValueError: the folder contains other files, or results of other arguments.
     """
     if all(file == part_of(output / SUMMARY) for file in output.iterdir()):  # new, or killed right away
         return {}
@@ -161,7 +161,7 @@ def _digests_of_written_files(output: Path, arguments: dict[str, Any]) -> dict[s
         settings, digests = earlier["settings"], earlier["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(
-            f"--output {output}: the folder has other content than results of this command: name a new folder"
+            f"--output {output}: the folder contains files that this command did not write: name a new folder"
         ) from error
     changes = [
         f"{name} was {settings.get(name)}, is now {arguments[name]}"
@@ -195,7 +195,7 @@ def _write_json_lines(file: Path, values: Iterable[Any], indent: int | None = No
 
 
 def _plot(output: Path, files: Sequence[DataFile], scores: Scores, patch_size: int) -> dict[str, float]:
-    """Plots histogram and examples. Returns the quartiles in nats; nothing if no row has a score."""
+    """Plots histogram and examples. Returns the quartiles in nats, or an empty dict if no row has a score."""
     entropies = scores.entropies[np.isfinite(scores.entropies)]
     if len(entropies) == 0:
         return {}
@@ -204,7 +204,7 @@ def _plot(output: Path, files: Sequence[DataFile], scores: Scores, patch_size: i
     plot_histogram(entropies, (low, high), output / HISTOGRAM)
 
     _, rows = np.unique(scores.keys, return_index=True)
-    rows = rows[np.argsort(scores.entropies[rows])]  # distinct rows by their entropy, those without at the end
+    rows = rows[np.argsort(scores.entropies[rows])]  # distinct rows, sorted by entropy, NaN last
     rows = rows[np.isfinite(scores.entropies[rows])]
     group = perceptual_groups(torch.from_numpy(scores.entropies[rows]), thresholds).numpy()
     examples = {}

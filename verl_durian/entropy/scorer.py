@@ -26,7 +26,7 @@ class Scorer:
         settings: Settings of the tower.
         state: Tensors of the tower as `to_arrays` returns them; not copied on a CPU.
         device: `cpu` or `cuda`.
-        max_patches: Patches per forward pass. A larger image gets a pass of its own.
+        max_patches: Maximum patches per forward pass. A larger image gets its own pass.
     """
 
     def __init__(self, settings: TowerSettings, state: Mapping[str, np.ndarray], device: str, max_patches: int):
@@ -40,7 +40,7 @@ class Scorer:
         Several threads call this at the same time: the tower encodes rows of one call while the other calls decode
         images and compute eigenvalues. PIL and LAPACK release the GIL.
         """
-        torch.set_num_threads(1)  # per core or GPU there is a worker with several calls
+        torch.set_num_threads(1)  # each core or GPU has a worker with several calls
         scores: list[Score] = []
         for one_pass in self._passes(rows, scores):
             keys, pixel_values, grids = zip(*one_pass, strict=True)
@@ -57,7 +57,7 @@ class Scorer:
         for media in rows:
             try:
                 inputs = self.tower.preprocess(*decode(media, self.tower.settings.image_processor.patch_size))
-            except ValueError as error:  # MediaError, or for example an aspect ratio that the processor refuses
+            except ValueError as error:  # MediaError, or for example an aspect ratio that the processor rejects
                 failed.append(Score(media.key, math.nan, 0, str(error)))
                 continue
             if one_pass and patches + len(inputs[0]) > self.max_patches:
@@ -69,7 +69,7 @@ class Scorer:
             yield one_pass
 
     def _features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
-        """F of each image and video, in one forward pass, or in one per image if that has too many patches."""
+        """F of each image and video: in one forward pass, or one per image if there are too many patches."""
         if len(pixel_values) <= self.max_patches:
             return self.tower.features(pixel_values, grid_thw)
         images = zip(pixel_values.split(grid_thw.prod(dim=-1).tolist()), grid_thw.split(1), strict=True)

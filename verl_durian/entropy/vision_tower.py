@@ -3,7 +3,7 @@
 """The vision tower of a checkpoint, without its language model.
 
 `read_tower` reads only the tensors of the tower (0.7 of the 8.3 billion parameters of Qwen2.5-VL-7B). `VisionTower`
-uses them without a copy, so that several processes share them.
+uses them without a copy, so that several processes can share them.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class TowerSettings:
         return "flash_attention_2" if flash else "sdpa"
 
     def fingerprint(self, device_type: str) -> str:
-        """Hash of everything that determines the features of an image on a type of device (`cpu`, `cuda`).
+        """Returns a hash of everything that determines the features of an image on a device type (`cpu`, `cuda`).
 
         The constants of qwen_vl_utils are limits for resizing and sampling; some come from environment variables.
         """
@@ -177,8 +177,8 @@ class VisionTower:
     def features(self, pixel_values: torch.Tensor, grid_thw: torch.Tensor) -> list[torch.Tensor]:
         """Encodes the images and videos of one `preprocess` call, or of several concatenated, in one forward pass.
 
-        Attention stays within an image or frame, so features depend on the neighbours in the pass only by rounding: in
-        float32 on a CPU visual entropies differed by at most 7e-8 nats (width of the 7B tower, random weights).
+        Attention stays within an image or frame, so other images in the pass only cause rounding differences: in
+        float32 on a CPU, visual entropies differed by at most 7e-8 nats (width of the 7B tower, random weights).
 
         Returns:
             F of each image and video, `(num_patches, dim)`, float32, on the device of the tower. With `blocks` the

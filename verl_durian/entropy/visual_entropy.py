@@ -3,8 +3,8 @@
 """Visual entropy H(I): the complexity of an image as seen by a vision tower.
 
 H is the Shannon entropy of the normalized eigenvalue spectrum of the covariance of the image's patch features
-(Durian, arXiv 2602.21743, Eq. 5 to 9). It is 0 for one direction of variation, and log k for variation spread evenly
-over k directions. The features of P patches, centred on their mean, span at most min(P - 1, d) directions, so
+(Durian, arXiv 2602.21743, Eq. 5 to 9). It is 0 if the patches vary in one direction, and log k if they vary equally
+in k directions. The features of P patches, centered on their mean, span at most min(P - 1, d) directions, so
 0 <= H <= log(min(P - 1, d)).
 """
 
@@ -15,7 +15,7 @@ ROUNDING = 1e-5
 
 The patches of a uniform image are equal up to rounding, and normalizing the spectrum would turn rounding into the
 entropy of noise. Measured after 32 blocks in float32 (random weights): 7e-7 for a uniform image, 1e-4 for a thin line
-that differs from the background by one grey level, 5e-2 for a black line on white.
+that differs from the background by one gray level, 5e-2 for a black line on white.
 """
 
 
@@ -54,7 +54,7 @@ def scatter_matrix(features: torch.Tensor) -> torch.Tensor:
             f"features must be a floating (patches, dim) tensor, got {features.dtype} of shape {tuple(features.shape)}"
         )
     if not torch.isfinite(features).all():
-        raise ValueError("features hold NaN or inf")
+        raise ValueError("features contain NaN or inf")
     # In float64: squaring in float32 gives eigenvalues of about 1e-7 lambda_max instead of 0, and thousands of these
     # add up to more than 1e-5 nats.
     features = features.detach().double()

@@ -38,9 +38,10 @@ def hugging_face_folder(checkpoint: str) -> str:
         return str(megatron)
     if (actor / "model").is_dir() or (actor / "dist_ckpt").is_dir():
         raise ValueError(
-            f"{checkpoint}: is in Megatron's own format: merge it where Megatron is installed, and pass FOLDER: python "
-            f"-m verl.model_merger merge --backend megatron --local_dir {actor} --target_dir FOLDER, or {adapter} "
-            "with peft's merge_and_unload; actor_rollout_ref.actor.megatron.use_mbridge=True saves such a folder"
+            f"{checkpoint}: is in Megatron's own format. Where Megatron is installed, merge it to a Hugging Face "
+            "FOLDER and pass that: python -m verl.model_merger merge --backend megatron "
+            f"--local_dir {actor} --target_dir FOLDER (LoRA: merge {adapter} with peft's merge_and_unload). Runs with "
+            "actor_rollout_ref.actor.megatron.use_mbridge=True save such a folder themselves"
         )
     steps = [*folder.glob("global_step_*"), *folder.glob("checkpoints/global_step_*")]
     last = max(steps, key=lambda step: int(step.name.rpartition("_")[2]), default="a folder global_step_N of verl")
@@ -50,7 +51,7 @@ def hugging_face_folder(checkpoint: str) -> str:
 
 
 def _merge_shards(actor: Path) -> Path:
-    """Merges FSDP shards with verl's merger, which writes bfloat16 and keeps a LoRA adapter separate."""
+    """Merges FSDP shards with verl's merger, which writes bfloat16, and then merges a LoRA adapter."""
     files = [*actor.glob("model_world_size_*.pt"), *actor.glob("lora_train_meta.json")]
     source = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(files)}
     merged = actor.with_name(f"{actor.name}_huggingface")
@@ -78,7 +79,7 @@ def _merge_adapter(folder: Path) -> None:
 
     adapter = folder / "lora_adapter"
     config = LoraConfig.from_pretrained(str(adapter))
-    if not config.lora_alpha:  # verl's merger writes 0 if it does not know alpha, which would leave W unchanged
+    if not config.lora_alpha:  # verl's merger writes 0 for an unknown alpha, which would leave W unchanged
         raise ValueError(f"{adapter}: alpha is unknown: copy the missing lora_train_meta.json next to the shards")
     model = AutoModelForImageTextToText.from_pretrained(folder, dtype="auto", use_safetensors=True)
     adapted = get_peft_model(model, config)

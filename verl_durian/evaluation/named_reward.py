@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The training reward, plus the name of the question.
 
-verl's validation dumps what the reward function returns, in random order and without the row's id. The name tells which
-answer belongs to which row. Set as `reward.custom_reward_function.path`.
+verl's validation dumps what the reward function returns, in random order and without the row's id. The name assigns
+each answer to its row. Set as `reward.custom_reward_function.path`.
 """
 
 from typing import Any

@@ -20,7 +20,7 @@ _DRAWN = {
     DAPO: ("paper: DAPO", "#DDAA33"),
     DURIAN: ("paper: Durian on DAPO (0.1/0.2/0.7)", "#BB5566"),
 }
-"""The paper's rows in the picture, with label and colour."""
+"""The paper's rows in the figure, with label and color."""
 
 
 def write_report(model: str, verdicts: pd.DataFrame, output: Path) -> None:

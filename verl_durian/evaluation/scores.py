@@ -9,7 +9,7 @@ _KEYS = {n: [*(f"{n}steps_{step}" for step in range(1, int(n) + 1)), f"{n}steps_
 
 
 def wemath(verdicts: pd.DataFrame) -> dict[str, float]:
-    """WeMath: does a model that solves a problem also solve its steps, and the other way round?
+    """WeMath: does a model that solves a problem also solve its steps, and vice versa?
 
     A problem of n steps is n + 1 questions: each step alone, and all of them at once (`multi`). It is one of
 
@@ -26,7 +26,10 @@ def wemath(verdicts: pd.DataFrame) -> dict[str, float]:
     Raises:
         ValueError: A question of a problem is missing, as in a subset of the benchmark.
     """
-    problem = [verdicts["problem"], verdicts["key"].str[0].rename("steps")]  # both lengths are numbered from 1
+    problem = [
+        verdicts["problem"],
+        verdicts["key"].str[0].rename("steps"),
+    ]  # problems of 2 and of 3 steps are both numbered from 1
     for (name, steps), keys in verdicts["key"].groupby(problem):
         if sorted(keys) != _KEYS.get(steps):
             raise ValueError(f"problem {name} of {steps} steps has the questions {', '.join(sorted(keys))}")

@@ -75,7 +75,7 @@ def read_verdicts(dump: Path, questions: pd.DataFrame) -> pd.DataFrame:
             raise ValueError(f"{dump}: no question was answered: see the errors in verl's output")
         answers = answers.set_index(["data_source", "id"])[["acc", "format"]]
     except (json.JSONDecodeError, KeyError) as error:
-        raise ValueError(f"{dump}: {error}: the dump must be one of recipes/run_eval.sh") from error
+        raise ValueError(f"{dump}: {error}: the dump must come from recipes/run_eval.sh") from error
     refused = {
         "is not in the data files: pass the files that were evaluated": ~answers.index.isin(questions.index),
         "has a second answer: evaluate with actor_rollout_ref.rollout.val_kwargs.n=1": answers.index.duplicated(),

@@ -36,6 +36,6 @@ def grade(
                 return grade_choice(answer, gold, choices)
             case "yes_no":
                 return grade_yes_no(answer, gold)
-    except TimeoutError:  # logged; other comparisons of this answer would take as long
+    except TimeoutError:  # logged; other comparisons with this answer would also time out
         return False
     raise ValueError(f"extra_info.answer_type {answer_type!r}: must be number, choice or yes_no")

@@ -23,18 +23,18 @@ _YES_NO = re.compile(
 def grade_choice(answer: str, gold: str, choices: Sequence[str]) -> bool:
     """Whether the answer names the correct option, by its letter, its text, or both.
 
-    An answer with a letter and the text of another option is wrong. If an option's text is a letter itself, as in
-    "which point?", a single letter as the answer is the letter of the option, as the prompt asks.
+    An answer with a letter and the text of another option is wrong. If the options' texts are letters, as in "which
+    point?", a single letter is read as the letter of an option, as the prompt asks.
 
     Raises:
-        ValueError: Gold is neither a letter nor several letters in order, or there is no such option.
+        ValueError: Gold is neither a letter nor a sequence of letters, or there is no such option.
     """
     gold = gold.strip().strip("()").upper()
     places = [ord(letter) - ord("A") for letter in gold]
     if not gold.isascii() or not gold.isalpha() or (len(choices) and max(places) >= len(choices)):
         raise ValueError(
             f"ground truth {gold!r} of a row with answer_type choice: must be the letter of one of its "
-            f"{len(choices)} choices, as A"
+            f"{len(choices)} choices, such as A"
         )
     answer = normalize(answer)
     if len(gold) > 1:

@@ -4,8 +4,8 @@
 
 math-verify limits its time with signal.alarm, which works only in the main thread, and verl grades in threads. sympy
 can also hang in C code, where no signal handler runs, or allocate all memory. So math-verify runs in processes that the
-kernel kills after a few seconds of CPU time. They are plain subprocesses: `multiprocessing` cannot start any from a
-daemonic process, and imports the main module again.
+kernel kills after a few seconds of CPU time. They are plain subprocesses, because `multiprocessing` imports the main
+module again, and cannot start a process from a daemonic one.
 """
 
 import logging
@@ -23,7 +23,7 @@ from typing import NamedTuple
 logger = logging.getLogger(__name__)
 
 MAX_PROCESSES = 4  # per grading process; as many threads are served at the same time
-WALL_SECONDS = 120  # reached only if the process is stopped or the machine overloaded
+WALL_SECONDS = 120  # reached only if the process is stopped or the machine is overloaded
 
 
 def compare(gold: str, answer: str, factor: Fraction = Fraction(1)) -> bool:
@@ -68,7 +68,7 @@ def _compare(gold: str, answer: str, factor: Fraction) -> bool | None:
             "is math-verify installed?"
         )
     logger.warning(
-        "counted as wrong, math-verify took too long or too much memory (exit code %s): %.200r against gold %.200r",
+        "counted as wrong: math-verify took too long or too much memory (exit code %s) for %.200r against gold %.200r",
         exit_code,
         answer,
         gold,
@@ -98,7 +98,7 @@ def _start_worker() -> _Worker:
 
 @cache
 def _workers(grading_process: int) -> LifoQueue[_Worker | None]:
-    """The workers of a process, and empty slots: a fork must not read the replies to its parent's questions."""
+    """The workers and empty slots of one process: a fork must not read the replies to its parent's questions."""
     workers = LifoQueue[_Worker | None]()
     for _ in range(MAX_PROCESSES):
         workers.put(None)

@@ -42,7 +42,7 @@ def _parse(text: str) -> list[Basic | MatrixBase]:
 
 
 def _number(expressions: list[Basic | MatrixBase]) -> Number | None:
-    """The value of a real number of realistic size; 1e1000000000 as an exact number would exhaust the memory."""
+    """The value of a real number of realistic size. An exact 1e1000000000 would exhaust the memory."""
     for expression in expressions:
         if isinstance(expression, Basic) and not expression.free_symbols:
             value = expression.evalf(_DIGITS)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-r"""Reduces the many spellings of an answer to one: `$\dfrac12$`, `½`, `**1/2**`, `\text{ 1/2 }.`."""
+r"""Converts the many spellings of an answer to one: `$\dfrac12$`, `½`, `**1/2**`, `\text{ 1/2 }.`."""
 
 import re
 import unicodedata
@@ -26,7 +26,7 @@ _WRAPPER = re.compile(
     r"\\(?:boxed|fbox|text(?:bf|it|rm|normal|sf|tt)?|math(?:rm|bf|it|sf|tt|bb|cal)|mbox|hbox|operatorname|bm|boldsymbol"
     r"|emph|underline)\s*" + _GROUP
 )
-# Applied in this order. The result is LaTeX that math-verify can parse, except "°", which is no power.
+# Applied in this order. The result is LaTeX that math-verify can parse, except for "°".
 _SPELLINGS = [
     (re.compile(pattern), replacement)
     for pattern, replacement in (

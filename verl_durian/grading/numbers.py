@@ -7,8 +7,8 @@ from fractions import Fraction
 from typing import NamedTuple
 
 SIGNIFICANT_DIGITS = 3
-"""A rounded decimal must have this many digits to be accepted for an exact value: then it is within half a percent, the
-accuracy that textbooks ask for. With fewer digits, too many wrong values round to it as well."""
+"""A rounded decimal must have this many digits to be accepted for an exact value. It is then within half a percent, the
+accuracy that textbooks ask for. With fewer digits, too many wrong values would round to it."""
 
 _DIGITS = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d{1,3}(?: \d{3})+(?:\.\d+)?|\d+(?:\.\d*)?|\.\d+)"
 _FRACTION = re.compile(rf"\\frac ?\{{ ?([+-]?{_DIGITS}) ?\}} ?\{{ ?({_DIGITS}) ?\}}$")
@@ -28,7 +28,7 @@ class Number(NamedTuple):
     value: Fraction
     is_decimal: bool = False
     tolerance: Fraction = Fraction(0)
-    """For a decimal with enough digits: how far exact values that round to it may be."""
+    """For a decimal with enough digits: maximum distance of the exact values that round to it."""
 
     def times(self, factor: Fraction) -> "Number":
         """The number in another unit."""

@@ -115,7 +115,7 @@ def _known_unit(name: str) -> tuple[str, Fraction] | None:
 
 
 def unit_factors(gold: Unit | None, answer: Unit | None) -> list[Fraction]:
-    """The factors that convert an answer to the unit of gold; none if they measure different things.
+    """The factors that convert an answer to the unit of gold; none if their dimensions differ.
 
     A unit that only one of them has is ignored. A percent sign that only one of them has gives two factors: `50%` is
     accepted for both 50 and 0.5.

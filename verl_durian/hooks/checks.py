@@ -1,9 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Validates the config of a run with `adv_estimator=durian`.
+"""Validates the config of a run with `adv_estimator=durian` or a record.
 
-`main_ppo` calls `validate_config` before Ray starts, one-step off-policy in its first Ray task, and fully asynchronous
-training never: there the trainer's hook calls `check` before it adds visual entropy to the training set.
+`main_ppo` calls `validate_config` before Ray starts, one-step off-policy training in its first Ray task. Fully
+asynchronous training never calls it; there, the trainer's hook calls `check` before it adds visual entropy.
 """
 
 import copy
@@ -16,11 +16,11 @@ _THRESHOLDS = "algorithm.durian.perceptual.thresholds"
 
 
 def validate_config(original: Callable[..., Any], config: Any, *args: Any, **kwargs: Any) -> Any:
-    """Wraps `verl.utils.config.validate_config`: also validates the options of estimator and record."""
+    """Wraps `verl.utils.config.validate_config`: also validates the options of the estimator and the record."""
     if is_durian(config.algorithm.adv_estimator):
         check(config)
         if OmegaConf.select(config, _THRESHOLDS) == "dataset":
-            # Replaced by numbers before the first step; a verl with its own estimator does not accept the word.
+            # Numbers replace it before the first step. A verl with its own estimator does not accept the word.
             config = copy.deepcopy(config)
             OmegaConf.resolve(config.algorithm)  # the options may be a reference to another node
             OmegaConf.update(config, _THRESHOLDS, "batch")
@@ -43,11 +43,11 @@ def is_recorded(algorithm: Any) -> bool:
 
 
 def check(config: Any) -> None:
-    """Validates verl's config for a durian run. Settings that may crash it are logged.
+    """Validates verl's config for a run with durian. Logs settings that may crash it.
 
     Raises:
-        RuntimeError: This verl lacks a symbol.
-        ValueError: A forbidden option, or settings that are certain to corrupt or crash the run.
+        RuntimeError: This verl lacks a symbol that the plugin needs.
+        ValueError: An invalid option, or settings that are certain to corrupt or crash the run.
     """
     from verl_durian.algo.estimator import warn_once
     from verl_durian.hooks import known_failures, verl_symbols

@@ -36,8 +36,8 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
         config: verl's complete config.
 
     Raises:
-        ValueError: a custom data set without the column and without images to score; a column with an invalid value,
-            naming the row; an image setting that scoring does not support.
+        ValueError: a custom dataset without the column and without images to score; an invalid value in the column (the
+            message names the row); an image setting that scoring does not support.
     """
     options = DurianConfig.from_algorithm(config.algorithm)
     key = options.perceptual.key
@@ -60,10 +60,10 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
 
 
 def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
-    """Quantiles of the training set's visual entropies in nats; every row with an image counts once.
+    """Computes quantiles of visual entropy over the training set, in nats. Every row with an image counts once.
 
     Raises:
-        ValueError: a custom data set without a ``dataframe``, or a data set without images.
+        ValueError: a custom dataset without a ``dataframe``, or a dataset without images.
     """
     option = "algorithm.durian.perceptual.thresholds=dataset"
     rows = getattr(dataset, "dataframe", None)
@@ -100,7 +100,7 @@ def _column(rows: datasets.Dataset, key: str) -> np.ndarray:
 
 
 def with_column(rows: datasets.Dataset, key: str, values: np.ndarray) -> datasets.Dataset:
-    """Adds a column below the index that `filter` and `select` leave: on top, all columns would be copied to disk."""
+    """Adds a column below the index of `filter` and `select`: `add_column` on top would copy all columns to disk."""
     if rows._indices is None:
         return rows.add_column(key, values)
     column = np.full(len(rows.data), np.nan)
@@ -125,8 +125,8 @@ def _check_column(rows: datasets.Dataset, key: str, columns: Columns) -> None:
                 )
     if len(without) > 0:
         logger.warning(
-            "durian: %d of %d training rows have no image; for these the perceptual axis is replaced by the GRPO "
-            "advantage within the prompt (metric durian/rows_without_image)",
+            "durian: %d of %d training rows have no image; their own GRPO advantage replaces the perceptual term "
+            "(metric durian/rows_without_image)",
             len(without),
             len(rows),
         )
@@ -136,10 +136,10 @@ def _check_column(rows: datasets.Dataset, key: str, columns: Columns) -> None:
 
 
 def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
-    """Visual entropy of each row in nats, NaN for a row without images; from the cache if nothing has changed.
+    """Returns the visual entropy of each row in nats, NaN without images; from the cache if nothing has changed.
 
     Scores on all free GPUs of the cluster, which the trainer takes afterwards, or on the CPUs if it does not train on
-    CUDA. In fully asynchronous training the trainer has started already, and the GPUs of the rollouts are free.
+    CUDA. In fully asynchronous training, the trainer has already started, and only the GPUs of the rollouts are free.
     """
     from verl.utils.fs import copy_to_local
 
@@ -170,11 +170,11 @@ def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
     cache = EntropyCache(default_cache_dir() / settings.fingerprint(device))
     identity = _identity(rows, present)
     if identity is not None and (entropies := cache.column(identity, len(rows))) is not None:
-        logger.info("durian: data and vision tower are unchanged: visual entropies come from %s", cache.folder)
+        logger.info("durian: data and vision tower are unchanged, visual entropies are read from %s", cache.folder)
         return entropies
     logger.info(
-        "durian: computing the visual entropy of %d rows on %s with the vision tower of %s, except for images in %s. "
-        "To do this once before training, use `verl-durian score`",
+        "durian: computing the visual entropy of %d rows on %s with the vision tower of %s; scores in %s are reused. "
+        "Use `verl-durian score` to do this before training",
         len(rows),
         device,
         model.path,
@@ -194,7 +194,7 @@ def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
     if scores.problems:
         problem = scores.problems[0]
         raise ValueError(
-            f"training row {problem.row}: {problem.reason}; and {len(scores.problems) - 1} more rows whose images "
+            f"training row {problem.row}: {problem.reason}; {len(scores.problems) - 1} more rows have images that "
             "cannot be scored. `verl-durian score` lists them all: remove them from the training set"
         )
     if identity is not None:
@@ -206,7 +206,7 @@ def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
 
 
 def _identity(rows: datasets.Dataset, media_columns: list[str]) -> str | None:
-    """Hash that changes if the images of any row may have changed since an earlier run, without reading them.
+    """Returns a hash that changes if any image may have changed since an earlier run, without reading images.
 
     It covers path, size and modification time of the files of `datasets`, the selection of rows, and how images are
     stored. None for rows in memory, and if the bytes of an image are in another file.

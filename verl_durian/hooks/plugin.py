@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The entry point of the group `verl.plugins`: `import verl` loads this module in every process.
 
-Imports nothing heavy: a function of verl is wrapped after its module has been imported. A symbol that this verl lacks
-is skipped, so that other estimators work; `durian` then refuses to start.
+Imports nothing heavy: functions of verl are wrapped when their modules are imported. A symbol that this verl lacks is
+skipped, so that other estimators work; a run with `durian` then fails at the start.
 """
 
 import sys
@@ -16,7 +16,8 @@ from verl_durian.hooks import verl_symbols
 _HOOKED = [symbol for symbol in verl_symbols.SYMBOLS if symbol.wrapper or symbol is verl_symbols.REGISTER]
 _MODULES = dict.fromkeys(symbol.module for symbol in _HOOKED)
 
-# Imported before this plugin, by VERL_USE_EXTERNAL_MODULES or another plugin: other modules may hold their functions.
+# Imported before this plugin, by VERL_USE_EXTERNAL_MODULES or another plugin. Other modules may have imported their
+# functions by name.
 _IMPORTED_BEFORE = [name for name in _MODULES if name in sys.modules]
 
 

@@ -50,11 +50,11 @@ logger.setLevel(logging.INFO)
 
 _ACCURACY = "acc"  # key of a rollout's accuracy in the result of verl's reward functions and ours
 
-# Keys in the meta_info of a batch: the thresholds of the training set, for a trainer that has not loaded it; whether
-# the estimator ran, in the older trainers.
+# Keys in the meta_info of a batch: thresholds of the training set, for a trainer that has not loaded it; and, in the
+# older trainers, whether the estimator ran.
 _THRESHOLDS, _COMPUTED = "durian_thresholds", "durian_computed"
 
-# The older trainers have no dict of metrics where they compute advantages: compute_data_metrics takes them from here.
+# The older trainers have no dict of metrics when they compute advantages: compute_data_metrics takes them from here.
 _WAITING: dict[str, float] = {}
 
 
@@ -78,7 +78,7 @@ def load_data(original: Callable[..., None], self: Any, *args: Any, **kwargs: An
     """Wraps `PPOTrainer._init_dataloader` of trainer V1 and `RayPPOTrainer._create_dataloader`: (a).
 
     The thresholds of the training set, in nats, replace the word `dataset` in the trainer's config, which the trainer
-    passes to the estimator in every step. A run that only validates needs nothing of this.
+    passes to the estimator in every step. Does nothing in a run that only validates.
     """
     original(self, *args, **kwargs)
     algorithm = self.config.algorithm
@@ -118,7 +118,7 @@ def compute_advantage(
     """
     v1 = _V1_STEP.get()
     replaces_grpo = v1 is not None and v1.grpo_is_durian and adv_estimator == AdvantageEstimator.GRPO
-    if STEP.get() is not None:  # the function of another plugin calls this wrapper within our call
+    if STEP.get() is not None:  # another plugin's function calls this wrapper inside our call
         return original(data, adv_estimator, *args, **kwargs)
     algorithm: Any = kwargs.get("config", args[-1] if args else None)
     if (thresholds := data.meta_info.pop(_THRESHOLDS, None)) is not None:
@@ -155,7 +155,7 @@ def get_gen_batch(
 ) -> DataProto:
     """Wraps `RayPPOTrainer._get_gen_batch`: (b)."""
     gen_batch = original(self, batch, *args, **kwargs)
-    # verl moves unknown columns to the generation batch, and the rollout does not return them.
+    # verl moves unknown columns to the generation batch, and the rollout drops them.
     for name in _columns(self.config.algorithm):
         if name in gen_batch.non_tensor_batch:
             batch.non_tensor_batch[name] = gen_batch.non_tensor_batch.pop(name)
@@ -182,7 +182,7 @@ async def generate_sequences_single(
     """Wraps `FullyAsyncAgentLoopManager.generate_sequences_single`: (b)."""
     rollouts = await original(self, prompts, *args, **kwargs)
     if columns := _columns(self.config.algorithm):
-        # verl keeps no column of the prompts, and the trainer runs in a process that loads no training data.
+        # verl drops the columns of the prompts, and the process of the trainer does not load the training data.
         for name in columns:
             if name in prompts.non_tensor_batch:
                 rollouts.non_tensor_batch[name] = prompts.non_tensor_batch[name]
@@ -246,8 +246,8 @@ def compute_advantage_for_multi_trajectories(
         start = time.perf_counter()
         _add_columns(data, step.meta, DurianConfig.from_algorithm(step.algorithm))
         step.fetch_seconds = time.perf_counter() - start
-        # verl computes the advantage of a session from its last output for GRPO only. So ask it for GRPO here;
-        # compute_advantage above replaces GRPO by durian.
+        # verl uses the last output of a session for GRPO only. So request GRPO here; compute_advantage above replaces
+        # it by durian.
         step.grpo_is_durian, passed = True, AdvantageEstimator.GRPO
     try:
         data = original(data, batch_keys, passed, *args, **kwargs)
@@ -267,7 +267,7 @@ def _not_computed_error(function: Callable[..., Any]) -> RuntimeError:
 
 
 def _fetch(meta: Any, names: list[str]) -> dict[str, np.ndarray]:
-    """Returns the columns of these names that trainer V1 leaves in TransferQueue, as far as there are any."""
+    """Returns those of the named columns that trainer V1 has left in TransferQueue."""
     import transfer_queue as tq
     from verl.utils.tensordict_utils import unwrap_non_tensor_data
 
@@ -279,12 +279,12 @@ def _fetch(meta: Any, names: list[str]) -> dict[str, np.ndarray]:
     # The agent loop stores the accuracy among extra_fields, a colocated reward model as a field of its own.
     with suppress(KeyError, TypeError):
         values[_ACCURACY] = [each["reward_extra_info"][_ACCURACY] for each in values.pop("extra_fields")]
-    # np.array would make lists of equal length a second dimension.
+    # np.array would turn lists of equal length into a second dimension.
     return {name: np.fromiter(of_rows, dtype=object, count=len(of_rows)) for name, of_rows in values.items()}
 
 
 def _add_columns(data: DataProto, meta: Any, options: DurianConfig) -> None:
-    """Fetches the columns of estimator and metrics, unless the batch has them. Raises ValueError without entropies."""
+    """Adds the columns that estimator and metrics read. Raises ValueError if there is no visual entropy."""
     key, columns = options.perceptual.key, data.non_tensor_batch
     if options.weights.perceptual > 0 and key not in columns:
         columns.update(_fetch(meta, [key]))

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Everything in verl that this plugin relies on, in one table. Hooks, start checks and `verl-durian doctor` read it."""
+"""The names in verl that this plugin relies on. Hooks, start checks and `verl-durian doctor` read this table."""
 
 import functools
 import importlib
@@ -13,7 +13,7 @@ from operator import attrgetter
 from typing import Any
 
 SEEN_IN = ("0.9.0", "0.9.1")
-"""The releases of verl that the table below was tested with."""
+"""The releases of verl with which the table below was tested."""
 
 CORE_ALGOS = "verl.trainer.ppo.core_algos"
 RAY_TRAINER = "verl.trainer.ppo.ray_trainer"
@@ -74,7 +74,7 @@ SYMBOLS = (
     Symbol(TRAINER_V1, "PPOTrainer._compute_advantage", "self batch metrics", V1, "trainers.v1_compute_advantage"),
     Symbol(TRAINER_V1, *_SESSIONS, V1, "trainers.compute_advantage_for_multi_trajectories"),
     Symbol(TRAINER_V1, "tq.kv_batch_get", "keys partition_id select_fields", V1),
-    # Fully asynchronous training: the trainer receives the rollouts and has not loaded the training data.
+    # Fully asynchronous training: the trainer receives the rollouts, but does not load the training data.
     Symbol(FULLY_ASYNC, *_GENERATE, ASYNC, "trainers.generate_sequences_single"),
     Symbol("verl.protocol", "DataProto", "batch non_tensor_batch meta_info"),
 )
@@ -103,7 +103,7 @@ def problem(symbol: Symbol) -> str | None:
 
 
 def problems(trainers: Collection[str] = TRAINERS) -> list[str]:
-    """Returns what this verl lacks for these trainers, one line for each symbol."""
+    """Returns what this verl lacks for these trainers, one line per symbol."""
     return [text for symbol in SYMBOLS if symbol.trainer in trainers and (text := problem(symbol))]
 
 
@@ -134,7 +134,7 @@ def wrap(symbol: Symbol, everywhere: bool) -> None:
         everywhere: Also replace the function in every module that has imported it by name.
     """
     original = look_up(symbol)
-    if hasattr(original, "_verl_durian"):  # our wrapper, or a wrapper around ours that keeps its attributes
+    if hasattr(original, "_verl_durian"):  # our wrapper, or a wrapper of ours that copies its attributes
         return
     if not symbol.native and hasattr(importlib.import_module(CORE_ALGOS).AdvantageEstimator, "DURIAN"):
         return  # verl with the patches in patches/

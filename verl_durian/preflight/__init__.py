@@ -4,9 +4,9 @@
 
     python -m verl_durian.preflight [--dry-run] SETTING...
 
-takes the Hydra overrides of `verl.trainer.main_ppo`, composes verl's config from them, and reports problems with their
-fix, one line each, before Ray starts. A setting that is certain to crash or corrupt the run stops it; everything else
-is a note. Every check is a function that yields findings. Writes nothing.
+takes the Hydra overrides of `verl.trainer.main_ppo`, composes verl's config, and reports problems with their fix, one
+line each, before Ray starts. A setting that is certain to crash or corrupt the run stops it; everything else is a note.
+Every check is a function that yields findings. Writes nothing.
 """
 
 from dataclasses import dataclass

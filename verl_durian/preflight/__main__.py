@@ -24,7 +24,9 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0 if the run can start, 2 if not.
     """
-    warnings.simplefilter("ignore")  # verl warns of engines that are not installed; the checks report what is needed
+    warnings.simplefilter(
+        "ignore"
+    )  # verl warns about engines that are not installed; the checks report what the run needs
     overrides = [argument for argument in arguments if argument != DRY_RUN]
     try:
         config = compose.compose(overrides)
@@ -47,7 +49,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
-    """Runs all checks of verl's config, in an order in which none depends on a value that an earlier one refused."""
+    """Runs all checks of verl's config, ordered so that no check depends on a value that an earlier one rejected."""
     from verl_durian.preflight import data, machine, model  # import torch
 
     if wrong := list(compose.check_values(config, overrides)):
@@ -73,7 +75,7 @@ def examine(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
 
 
 def _guarded(check: Callable[..., Iterable[Finding]], *arguments: Any) -> Iterator[Finding]:
-    """The findings of a check. An error in the check itself is only a note: the run may be sound."""
+    """The findings of a check. An error in the check itself is only a note, because the run may be valid."""
     try:
         yield from check(*arguments)
     except Exception as error:

@@ -24,7 +24,7 @@ _POSITIVE = (
     "trainer.nnodes",
     "trainer.n_gpus_per_node",
 )
-"""verl and the checks compute with these."""
+"""verl and the checks use these in arithmetic."""
 _INTEGERS = (
     "data.seed",
     "trainer.total_epochs",
@@ -48,7 +48,7 @@ def compose(overrides: Sequence[str]) -> DictConfig:
 
 
 def check_values(config: DictConfig, overrides: Sequence[str]) -> Iterator[Finding]:
-    """Checks the type of every overridden number and truth value. verl reads some of them only hours into a run."""
+    """Checks the type of every overridden number and boolean. verl reads some of them only hours into a run."""
     defaults = compose([])
     for key, override in {override.split("=")[0].lstrip("+~"): override for override in overrides}.items():
         default, value = (OmegaConf.select(each, key, throw_on_missing=False) for each in (defaults, config))
@@ -73,11 +73,11 @@ def check_estimator(config: DictConfig) -> Iterator[Finding]:
     name, rollouts = str(config.algorithm.adv_estimator), config.actor_rollout_ref.rollout.n
     known = sorted(str(getattr(each, "value", each)) for each in ADV_ESTIMATOR_REGISTRY)
     if name not in known:
-        # modules of the user may register it
+        # the user's own modules may register it
         sampler, library = config.trainer.v1.sampler.custom_sampler.path, config.actor_rollout_ref.model.external_lib
         own = sampler or library or config.data.custom_cls.path
         own = own or OmegaConf.select(config, "actor_rollout_ref.rollout.agent.agent_loop_manager_class")
-        yield Finding(f"algorithm.adv_estimator={name}: verl knows {', '.join(known)}", stops=not own)
+        yield Finding(f"algorithm.adv_estimator={name}: must be one of {', '.join(known)}", stops=not own)
     if rollouts < 2 and name in ("durian", "grpo", "rloo"):
         text = f"actor_rollout_ref.rollout.n={rollouts}: {name} compares the rollouts of a prompt with each other"
         yield note(f"{text}; set it to 2 or more, such as 8")
@@ -106,7 +106,7 @@ def check_with_verl(config: DictConfig) -> Iterator[Finding]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             validate(config, use_reference_policy=need_reference_policy(config), use_critic=need_critic(config))
-    except Exception as error:  # assertions and ValueErrors, or Hydra's errors around them
+    except Exception as error:  # AssertionError or ValueError, perhaps wrapped by Hydra
         cause: BaseException = error
         while cause.__cause__ is not None:
             cause = cause.__cause__

@@ -27,7 +27,7 @@ Row = dict[str, Any]
 _ROWS = 16
 """Rows of each file that are read and turned into prompts."""
 _SECONDS = 60
-"""Time limit for a prompt: a server that hosts its images may never answer, and a pipe never end."""
+"""Time limit for a prompt, because a server of images may never answer, and reading a pipe may never end."""
 _FORMATS = {".parquet": "parquet", ".json": "json", ".jsonl": "json"}
 _PREPARED_SETS = ("geometry3k", "virl39k")
 _OUR_REWARDS = ("pkg://verl_durian.reward", "pkg://verl_durian.evaluation.named_reward")
@@ -73,7 +73,7 @@ def _names(config: DictConfig, key: str) -> list[str]:
 
 
 def _check_batch_size(config: DictConfig) -> Iterator[Finding]:
-    """A training set without a complete batch."""
+    """Checks that the training set has at least one complete batch."""
     batch, limit = config.data.train_batch_size, config.data.train_max_samples
     if not known_failures.uses_v1(config):
         batch = config.data.get("gen_batch_size") or batch
@@ -107,13 +107,13 @@ def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, tra
     """Checks the first rows of a file: one line about its worst row, then what concerns all of them."""
     needed = [config.data.prompt_key, *(("data_source", "reward_model") if _verl_grades(config) else ())]
     if missing := [name for name in needed if name not in rows[0]]:
-        text = f"{where}: no column {', '.join(missing)}, but {', '.join(rows[0])}; write it as `verl-durian prepare`"
-        yield Finding(f"{text} does, or name the column of the prompts (data.prompt_key)")
+        text = f"{where}: no column {', '.join(missing)}, only {', '.join(rows[0])}; write it as `verl-durian prepare`"
+        yield Finding(f"{text} does, or set the column of the prompts (data.prompt_key)")
         return
     if model is not None and not hasattr(model.processor, "image_processor"):
         if any(_has_media(row, config) for row in rows):
             text = f"{where}: rows have images, and actor_rollout_ref.model.path={config.actor_rollout_ref.model.path}"
-            yield Finding(f"{text} only takes text; use a vision-language model")
+            yield Finding(f"{text} only accepts text; use a vision-language model")
             return
     findings: list[Finding] = []
     lengths: list[int] = []
@@ -130,7 +130,7 @@ def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, tra
         if not (filters and (of_row or (lengths and lengths[-1] > longest))):
             kept[number] = row
         findings += of_row
-    if ungraded == len(rows):  # trainer V1 skips the rollouts of some such rows, but a run needs others
+    if ungraded == len(rows):  # trainer V1 skips the rollouts of some such rows, but a run needs other rows
         findings = [Finding(findings[0].text)]
     yield from sorted(findings, key=lambda finding: not finding.stops)[:1]
     if over := sum(length > longest for length in lengths):
@@ -158,7 +158,7 @@ def _has_media(row: Row, config: DictConfig) -> bool:
 
 
 def _check_answer(row: Row, where: str, config: DictConfig) -> Iterator[Finding]:
-    """The answer of a row. In trainer V1 a rollout that cannot be graded only loses its prompt."""
+    """Checks the answer of a row. Trainer V1 only skips the prompts of rollouts that cannot be graded."""
     graded, stops = row.get("reward_model"), not known_failures.uses_v1(config)
     if not _verl_grades(config):
         return
@@ -172,7 +172,7 @@ def _check_answer(row: Row, where: str, config: DictConfig) -> Iterator[Finding]
 
 
 def _check_media(row: Row, where: str, config: DictConfig) -> Iterator[Finding]:
-    """The messages and the number of images of a row."""
+    """Checks the messages and the number of images of a row."""
     prompt = row[config.data.prompt_key]
     if not isinstance(prompt, list) or not prompt or not all(isinstance(message, dict) for message in prompt):
         text = f"{where}: {config.data.prompt_key} must be a list of messages with role and content"
@@ -188,8 +188,8 @@ def _check_media(row: Row, where: str, config: DictConfig) -> Iterator[Finding]:
         marks = sum(text.count(f"<{kind}>") for text in texts)
         if marks != len(media):
             text = f"{where}: {marks} <{kind}> in the prompt and {len(media)} in the column {key}; write one <{kind}> "
-            text += f"for each, or name the column (data.{kind}_key)"
-            # Without any image verl keeps the mark as text and silently trains without images.
+            text += f"for each, or set the column (data.{kind}_key)"
+            # If a row has no media, verl keeps the tag as text and silently trains without images.
             yield _raised_by_dataset(text, config) if _has_media(row, config) else Finding(text, stops=key not in row)
 
 
@@ -197,19 +197,19 @@ def _raised_by_dataset(text: str, config: DictConfig) -> Finding:
     """A row for which verl's dataset raises an error: the run ends, unless the filter for long prompts is on."""
     if config.data.filter_overlong_prompts:
         return note(f"{text}; verl drops such rows (data.filter_overlong_prompts)")
-    return Finding(f"{text}; verl stops at such rows, remove it")
+    return Finding(f"{text}; verl stops at such rows: remove it")
 
 
 def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, lengths: list[int]) -> Iterator[Finding]:
     """Builds the prompt of a row with verl's dataset, and adds its length in tokens to `lengths`.
 
-    In trainer V1 a failed rollout only loses its prompt; the older trainers stop.
+    Trainer V1 only skips the prompt of a failed rollout; the older trainers stop.
     """
     reason, in_dataset = "", True
     contents = str([message.get("content") for message in row[config.data.prompt_key]])
     for name in ("image_token", "video_token"):
         if (token := getattr(dataset.processor, name, None)) and token in contents:
-            reason = f"{token} in the prompt is the model's own token for an image or a video, and has none"
+            reason = f"the prompt contains {token}, the model's own token for an image or a video, but has none for it"
     try:
         build = partial(dataset._build_messages, copy.deepcopy(row), config.data.prompt_key)
         messages = in_time(build, "the row's images", _SECONDS)
@@ -226,7 +226,7 @@ def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, length
 
 
 def _dataset_without_files(config: DictConfig, model: Any) -> Any:
-    """verl's dataset, only for its methods."""
+    """verl's dataset without data, to call its methods."""
     from verl.utils.dataset.rl_dataset import RLHFDataset
 
     class WithoutFiles(RLHFDataset):
@@ -254,17 +254,17 @@ def _count_tokens(messages: list[Row], dataset: Any) -> int:
 
 
 def _check_text_rows(rows: list[Row], where: str, config: DictConfig) -> Iterator[Finding]:
-    """Rows without images, on a micro batch of which verl crashes with some models."""
+    """Checks for rows without images: with some models, verl crashes on a micro batch of only such rows."""
     without_media = sum(not _has_media(row, config) for row in rows)
     if without_media and known_failures.crashes_without_images(config):
         only_text = not any(config.data[f"{kind}_key"] in rows[0] for kind in _MEDIA)
         text = f"{where}: {without_media} of the first {len(rows)} rows have no image, and verl crashes on a micro "
-        text += "batch of such rows alone; remove them, use larger micro batches (PPO_MICRO_BATCH_SIZE), or patch verl "
+        text += "batch of only such rows; remove them, use larger micro batches (PPO_MICRO_BATCH_SIZE), or patch verl "
         yield Finding(f"{text}(patches/README.md)", stops=only_text and len(_names(config, "train_files")) == 1)
 
 
 def _check_visual_entropy(rows: dict[int, Row], where: str, config: DictConfig) -> Iterator[Finding]:
-    """Values of the visual entropy column, if there is one, in the rows that verl keeps, by their number."""
+    """Checks the visual entropy column, if there is one, in the rows that verl keeps (by row number)."""
     if not is_durian(config.algorithm.adv_estimator):
         return
     try:

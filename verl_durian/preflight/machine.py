@@ -17,9 +17,9 @@ from verl_durian.preflight.model import count_parameters
 
 
 def check_verl(config: DictConfig) -> Iterator[Finding]:
-    """Imports verl and checks its release, and that the plugin is in place for the trainer of this run.
+    """Imports verl, and checks its release and the hooks that the trainer of this run needs.
 
-    Other estimators only need a verl that can be imported; for them the rest is a note.
+    Other estimators only need a verl that can be imported; for them, all other problems are notes.
     """
     from verl_durian.hooks import verl_symbols
     from verl_durian.hooks.checks import is_durian
@@ -37,12 +37,12 @@ def check_flash_attn(config: DictConfig) -> Iterator[Finding]:
     attention = config.actor_rollout_ref.model.override_config.get("attn_implementation", "flash_attention_2")
     of_fsdp = config.actor_rollout_ref.actor.strategy in ("fsdp", "fsdp2") and config.trainer.device != "npu"
     if of_fsdp and attention == "flash_attention_2" and find_spec("flash_attn") is None:
-        text = "flash_attn: not installed; bash recipes/setup_gpu.sh, or ATTENTION=sdpa, see recipes/README.md"
-        yield Finding(text, stops=find_spec("kernels") is None)  # transformers may download it with that package
+        text = "flash_attn: not installed; run recipes/setup_gpu.sh, or set ATTENTION=sdpa, see recipes/README.md"
+        yield Finding(text, stops=find_spec("kernels") is None)  # with this package, transformers may download a kernel
 
 
 def running_cluster(config: DictConfig) -> str | None:
-    """The address of the Ray cluster that verl would join, as Ray resolves it; None if Ray is started for the run.
+    """The address of the Ray cluster that verl would join, as Ray resolves it; None if the run starts its own Ray.
 
     Raises:
         ConnectionError: The address is `auto`, and there is no cluster.
@@ -64,7 +64,7 @@ def local_problem(config: DictConfig, text: str) -> Finding:
 
 
 def check_gpus(config: DictConfig) -> Iterator[Finding]:
-    """Checks the number of GPUs of this machine, unless verl joins a cluster and looks for them there."""
+    """Checks the number of GPUs of this machine, unless verl joins a cluster and checks them there."""
     import torch
 
     trainer = config.trainer
@@ -83,7 +83,7 @@ def check_gpus(config: DictConfig) -> Iterator[Finding]:
     if gpus < trainer.nnodes * trainer.n_gpus_per_node:  # without a cluster, all of them are on this machine
         remedy = f"set NNODES=1 and NGPUS_PER_NODE={gpus}, check CUDA_VISIBLE_DEVICES, or start a Ray cluster"
         if gpus == 0:
-            remedy = "run it on a machine with GPUs; without one, bash recipes/run_quickstart.sh trains a small model"
+            remedy = "use a machine with GPUs; without GPUs, bash recipes/run_quickstart.sh trains a small model"
         yield Finding(f"{asked}: PyTorch sees {gpus} GPUs here; {remedy}")
 
 
@@ -114,8 +114,8 @@ def check_checkpoints(config: DictConfig, model: Any | None) -> Iterator[Finding
 def check_disk(config: DictConfig, parameters: int, free: float) -> Iterator[Finding]:
     """Compares this machine's part of the checkpoints with the free disk, in bytes.
 
-    A parameter takes 4 bytes, and 8 for its Adam moments. verl deletes the oldest checkpoint before it writes another,
-    unless it keeps only one.
+    A parameter takes 4 bytes, plus 8 for its Adam moments. verl deletes the oldest checkpoint before it writes a new
+    one, unless it keeps only one.
     """
     trainer, contents = config.trainer, config.actor_rollout_ref.actor.checkpoint.save_contents
     per_parameter = 4 * ("model" in contents) + 8 * ("optimizer" in contents and not is_lora(config))

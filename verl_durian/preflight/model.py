@@ -11,7 +11,7 @@ from verl_durian.preflight import one_line
 
 
 def read(settings: DictConfig) -> Any | None:
-    """Reads a model as verl's HFModelConfig, or None if verl has yet to copy it from HDFS.
+    """Reads a model as verl's HFModelConfig; None if verl must first copy it from HDFS.
 
     Args:
         settings: The node `actor_rollout_ref.model` of verl's config.
@@ -47,6 +47,6 @@ def count_parameters(model: Any) -> int:
     try:
         with torch.device("meta"):
             model = getattr(transformers, config.architectures[0])._from_config(config, attn_implementation="eager")
-    except Exception:  # no such class, or a model with its own code that uses its name
+    except Exception:  # no such class, or custom code that reuses the name of one
         return 0
     return sum(parameter.numel() for parameter in model.parameters())

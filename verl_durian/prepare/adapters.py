@@ -38,7 +38,7 @@ GEOMETRY3K = DatasetSpec(
     problem=lambda row: Problem(_text(row, "problem"), _text(row, "answer")),
     metadata=lambda row: {"choices": row["choices"], "letter": row["ground_truth"]},
     treatment="The choices are not shown and `answer`, the value of the right choice, is graded, as in the paper's "
-    "framework. The metadata have the choices and the right letter.",
+    "framework. The metadata contain the choices and the right letter.",
 )
 
 
@@ -116,7 +116,7 @@ _BRACED_UNIT = re.compile(
 
 
 def _mathvision(row: Row) -> Problem:
-    # The `\f` of `\frac` was read as a form feed, which is whitespace.
+    # In the source, the `\f` of `\frac` has become a form feed, which is whitespace.
     row = {**row, "answer": (row["answer"] or "").replace("\f", r"\f")}
     question, answer = _text(row, "question"), _BRACED_UNIT.sub("", _text(row, "answer"))  # 69{degrees}
     options = [option.strip() for option in row["options"] or []]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a dataset is: a `DatasetSpec` describes its source, and its adapter turns a source row into a `Problem`."""
+"""Types of datasets: a `DatasetSpec` describes the source, and its adapter converts a source row to a `Problem`."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ EVALUATION = PixelRange(262_144, 1_000_000)
 
 
 class Dropped(Exception):
-    """Raised for a row that is left out: the reason, which rows share, and a detail about this row."""
+    """Raised for a row that is dropped: the reason, which several rows may share, and a detail about this row."""
 
     def __init__(self, reason: str, detail: str = ""):
         super().__init__(reason, detail)
@@ -73,4 +73,4 @@ class DatasetSpec:
     metadata: Callable[[Row], Mapping[str, Any]]
     """Returns the fields of a row for evaluation and analysis, serializable as JSON."""
     treatment: str
-    """How the rows are changed: sentences for the data card."""
+    """Description of the conversion for the data card, in sentences."""

@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from verl_durian.prepare.base import Dropped, PixelRange
 
 MAX_RATIO = 200
-"""Largest ratio of the sides that qwen_vl_utils accepts; an image above it would stop a training."""
+"""Largest aspect ratio that qwen_vl_utils accepts; an image above it would stop the training."""
 IMAGE = "<image>"
 _MARK = re.compile(r"<(image|video|audio)(\d*)>")
 
@@ -26,14 +26,14 @@ def fit(content: bytes, pixels: PixelRange) -> bytes:
     The aspect ratio changes only by rounding.
 
     Raises:
-        Dropped: PIL cannot decode the file, or qwen_vl_utils would reject the ratio of the sides.
+        Dropped: PIL cannot decode the file, or qwen_vl_utils would reject the aspect ratio.
     """
     try:
         image = Image.open(BytesIO(content))
         image.load()
     except MemoryError:
         raise
-    except UnidentifiedImageError as error:  # its message contains nothing but a memory address
+    except UnidentifiedImageError as error:  # its message is only a memory address
         raise Dropped("an image cannot be used", "not in an image format that PIL reads") from error
     except Exception as error:  # PIL's plugins raise many types for a broken file
         raise Dropped("an image cannot be used", f"{type(error).__name__}: {error}") from error
@@ -63,10 +63,10 @@ def fitted_size(width: int, height: int, pixels: PixelRange) -> tuple[int, int]:
 
 
 def place_images(question: str, images: int) -> str:
-    """Gives a question as many `<image>` as it has images, and no other mark at which verl splits a prompt.
+    """Places one `<image>` per image in a question, and removes other tags at which verl splits a prompt.
 
-    The marks `<image>` and `<image1>` stand for the images in order. Images without a mark are placed at the front;
-    marks without an image become `< image >`, those with a number are kept, because verl does not split there.
+    The tags `<image>` and `<image1>` stand for the images in order. Images without a tag are placed at the front. Tags
+    without an image become `< image >`; those with a number are kept, because verl does not split there.
     """
 
     def placed_mark(mark: re.Match[str]) -> str:

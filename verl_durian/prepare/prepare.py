@@ -62,7 +62,7 @@ This prompt precedes each question:
 def prepare_dataset(name: str, source: str | None, output: Path, workers: int | None = None) -> None:
     """Writes the data files of a dataset.
 
-    The same call finishes a run that was killed: a split that exists is kept unless its source has changed.
+    The same call finishes a run that was killed: a finished split is kept unless its source has changed.
 
     Args:
         name (str): Name of the dataset.
@@ -71,7 +71,7 @@ def prepare_dataset(name: str, source: str | None, output: Path, workers: int | 
         workers (int | None): Number of processes; None: the number of cores.
 
     Raises:
-        ValueError: the request cannot be carried out. No file is left half written.
+        ValueError: invalid arguments, or a source that cannot be converted. No incomplete file is left.
         OSError: a file cannot be read or written.
     """
     spec = DATASETS[name]
@@ -100,7 +100,7 @@ def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[s
     """Returns the summaries of the splits in the output folder.
 
     Raises:
-        ValueError: the folder contains anything but results of the same call. Hidden files do not count.
+        ValueError: the folder contains other files, or results of other settings. Hidden files are ignored.
     """
     summaries, others = {}, set()
     for file in output.glob("[!.]*"):
@@ -110,12 +110,14 @@ def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[s
             others.add(file.name)
     if foreign := others - {CARD, DROPPED} if summaries else others:
         names = ", ".join(sorted(foreign))
-        raise ValueError(f"--output {output}: contains files of something else ({names}): give a new folder")
+        raise ValueError(
+            f"--output {output}: contains files that this command did not write ({names}): name a new folder"
+        )
     for summary in summaries.values():
         old = summary["settings"]
         if changes := [f"{key} was {old[key]}, is now {new}" for key, new in settings.items() if old[key] != new]:
             raise ValueError(
-                f"--output {output}: has results of other settings ({'; '.join(changes)}): give a new folder"
+                f"--output {output}: has results of other settings ({'; '.join(changes)}): name a new folder"
             )
     return summaries
 
@@ -133,10 +135,10 @@ def _write_split(
     starts = range(0, len(rows), BATCH_ROWS)
     convert_batch = partial(convert, rows, name, split, source.archive)
     workers = max(1, min(workers or len(os.sched_getaffinity(0)), len(starts)))
-    # A forked worker would hold the lock of the output folder after this process was killed.
+    # A forked worker would keep the lock of the output folder when this process is killed.
     pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), _end_with_command)
     run = pool.map if workers > 1 else map
-    window = 8 * workers  # most batches in memory, should the disk be slower than the workers
+    window = 8 * workers  # maximum number of batches in memory if the disk is slower than the workers
     windows = (starts[first : first + window] for first in range(0, len(starts), window))
     batches = chain.from_iterable(run(convert_batch, each) for each in windows)
     counts, dropped = Counter[str](images=0, resized=0), list[dict[str, Any]]()
@@ -153,7 +155,7 @@ def _write_split(
             writer.add_key_value_metadata({_SUMMARY_KEY: json.dumps(summary)})
     except BrokenProcessPool as error:
         raise ValueError(
-            f"{name}, split {split}: a worker was killed, probably out of memory: give fewer --workers"
+            f"{name}, split {split}: a worker was killed, probably because memory ran out: use fewer --workers"
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)

@@ -40,7 +40,7 @@ SCHEMA = pa.schema(
 )
 """Columns of the files. The images are not `datasets.Image`: verl decodes them, as in its own examples."""
 BATCH_ROWS = 32
-"""Source rows that a worker converts at once, and of a row group of the file."""
+"""Source rows that a worker converts at a time, and that a row group of the file contains."""
 
 
 class Batch(NamedTuple):

@@ -23,14 +23,14 @@ class Source:
     name: str
     """Hub id, or absolute path of a folder."""
     revision: str | None
-    """Commit on the hub."""
+    """Commit on the Hub."""
     splits: dict[str, datasets.Dataset]
     """In the format `arrow`."""
     archive: Path | None
     """Zip file with the images, or the folder into which it was unpacked."""
 
     def digest(self, split: str) -> str:
-        """Returns a text that changes when the files of a split change."""
+        """Returns a string that changes when the files of a split change."""
         return f"{self.splits[split]._fingerprint} {self.archive and self.archive.stat().st_mtime_ns}"
 
 
@@ -49,7 +49,7 @@ def open_source(spec: DatasetSpec, source: str) -> Source:
         except (HFValidationError, OSError) as error:
             raise ValueError(
                 f"--source {source}: neither a folder nor a dataset that can be downloaded from the hub "
-                f"({type(error).__name__}): give a folder with a copy of {spec.hub_id}"
+                f"({type(error).__name__}): use a folder with a copy of {spec.hub_id}"
             ) from error
         name, revision = source, folder.name
     splits = {split: _open_split(spec, folder, split) for split in spec.splits}
@@ -67,7 +67,7 @@ def _open_split(spec: DatasetSpec, folder: Path, split: str) -> datasets.Dataset
     try:
         if any((folder / file).exists() for file in ("dataset_dict.json", "state.json")):
             rows = datasets.load_from_disk(str(folder))
-            if isinstance(rows, datasets.Dataset):  # one created in memory has no split name
+            if isinstance(rows, datasets.Dataset):  # a dataset that was created in memory has no split name
                 rows = {str(rows.split or next(iter(spec.splits))): rows}
             rows = rows[split]
         else:
@@ -77,7 +77,7 @@ def _open_split(spec: DatasetSpec, folder: Path, split: str) -> datasets.Dataset
     except (OSError, ValueError, LookupError, datasets.exceptions.DatasetGenerationError) as error:
         raise ValueError(
             f"--source {folder}: split {split} ({spec.splits[split]}) cannot be read, or copied to "
-            f"{datasets.config.HF_DATASETS_CACHE}: {error.__cause__ or error!r}: give a copy of {spec.hub_id}, or a "
+            f"{datasets.config.HF_DATASETS_CACHE}: {error.__cause__ or error!r}: use a copy of {spec.hub_id}, or a "
             "folder written by Dataset.save_to_disk"
         ) from error
 
