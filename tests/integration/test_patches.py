@@ -51,6 +51,7 @@ def test_patches_touch_what_the_readme_says():
         message = file.read_text().split("\n---\n")[0]
         trailers = [line for line in message.splitlines() if line.lower().startswith("co-authored-by:")]
         assert trailers == ["Co-authored-by: Claude <noreply@anthropic.com>"], file
+    assert "register_adv_est" in PATCHES[5].read_text() and "rollout.load_format=auto" in PATCHES[6].read_text()
 
 
 def test_patch_applies_to_an_installed_tree_and_is_reverted(tree, wheel, tmp_path):
@@ -84,6 +85,17 @@ def test_preflight_sees_whether_verl_crashes_without_images(tree, monkeypatch):
     assert known_failures.crashes_without_images(config)
     patch(tree, patches=[PATCHES[2]])
     assert not known_failures.crashes_without_images(config)
+
+
+def test_dummy_weights_are_accepted_where_verl_keeps_the_buffers(tree, monkeypatch):
+    monkeypatch.setattr(known_failures, "package_folder", tree.joinpath)
+    of_vllm = tree / "vllm/model_executor/models/vision.py"
+    of_vllm.parent.mkdir(parents=True)
+    of_vllm.write_text("class FusedInputNorm")
+    config = compose(["actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.rollout.load_format=dummy"])
+    assert ["load_format=dummy" in each for each in known_failures.find(config, "qwen2_5_vl")] == [True]
+    patch(tree, patches=[PATCHES[3]])
+    assert known_failures.find(config, "qwen2_5_vl") == []
 
 
 def test_patches_that_do_not_depend_on_each_other(tree):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import advantage_step
 import pytest
+from packaging.requirements import Requirement
 
 from verl_durian.hooks import checks
 from verl_durian.hooks import doctor as module
@@ -149,6 +150,7 @@ def test_doctor_shows_its_progress(monkeypatch):
     monkeypatch.setattr("rich.status.Status.update", lambda self, text: shown.append(text))
     monkeypatch.setattr(module, "check_process", list)
     monkeypatch.setattr(module, "_check_worker", list)
+    monkeypatch.setattr(module, "unmet", lambda: [Requirement("TransferQueue>=99")])  # not the end of the checks
     assert module.examine() and shown == ["Importing verl in this process ...", "Importing verl in a Ray worker ..."]
 
 

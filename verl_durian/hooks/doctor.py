@@ -43,7 +43,10 @@ def examine(verbose: bool = False) -> bool:
     console, findings = Console(highlight=False), []
     if lacking := unmet():
         said = "; ".join(f"{each}: {installed(each.name) or 'not installed'}" for each in lacking)
-        findings.append(Finding("packages", said, f"run in bash, keeps all other packages: {install_command(lacking)}"))
+        remedy = f"run in bash, keeps all other packages: {install_command(lacking)}"
+        # Only trainer V1 needs TransferQueue; the checks below name what it lacks.
+        stops = any(each.name != "TransferQueue" for each in lacking)
+        findings.append(Finding("packages", said, remedy, "problem" if stops else "note"))
     with console.status("Checking the plugin ...") as status:
         for place, check in (("this process", check_process), ("a Ray worker", _check_worker)):
             if any(finding.level == "problem" for finding in findings):
