@@ -115,7 +115,7 @@ def test_one_worker_per_free_gpu_or_core(monkeypatch):
     assert place() == Placement("cuda", 2, 16384)
     assert place("cpu") == Placement("cpu", 2, 2048)
     assert place("cpu", 1, 99) == Placement("cpu", 1, 99)
-    with pytest.raises(ValueError, match="3 workers need one GPU each, and Ray has 2 free.*--workers"):
+    with pytest.raises(ValueError, match="3 workers need one GPU each, but Ray has 2 free.*--workers"):
         place(workers=3)
     cores = os.sched_getaffinity(0)
     try:
