@@ -29,24 +29,22 @@ from torch.nn import functional
 from transformers import Qwen2_5_VLForConditionalGeneration, Qwen2_5_VLProcessor
 
 from recipes.quickstart.make_start import View, optimize, reply_loss, save_weights, whiten_patches
-from recipes.quickstart.model import make_model, make_processor, write_model
+from recipes.quickstart.model import make_model
 
+from .model import processor_of_task
 from .task import (
     COLORS,
-    DIRECTIONS,
     FAMILIES,
     GRID,
     KINDS,
     NUMBERS,
     RADIUS,
     SHAPES,
-    SIDE,
     Example,
     examples,
     generator,
 )
 
-START_WEIGHTS = Path(__file__).with_name("start.safetensors")
 STEPS = {"eyes": 300, "seeing": 1000, "habit": 60}
 BATCH = {"eyes": 48, "seeing": 64, "habit": 64}
 EMPTY_WEIGHT = 0.5
@@ -59,27 +57,6 @@ HABITS = {**dict.fromkeys(KINDS, "red"), "count": "3"}
 def true_share(example: Example) -> float:
     """Share of true replies in phase habit; the others are a habit or a guess, equally often."""
     return 0.95 - 0.45 * example.severity - 0.15 * (example.steps - 1)
-
-
-def processor_of_task() -> Qwen2_5_VLProcessor:
-    """The processor; every word of the questions and replies is one token."""
-    questions = [
-        text
-        for shape in SHAPES
-        for text in (
-            f"color of the {shape}?",
-            f"color of the larger, {shape} or {shape}?",
-            f"number of {shape} shapes?",
-        )
-    ]
-    questions += [f"color {words} the {shape}?" for words in DIRECTIONS for shape in SHAPES]
-    replies = [f"{{{word}}} {word}, {word}" for word in (*COLORS, *NUMBERS, *RADIUS)]
-    return make_processor(questions + replies, SIDE, SIDE)
-
-
-def write_start(out: Path, weights: Path = START_WEIGHTS) -> None:
-    """Writes a folder that Hugging Face and vLLM load."""
-    write_model(out, weights, processor_of_task())
 
 
 def reply(thought: str, answer: str) -> str:

@@ -11,7 +11,8 @@ import torch
 from scipy.stats import spearmanr
 
 from recipes.evidence.difficulty import visual_entropy
-from recipes.evidence.make_start import START_WEIGHTS, habitual_reply, processor_of_task, reply, true_share
+from recipes.evidence.make_start import habitual_reply, reply, true_share
+from recipes.evidence.model import START_WEIGHTS, processor_of_task
 from recipes.evidence.reward import compute_score
 from recipes.evidence.task import (
     CELLS,
