@@ -44,6 +44,8 @@ CONFIRMATORY = (("durian", "grpo"), ("durian", "dr_grpo"), ("durian", "durian_pe
 RELEVANT = 0.02
 """Differences of accuracy below this are not relevant."""
 ALPHA = 0.05
+RATE = "rate"
+"""Variants that begin with this choose the learning rate."""
 COLORS = ("#000000", "#d62728", "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
 
 
@@ -127,19 +129,25 @@ def verdict(low: float, high: float, p_corrected: float) -> str:
     return "undecided"
 
 
-def missing_runs(results: Sequence[Result], robustness: bool) -> list[str]:
-    """Names of the planned runs without a result, and of those that failed, with the reason."""
+def missing_runs(results: Sequence[Result], robustness: bool) -> tuple[int, list[str]]:
+    """Planned runs without a result, and those that failed.
+
+    Returns:
+        Their number, and a line for each failed run with the reason, and for each arm with its missing seeds.
+    """
     planned = main_runs(FAMILIES, ARMS, SEEDS)
     if robustness:
         planned += robustness_runs(FAMILIES, ROBUSTNESS_SEEDS)
-    status = {f"{each.variant}/{each.family}/{each.arm}/{each.seed}": each for each in results}
-    lines = []
+    known = {each.name for each in results}
+    failed = [each for each in results if each.status == "failed"]
+    lines = [f"{each.name}: failed {each.attempts} times: {each.error.splitlines()[0]}" for each in failed]
+    missing: dict[str, list[str]] = {}
     for run in planned:
-        if run.name not in status:
-            lines.append(f"{run.name}: missing")
-        elif (result := status[run.name]).status == "failed":
-            lines.append(f"{run.name}: failed {result.attempts} times: {result.error.splitlines()[0]}")
-    return lines
+        if run.name not in known:
+            arm, _, seed = run.name.rpartition("/")
+            missing.setdefault(arm, []).append(seed)
+    lines += [f"{arm}: missing seeds {', '.join(seeds)}" for arm, seeds in missing.items()]
+    return len(failed) + sum(map(len, missing.values())), lines
 
 
 def in_points(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
@@ -163,9 +171,10 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def report(results: Sequence[Result], table: pd.DataFrame) -> str:
     """The text of tables.md."""
-    robustness = any(result.variant != "main" for result in results)
-    lost = missing_runs(results, robustness)
-    parts = [f"# Results\n\n{len(lost)} planned runs are missing or failed."]
+    variants = {result.variant for result in results}
+    robustness = any(variant != "main" and not variant.startswith(RATE) for variant in variants)
+    number, lost = missing_runs(results, robustness)
+    parts = [f"# Results\n\n{number} planned runs are missing or failed."]
     if lost:
         parts.append("\n".join(f"- {line}" for line in lost))
     parts.append("## Confirmatory comparisons\n\nArea under the validation curve, all questions, paired by seed.")
@@ -185,6 +194,11 @@ def report(results: Sequence[Result], table: pd.DataFrame) -> str:
                 columns = ["family", "arm"] if main else ["variant", "family", "arm"]
                 shown = in_points(chosen.sort_values("family", kind="stable"), columns)
                 parts.append(f"### {subset.capitalize()}, {name}\n\n{markdown(shown)}")
+    rates = table[table["variant"].str.startswith(RATE) & (table["subset"] == "all") & (table["metric"] == "final")]
+    if len(rates):
+        mean = rates.pivot_table(values="value", index="variant", columns="family", margins=True).iloc[:-1]
+        shown = mean.map("{:.3f}".format).reset_index()
+        parts.append(f"## Learning rate: accuracy of {BASELINE} after the last step on dev\n\n{markdown(shown)}")
     return "\n\n".join(parts) + "\n"
 
 

@@ -30,7 +30,7 @@ from .task import FAMILIES, KINDS, LEVELS
 
 ROLLOUTS = 16
 BATCH = 36
-MAX_REPLY_TOKENS = 12
+MAX_REPLY_TOKENS = 16
 SIGNALS = ("severity", "visual_entropy", "confidence")
 
 

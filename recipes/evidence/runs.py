@@ -17,9 +17,12 @@ RESULTS = Path(__file__).with_name("results")
 BASELINE = "grpo"
 SEEDS = 8
 ROBUSTNESS_SEEDS = 4
+RATE_SEEDS = (101, 102)
 
 BATCH, STEPS, TEST_EVERY = 32, 30, 5
+RATES = (1e-4, 2e-4, 4e-4)
 LEARNING_RATE = 2e-4
+"""To be chosen among `RATES`, see PROTOCOL.md."""
 NUM_GROUPS = 4
 """b of Durian."""
 
@@ -73,8 +76,11 @@ class Run:
     family: str
     seed: int
     variant: str = "main"
-    """`main`, or what is changed in a robustness run."""
+    """`main`, or what is changed in a robustness run or the choice of the learning rate."""
     batch: int = BATCH
+    rate: float = LEARNING_RATE
+    validation: str = "test"
+    """The split."""
     settings: tuple[str, ...] = (MATCHED,)
     """Settings of verl on top of those of the arm."""
 
@@ -107,7 +113,17 @@ def robustness_runs(families: Iterable[str], seeds: int = ROBUSTNESS_SEEDS) -> l
     return runs
 
 
-def command(run: Run, data: Path, model: Path, out: Path, val: str = "test") -> tuple[list[str], dict[str, str]]:
+def rate_runs(families: Iterable[str]) -> list[Run]:
+    """The runs that choose the learning rate: the baseline, on another split and with other seeds."""
+    return [
+        Run(BASELINE, family, seed, f"rate{rate:g}", rate=rate, validation="dev")
+        for seed in RATE_SEEDS
+        for rate in RATES
+        for family in families
+    ]
+
+
+def command(run: Run, data: Path, model: Path, out: Path) -> tuple[list[str], dict[str, str]]:
     """The command line of a run, and its environment variables.
 
     Args:
@@ -115,25 +131,24 @@ def command(run: Run, data: Path, model: Path, out: Path, val: str = "test") -> 
         data: The folder written by `task.py`, with visual entropy.
         model: The folder of the start.
         out: The folder for everything that the run writes.
-        val: The split for validation.
     """
-    files = {name: str(data / run.family / f"{split}.parquet") for name, split in (("TRAIN", "train"), ("VAL", val))}
+    train, validation = (str(data / run.family / f"{split}.parquet") for split in ("train", run.validation))
     variables = {
         "BACKBONE": "dapo",
         "ESTIMATOR": "grpo",
         "MODEL_PATH": model,
         "OUTPUT": out,
-        "TRAIN_FILES": files["TRAIN"],
-        "VAL_FILES": files["VAL"],
+        "TRAIN_FILES": train,
+        "VAL_FILES": validation,
         "NGPUS_PER_NODE": 1,
         "TRAIN_BATCH_SIZE": run.batch,
         "PPO_MINI_BATCH_SIZE": run.batch,
         "PPO_MICRO_BATCH_SIZE": 8 * run.batch,
         "ROLLOUTS": 8,
         "MAX_PROMPT_LENGTH": 64,
-        "MAX_RESPONSE_LENGTH": 12,
+        "MAX_RESPONSE_LENGTH": 16,
         "OVERLONG_BUFFER": 0,
-        "LR": LEARNING_RATE,
+        "LR": run.rate,
         "TOTAL_STEPS": STEPS,
         "TEST_FREQ": TEST_EVERY,
         "SAVE_FREQ": -1,
@@ -192,6 +207,11 @@ class Result:
     """Of all prompts with k = 0 to 8 correct rollouts: their number, and the sum of their squared advantages."""
     error: str = ""
     """The last lines of the log of a failed run."""
+
+    @property
+    def name(self) -> str:
+        """The name of the run, see `Run.name`."""
+        return f"{self.variant}/{self.family}/{self.arm}/{self.seed}"
 
     def write(self, file: Path) -> None:
         """Writes the result, atomically."""

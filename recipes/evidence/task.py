@@ -8,7 +8,7 @@ writes OUT/{aligned,anti}/{train,dev,test}.parquet in verl's format. A picture h
 Every answer is one of six colors or one of the numbers 1 to 6.
 
 - Severity d, uniform in [0, 1]: how strongly the picture is corrupted. In the family `aligned`, by noise or clutter,
-  which raise visual entropy; in the family `anti`, by blur or low contrast, which lower it. The families are two tasks.
+  which raise visual entropy; in the family `anti`, by blur or coarse pixels, which lower it. The families are two tasks.
 - Steps, 1 to 4: read a color, compare two sizes, count, follow a direction.
 
 Kind, corruption, answer and third of severity are crossed: each combination is equally frequent. So no answer is right
@@ -44,7 +44,7 @@ DIRECTIONS = {"right of": (0, 1), "left of": (0, -1), "below": (1, 0), "above": 
 
 KINDS = ("read", "compare", "count", "hop")
 """The kinds of questions; the position, from 1, is the number of reasoning steps."""
-FAMILIES = {"aligned": ("noise", "clutter"), "anti": ("blur", "contrast")}
+FAMILIES = {"aligned": ("noise", "clutter"), "anti": ("blur", "pixels")}
 """The corruptions of a family: visual entropy rises with severity in `aligned` and falls in `anti`."""
 LEVELS = ("low", "medium", "high")
 """Thirds of severity. A cell of the tables is a kind and a level."""
@@ -79,8 +79,10 @@ class Question:
 
     kind: str
     text: str
-    thought: str
-    """The intermediate results that lead to the answer."""
+    names: tuple[str, ...]
+    """What the thought is about: the shapes in the text, or a shape and the direction."""
+    facts: tuple[str, ...]
+    """What is true of each name, such as "red", "small red" or "3"."""
     answer: str
     things: list[Thing] = field(default_factory=list)
     """The scene."""
@@ -113,18 +115,19 @@ def ask(kind: str, answer: int, random: np.random.Generator) -> Question:
 
     if kind == "read":
         add(subject, color)
-        question = Question(kind, f"color of the {subject}?", color, color)
+        question = Question(kind, f"color of the {subject}?", (subject,), (color,), color)
         rest.append(other)
     elif kind == "compare":
         sizes = random.permutation(list(RADIUS)).tolist()
         shapes = zip((subject, other), sizes, strict=True)
         pair = [add(shape, color if size == "large" else "", size) for shape, size in shapes]
-        thought = ", ".join(f"{thing.size} {thing.color}" for thing in pair)
-        question = Question(kind, f"color of the larger, {subject} or {other}?", thought, color)
+        facts = tuple(f"{thing.size} {thing.color}" for thing in pair)
+        question = Question(kind, f"color of the larger, {subject} or {other}?", (subject, other), facts, color)
     elif kind == "count":
         for _ in range(answer + 1):
             add(subject, "")
-        question = Question(kind, f"number of {subject} shapes?", NUMBERS[answer], NUMBERS[answer])
+        number = NUMBERS[answer]
+        question = Question(kind, f"number of {subject} shapes?", (subject,), (number,), number)
         rest.append(other)
     else:
         words = pick(random, list(DIRECTIONS))
@@ -133,7 +136,8 @@ def ask(kind: str, answer: int, random: np.random.Generator) -> Question:
         first = add(subject, "", place=start)
         rest.append(other)
         add(pick(random, rest), color, place=(start[0] + down, start[1] + right))
-        question = Question(kind, f"color {words} the {subject}?", f"{first.color}, {color}", color)
+        names, facts = (subject, words.split()[0]), (first.color, color)
+        question = Question(kind, f"color {words} the {subject}?", names, facts, color)
     while len(things) < SHAPES_IN_PICTURE:
         add(pick(random, rest), "")
     question.things = things
@@ -176,9 +180,11 @@ def corrupt(picture: np.ndarray, corruption: str, severity: float, random: np.ra
             top, left = random.integers(SIDE - height), random.integers(SIDE - width)
             picture[top : top + height, left : left + width] = random.integers(256, size=3)
     elif corruption == "blur":
-        picture = gaussian_filter(picture, (7 * severity, 7 * severity, 0))
+        picture = gaussian_filter(picture, (14 * severity, 14 * severity, 0))
     else:
-        picture = BACKGROUND + (1 - 0.95 * severity) * (picture - BACKGROUND)
+        coarse = round(SIDE / (1 + (CELL - 1) * severity))  # at severity 1 one pixel for each cell
+        small = Image.fromarray(np.uint8(picture)).resize((coarse, coarse), Image.Resampling.BOX)
+        picture = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.NEAREST), dtype=np.float64)
     return np.uint8(picture.round().clip(0, 255))
 
 

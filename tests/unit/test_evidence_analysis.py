@@ -132,7 +132,7 @@ def test_missing_and_failed_runs_are_named_and_their_seeds_left_out(results, tmp
     failed.write(results / "main/aligned/durian/5.json")
     text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
     assert "2 planned runs are missing or failed" in text
-    assert "- main/anti/mad/3: missing" in text
+    assert "- main/anti/mad: missing seeds 3\n" in text
     assert "- main/aligned/durian/5: failed 2 times: ValueError: bad\n" in text
     found = pd.read_csv(tmp_path / "out/comparisons.csv").set_index(["family", "arm"])
     assert set(found.loc[("anti", "mad"), "seeds"]) == set(found.loc[("aligned", "durian"), "seeds"]) == {7}

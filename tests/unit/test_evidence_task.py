@@ -11,7 +11,7 @@ import torch
 from scipy.stats import spearmanr
 
 from recipes.evidence.difficulty import visual_entropy
-from recipes.evidence.make_start import habitual_reply, reply, true_share
+from recipes.evidence.make_start import habitual_reply, labels, true_reply, true_share
 from recipes.evidence.model import START_WEIGHTS, processor_of_task
 from recipes.evidence.reward import compute_score
 from recipes.evidence.task import (
@@ -20,10 +20,13 @@ from recipes.evidence.task import (
     CYCLE,
     DIRECTIONS,
     FAMILIES,
+    GRID,
     KINDS,
     LEVELS,
     NUMBERS,
+    RADIUS,
     ROWS,
+    SHAPES,
     SHAPES_IN_PICTURE,
     Example,
     ask,
@@ -83,7 +86,7 @@ def test_answers_are_right(kind):
 
 def test_reward_is_the_accuracy_of_the_box():
     example = draw("aligned", 1)[0]
-    text, gold = reply(example.question.thought, example.question.answer), example.question.answer
+    text, gold = true_reply(example.question), example.question.answer
     assert compute_score("", text, gold) == {"score": 1.0, "acc": 1.0}
     for wrong in (gold, f"\\boxed{{not {gold}}}", ""):
         assert compute_score("", wrong, gold)["acc"] == 0
@@ -120,3 +123,21 @@ def test_visual_entropy_rises_in_the_aligned_family_and_falls_in_the_other():
         for corruption in corruptions:
             chosen = np.array([each.corruption == corruption for each in drawn])
             assert sign * spearmanr(severity[chosen], entropy[chosen]).statistic > 0.3
+
+
+def test_labels_name_each_shape_and_the_colors_beside_it():
+    example = draw("aligned", 1)[0]
+    found = labels([example])
+    colors, shapes = list(COLORS), list(SHAPES)
+    things = {(thing.row, thing.column): thing for thing in example.question.things}
+    for row, column in itertools.product(range(GRID), repeat=2):
+        shape, color, size, *beside = found[:, row * GRID + column].tolist()
+        thing = things.get((row, column))
+        expected = (0, 0, 0)
+        if thing:
+            sizes = list(RADIUS)
+            expected = 1 + shapes.index(thing.shape), 1 + colors.index(thing.color), 1 + sizes.index(thing.size)
+        assert (shape, color, size) == expected
+        for (down, right), number in zip(DIRECTIONS.values(), beside, strict=True):
+            other = things.get((row + down, column + right))
+            assert number == (1 + colors.index(other.color) if other else 0)
