@@ -8,7 +8,7 @@ writes OUT/{aligned,anti}/{train,dev,test}.parquet in verl's format. A picture h
 Every answer is one of six colors or one of the numbers 1 to 6.
 
 - Severity d, uniform in [0, 1]: how strongly the picture is corrupted. In the family `aligned`, by noise or clutter,
-  which raise visual entropy; in the family `anti`, by blur or coarse pixels, which lower it. The families are two tasks.
+  which raise visual entropy; in the family `anti`, by blur or coarse pixels, which lower it. They are two tasks.
 - Steps, 1 to 4: read a color, compare two sizes, count, follow a direction.
 
 Kind, corruption, answer and third of severity are crossed: each combination is equally frequent. So no answer is right
