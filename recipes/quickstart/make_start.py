@@ -247,9 +247,9 @@ def see_all(
     return views
 
 
-def chat_text(processor: Qwen2_5_VLProcessor, question: str) -> str:
-    """The prompt of a question after the chat template, with one placeholder for the image."""
-    before, after = prompt_text(question).split("<image>")
+def chat_text(processor: Qwen2_5_VLProcessor, message: str) -> str:
+    """A user message with `<image>` in it after the chat template, with one placeholder for the image."""
+    before, after = message.split("<image>")
     parts = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": after}]
     return processor.apply_chat_template([{"role": "user", "content": parts}], add_generation_prompt=True)
 
@@ -293,30 +293,53 @@ class ReplyLessons:
 
     def loss(self, batch_size: int, reply_of: Callable[[Question], str]) -> torch.Tensor:
         """The loss on the replies of a new batch, without the prompts."""
-        tokenizer, image_token = self._processor.tokenizer, self._processor.image_token
-        texts, reply_lengths, views = [], [], []
+        messages, replies, views = [], [], []
         for _ in range(batch_size):
             question, view = self._draw()
-            reply = reply_of(question) + tokenizer.eos_token
-            prompt = chat_text(self._processor, question.text).replace(image_token, image_token * len(view.tokens))
-            texts.append(prompt + reply)
-            reply_lengths.append(len(tokenizer(reply).input_ids))
+            messages.append(prompt_text(question.text))
+            replies.append(reply_of(question))
             views.append(view)
-        batch = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
-        ids = batch["input_ids"]
-        is_image = ids == self._model.config.image_token_id
-        embeddings = self._model.get_input_embeddings()(ids)
-        embeddings = embeddings.masked_scatter(is_image[..., None], torch.cat([view.tokens for view in views]))
-        from_the_end = torch.arange(ids.shape[1], 0, -1)
-        is_reply = from_the_end <= torch.tensor(reply_lengths)[:, None]
-        return self._model(
-            input_ids=ids,
-            inputs_embeds=embeddings,
-            attention_mask=batch["attention_mask"],
-            image_grid_thw=torch.stack([view.grid for view in views]),
-            mm_token_type_ids=is_image.int(),
-            labels=ids.masked_fill(~is_reply, -100),
-        ).loss
+        return reply_loss(self._model, self._processor, messages, replies, views)
+
+
+def reply_loss(
+    model: Qwen2_5_VLForConditionalGeneration,
+    processor: Qwen2_5_VLProcessor,
+    messages: list[str],
+    replies: list[str],
+    views: list[View],
+) -> torch.Tensor:
+    """The loss of the language model on replies, without the prompts.
+
+    Args:
+        model: The model.
+        processor: Its processor.
+        messages: The user messages, each with one `<image>`.
+        replies: The reply to each, without the end token.
+        views: The picture of each.
+    """
+    tokenizer, image_token = processor.tokenizer, processor.image_token
+    texts, reply_lengths = [], []
+    for message, reply, view in zip(messages, replies, views, strict=True):
+        reply += tokenizer.eos_token
+        prompt = chat_text(processor, message).replace(image_token, image_token * len(view.tokens))
+        texts.append(prompt + reply)
+        reply_lengths.append(len(tokenizer(reply).input_ids))
+    batch = tokenizer(texts, padding=True, padding_side="left", return_tensors="pt")
+    ids = batch["input_ids"]
+    is_image = ids == model.config.image_token_id
+    embeddings = model.get_input_embeddings()(ids)
+    embeddings = embeddings.masked_scatter(is_image[..., None], torch.cat([view.tokens for view in views]))
+    from_the_end = torch.arange(ids.shape[1], 0, -1)
+    is_reply = from_the_end <= torch.tensor(reply_lengths)[:, None]
+    return model(
+        input_ids=ids,
+        inputs_embeds=embeddings,
+        attention_mask=batch["attention_mask"],
+        image_grid_thw=torch.stack([view.grid for view in views]),
+        mm_token_type_ids=is_image.int(),
+        labels=ids.masked_fill(~is_reply, -100),
+    ).loss
 
 
 def train_replies(model: Qwen2_5_VLForConditionalGeneration, lessons: ReplyLessons, phase: str, steps: int) -> None:
@@ -335,7 +358,7 @@ def greedy_accuracy(
     for start in tqdm(range(0, len(rows), BATCH["seeing"]), desc="dev", unit="batch"):
         part = rows[start : start + BATCH["seeing"]]
         images = [Image.open(io.BytesIO(row["images"][0]["bytes"])) for row in part]
-        texts = [chat_text(processor, row["prompt"][0]["content"].split("<image>")[1]) for row in part]
+        texts = [chat_text(processor, row["prompt"][0]["content"]) for row in part]
         batch = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
         tokens = model.generate(**batch, do_sample=False, max_new_tokens=MAX_REPLY_TOKENS)
         replies = processor.batch_decode(tokens[:, batch["input_ids"].shape[1] :], skip_special_tokens=True)

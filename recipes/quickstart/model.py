@@ -10,6 +10,7 @@ writes OUT/model with the weights of start.safetensors (made by `make_start.py`)
 
 import argparse
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -58,11 +59,15 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE tokenizer in which every word of the questions and answers is one token."""
+def quickstart_texts() -> list[str]:
+    """Texts with every word of the quickstart's questions and answers."""
     questions = sorted({question.text for asked in read_questions("train").values() for question in asked})
     replies = [f"{{{word}}} the {word} a {word}" for word in (*COLORS, *SHAPES, "yes", "no")]
-    chat = ["system\nuser\nassistant\n", THINKING_PROMPT]
+    return [*questions, *replies, THINKING_PROMPT]
+
+
+def make_tokenizer(texts: Sequence[str]) -> PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer in which every word of the texts and of the chat template is one token."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
@@ -72,7 +77,7 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(questions + replies + chat, trainer)
+    tokenizer.train_from_iterator([*texts, "system\nuser\nassistant\n"], trainer)
     tokenizer.add_tokens([AddedToken(mark, special=False, normalized=False) for mark in MARKS])
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
@@ -84,12 +89,21 @@ def make_tokenizer() -> PreTrainedTokenizerFast:
     )
 
 
-def make_processor() -> Qwen2_5_VLProcessor:
-    """The processor. It does not resize the pictures of the quickstart."""
-    pixels = {"min_pixels": min(SIZES) ** 2, "max_pixels": max(SIZES) ** 2}
+def make_processor(
+    texts: Sequence[str] | None = None, smallest: int = min(SIZES), largest: int = max(SIZES)
+) -> Qwen2_5_VLProcessor:
+    """The processor.
+
+    Args:
+        texts: For the tokenizer. Default: those of the quickstart.
+        smallest: Side in pixels of the smallest picture that is not resized.
+        largest: Side in pixels of the largest picture that is not resized.
+    """
+    texts = quickstart_texts() if texts is None else texts
+    pixels = {"min_pixels": smallest**2, "max_pixels": largest**2}
     return Qwen2_5_VLProcessor(
         image_processor=Qwen2VLImageProcessor(**pixels),
-        tokenizer=make_tokenizer(),
+        tokenizer=make_tokenizer(texts),
         video_processor=Qwen2VLVideoProcessor(**pixels),
         chat_template=CHAT_TEMPLATE,
     )
@@ -150,14 +164,15 @@ def make_model(tokenizer: PreTrainedTokenizerFast, seed: int = 0) -> Qwen2_5_VLF
     return model
 
 
-def write_model(out: Path, weights: Path = START_WEIGHTS) -> None:
+def write_model(out: Path, weights: Path = START_WEIGHTS, processor: Qwen2_5_VLProcessor | None = None) -> None:
     """Writes a folder that Hugging Face and vLLM load.
 
     Args:
         out: The folder; replaced if it exists.
         weights: A safetensors file with the parameters, in any float type. They are written as float32.
+        processor: Default: that of the quickstart.
     """
-    processor = make_processor()
+    processor = processor or make_processor()
     model = make_model(processor.tokenizer)
     model.load_state_dict(load_file(weights))
     unfinished = out.with_name(f".{out.name}.unfinished")

@@ -1,0 +1,313 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tables and figures of the comparison, as PROTOCOL.md defines them.
+
+    python recipes/evidence/analyse.py [RESULTS] [--output FOLDER]
+
+RESULTS is a folder of result files; default: the published ones. Writes to FOLDER (default: outputs/evidence/analysis)
+tables.md, comparisons.csv, curves.png, differences.png and weights.png, and prints the tables. Missing and failed runs
+are named first.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python recipes/evidence/analyse.py`
+
+from recipes.evidence.runs import (  # noqa: E402
+    ARMS,
+    BASELINE,
+    RESULTS,
+    ROBUSTNESS_SEEDS,
+    SEEDS,
+    Result,
+    main_runs,
+    read_results,
+    robustness_runs,
+)
+from recipes.evidence.stats import compare, holm, interval, iqm  # noqa: E402
+
+DIFFICULTY = Path(__file__).with_name("difficulty.json")
+FAMILIES = ("aligned", "anti")
+SUBSETS = ("all", "hardest third")
+METRICS = {"area": "area under the curve", "final": "after the last step"}
+CONFIRMATORY = (("durian", "grpo"), ("durian", "dr_grpo"), ("durian", "durian_permuted"))
+"""Pairs of arms; the primary metric is `area` on all questions."""
+RELEVANT = 0.02
+"""Differences of accuracy below this are not relevant."""
+ALPHA = 0.05
+RATE = "rate"
+"""Variants that begin with this choose the learning rate."""
+COLORS = ("#000000", "#d62728", "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
+
+
+def hardest_cells(difficulty: dict) -> dict[str, list[str]]:
+    """The third of the cells with the lowest pass rate of the start, of each family."""
+    hardest = {}
+    for family, found in difficulty.items():
+        rates = {
+            f"{kind}_{level}": rate for kind, levels in found["pass_rate"].items() for level, rate in levels.items()
+        }
+        hardest[family] = sorted(rates, key=lambda cell: (rates[cell], cell))[: len(rates) // 3]
+    return hardest
+
+
+def accuracies(results: Iterable[Result], hardest: dict[str, list[str]]) -> pd.DataFrame:
+    """Accuracy of each run, step and subset; cells have equal numbers of questions."""
+    rows = []
+    for result in results:
+        for step, cells in result.validation.items():
+            for subset, names in zip(SUBSETS, (list(cells), hardest[result.family]), strict=True):
+                accuracy = float(np.mean([cells[name] for name in names]))
+                rows.append((result.variant, result.family, result.arm, result.seed, subset, step, accuracy))
+    return pd.DataFrame(rows, columns=["variant", "family", "arm", "seed", "subset", "step", "accuracy"])
+
+
+def metrics(curves: pd.DataFrame) -> pd.DataFrame:
+    """The metrics of each run and subset, in long form with the column `value`."""
+    keys = ["variant", "family", "arm", "seed", "subset"]
+    trained = curves[curves["step"] > 0].sort_values("step")
+    found = trained.groupby(keys)["accuracy"].agg(area="mean", final="last").reset_index()
+    return found.melt(keys, list(METRICS), "metric")
+
+
+def values_of(table: pd.DataFrame, **which: str) -> dict[int, float]:
+    """The value of each seed in the rows with these entries."""
+    chosen = table[(table[list(which)] == pd.Series(which)).all(axis=1)]
+    return dict(zip(chosen["seed"], chosen["value"], strict=True))
+
+
+def comparisons(table: pd.DataFrame) -> pd.DataFrame:
+    """Every arm against the baseline of its variant and family; variants without a baseline use that of `main`."""
+    rows = []
+    for (variant, family, arm), _ in table.groupby(["variant", "family", "arm"], sort=False):
+        if arm == BASELINE:
+            continue
+        for subset in SUBSETS:
+            for metric in METRICS:
+                which = {"family": family, "subset": subset, "metric": metric}
+                baseline = values_of(table, variant=variant, arm=BASELINE, **which)
+                baseline = baseline or values_of(table, variant="main", arm=BASELINE, **which)
+                found = compare(values_of(table, variant=variant, arm=arm, **which), baseline)
+                if found is not None:
+                    rows.append({"variant": variant, "arm": arm, **which, **asdict(found)})
+    return pd.DataFrame(rows)
+
+
+def confirmatory(table: pd.DataFrame) -> pd.DataFrame:
+    """The confirmatory comparisons with Holm's correction and their verdicts."""
+    rows = []
+    for family in FAMILIES:
+        for first, second in CONFIRMATORY:
+            which = {"variant": "main", "family": family, "subset": "all", "metric": "area"}
+            found = compare(values_of(table, arm=first, **which), values_of(table, arm=second, **which))
+            if found is not None:
+                rows.append({"family": family, "comparison": f"{first} - {second}", **asdict(found)})
+    frame = pd.DataFrame(rows)
+    if len(frame):
+        frame["p_corrected"] = holm(frame["p"])
+        frame["verdict"] = [verdict(row.low, row.high, row.p_corrected) for row in frame.itertuples()]
+    return frame
+
+
+def verdict(low: float, high: float, p_corrected: float) -> str:
+    """The decision rule of PROTOCOL.md."""
+    if p_corrected < ALPHA and low > 0:
+        return "positive"
+    if p_corrected < ALPHA and high < 0:
+        return "negative"
+    if -RELEVANT <= low and high <= RELEVANT:
+        return "no relevant difference"
+    return "undecided"
+
+
+def missing_runs(results: Sequence[Result], robustness: bool) -> tuple[int, list[str]]:
+    """Planned runs without a result, and those that failed.
+
+    Returns:
+        Their number, and a line for each failed run with the reason, and for each arm with its missing seeds.
+    """
+    planned = main_runs(FAMILIES, ARMS, SEEDS)
+    if robustness:
+        planned += robustness_runs(FAMILIES, ROBUSTNESS_SEEDS)
+    known = {each.name for each in results}
+    failed = [each for each in results if each.status == "failed"]
+    lines = [f"{each.name}: failed {each.attempts} times: {each.error.splitlines()[0]}" for each in failed]
+    missing: dict[str, list[str]] = {}
+    for run in planned:
+        if run.name not in known:
+            arm, _, seed = run.name.rpartition("/")
+            missing.setdefault(arm, []).append(seed)
+    lines += [f"{arm}: missing seeds {', '.join(seeds)}" for arm, seeds in missing.items()]
+    return len(failed) + sum(map(len, missing.values())), lines
+
+
+def in_points(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
+    """Accuracies in percent and differences in percentage points, as text with one interval column."""
+    shown = pd.DataFrame({name: frame[name] for name in columns})
+    shown["seeds"] = frame["seeds"]
+    shown["accuracy %"] = (100 * frame["value"]).map("{:.1f}".format)
+    shown["difference"] = (100 * frame["difference"]).map("{:+.1f}".format)
+    shown["95 % interval"] = [f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]" for row in frame.itertuples()]
+    for name, form in (("better", "{:.2f}"), ("p", "{:.4f}"), ("p_corrected", "{:.4f}"), ("verdict", "{}")):
+        if name in frame:
+            shown[name] = frame[name].map(form.format)
+    return shown
+
+
+def markdown(frame: pd.DataFrame) -> str:
+    """A table in Markdown."""
+    lines = [list(map(str, frame.columns)), ["---"] * len(frame.columns), *frame.astype(str).to_numpy().tolist()]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def report(results: Sequence[Result], table: pd.DataFrame) -> str:
+    """The text of tables.md."""
+    variants = {result.variant for result in results}
+    robustness = any(variant != "main" and not variant.startswith(RATE) for variant in variants)
+    number, lost = missing_runs(results, robustness)
+    parts = [f"# Results\n\n{number} planned runs are missing or failed."]
+    if lost:
+        parts.append("\n".join(f"- {line}" for line in lost))
+    parts.append("## Confirmatory comparisons\n\nArea under the validation curve, all questions, paired by seed.")
+    decided = confirmatory(table)
+    columns = ["family", "comparison"]
+    parts.append(markdown(in_points(decided, columns)) if len(decided) else "No pair of arms has a seed in common.")
+    every = comparisons(table)
+    for main in (True, False):
+        part = every[(every["variant"] == "main") == main] if len(every) else every
+        if not len(part):
+            continue
+        title = f"All arms against {BASELINE} (exploratory)" if main else f"Robustness against {BASELINE} (exploratory)"
+        parts.append(f"## {title}")
+        for subset in SUBSETS:
+            for metric, name in METRICS.items():
+                chosen = part[(part["subset"] == subset) & (part["metric"] == metric)]
+                columns = ["family", "arm"] if main else ["variant", "family", "arm"]
+                shown = in_points(chosen.sort_values("family", kind="stable"), columns)
+                parts.append(f"### {subset.capitalize()}, {name}\n\n{markdown(shown)}")
+    rates = table[table["variant"].str.startswith(RATE) & (table["subset"] == "all") & (table["metric"] == "final")]
+    if len(rates):
+        mean = rates.pivot_table(values="value", index="variant", columns="family", margins=True).iloc[:-1]
+        shown = mean.map("{:.3f}".format).reset_index()
+        parts.append(f"## Learning rate: accuracy of {BASELINE} after the last step on dev\n\n{markdown(shown)}")
+    return "\n\n".join(parts) + "\n"
+
+
+def plot_curves(curves: pd.DataFrame) -> Figure:
+    """Validation accuracy by step: interquartile mean over seeds and its 95 % interval."""
+    curves = curves[curves["variant"] == "main"]
+    figure = Figure(figsize=(11, 7.5), layout="constrained")
+    axes = figure.subplots(2, 2, sharex=True, squeeze=False)
+    for line, subset in zip(axes, SUBSETS, strict=True):
+        for panel, family in zip(line, FAMILIES, strict=True):
+            for arm, color in zip(ARMS, COLORS * 2, strict=False):
+                chosen = curves[
+                    (curves["subset"] == subset) & (curves["family"] == family) & (curves["arm"] == arm)
+                ].pivot_table(values="accuracy", index="step", columns="seed")
+                if not len(chosen):
+                    continue
+                bands = np.array([interval(values) for values in chosen.to_numpy()])
+                panel.plot(chosen.index, iqm(chosen.to_numpy(), axis=1), label=arm, color=color)
+                panel.fill_between(chosen.index, *bands.T, color=color, alpha=0.12, linewidth=0)
+            panel.set(title=f"{family}, {subset}", xlabel="step", ylabel="accuracy")
+            panel.grid(alpha=0.3)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def plot_differences(found: pd.DataFrame) -> Figure:
+    """Differences to the baseline with intervals, in percentage points."""
+    found = found[(found["variant"] == "main") & (found["metric"] == "area")]
+    figure = Figure(figsize=(11, 4.5), layout="constrained")
+    for panel, family in zip(figure.subplots(1, 2, sharey=True), FAMILIES, strict=True):
+        arms = [arm for arm in reversed(ARMS) if arm != BASELINE]
+        for subset, shift, color in zip(SUBSETS, (0.12, -0.12), COLORS[:2], strict=True):
+            chosen = found[(found["family"] == family) & (found["subset"] == subset)]
+            places = [arms.index(arm) + shift for arm in chosen["arm"]]
+            panel.hlines(places, 100 * chosen["low"], 100 * chosen["high"], color=color, alpha=0.6)
+            panel.plot(100 * chosen["difference"], places, "o", color=color, label=subset)
+        panel.axvline(0, color="gray", linewidth=1)
+        panel.axvspan(-100 * RELEVANT, 100 * RELEVANT, color="gray", alpha=0.1)
+        panel.set_yticks(range(len(arms)), arms)
+        panel.set(title=family, xlabel=f"area under the curve, difference to {BASELINE} in points")
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def relative_weights(results: Iterable[Result]) -> pd.DataFrame:
+    """Weight of a prompt by its number of correct rollouts: sum of squared advantages, relative to the mean prompt."""
+    rows = []
+    for result in results:
+        if result.variant == "main" and result.status == "done":
+            prompts, squares = (np.array(result.weight[name], dtype=float) for name in ("prompts", "squares"))
+            mean = squares.sum() / prompts.sum()
+            for passes, (number, square) in enumerate(zip(prompts, squares, strict=True)):
+                if number:
+                    rows.append((result.family, result.arm, passes, square / number / mean))
+    frame = pd.DataFrame(rows, columns=["family", "arm", "passes", "weight"])
+    return frame.groupby(["family", "arm", "passes"], sort=False)["weight"].mean().reset_index()
+
+
+def plot_weights(weights: pd.DataFrame) -> Figure:
+    """The result of `relative_weights`."""
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    for panel, family in zip(axes, FAMILIES, strict=True):
+        for arm, color in zip(ARMS, COLORS * 2, strict=False):
+            chosen = weights[(weights["family"] == family) & (weights["arm"] == arm)].sort_values("passes")
+            if len(chosen):
+                panel.plot(chosen["passes"], chosen["weight"], marker=".", label=arm, color=color)
+        panel.set(title=family, xlabel="correct rollouts of 8", ylabel="weight relative to the mean prompt")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
+    return figure
+
+
+def analyse(folder: Path, output: Path, difficulty: Path = DIFFICULTY) -> str:
+    """Writes tables and figures; returns the text of tables.md.
+
+    Raises:
+        ValueError: No run has ended.
+    """
+    results = read_results(folder)
+    done = [result for result in results if result.status == "done"]
+    if not done:
+        raise ValueError(f"{folder}: no run has ended; start them with `bash recipes/run_evidence.sh`")
+    curves = accuracies(done, hardest_cells(json.loads(difficulty.read_text())))
+    table = metrics(curves)
+    text = report(results, table)
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "tables.md").write_text(text)
+    found = comparisons(table)
+    found.to_csv(output / "comparisons.csv", index=False)
+    figures = {"curves": plot_curves(curves), "weights": plot_weights(relative_weights(done))}
+    if len(found):
+        figures["differences"] = plot_differences(found)
+    for name, figure in figures.items():
+        figure.savefig(output / f"{name}.png", dpi=120)
+    return text
+
+
+def main() -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description="Tables and figures of the comparison.")
+    parser.add_argument("results", type=Path, nargs="?", default=RESULTS, help="default: the published results")
+    parser.add_argument("--output", type=Path, default=Path("outputs/evidence/analysis"))
+    args = parser.parse_args()
+    try:
+        print(analyse(args.results, args.output))
+    except ValueError as error:
+        sys.exit(str(error))
+    print(f"tables and figures: {args.output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,267 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""The runs of the comparison: settings of verl for each arm, and what remains of a run. See PROTOCOL.md."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow.parquet as pq
+
+RESULTS = Path(__file__).with_name("results")
+"""The published results, one file per run."""
+
+BASELINE = "grpo"
+SEEDS = 8
+ROBUSTNESS_SEEDS = 4
+RATE_SEEDS = (101, 102)
+
+BATCH, STEPS, TEST_EVERY = 32, 30, 5
+RATES = (1e-4, 2e-4, 4e-4)
+LEARNING_RATE = 2e-4
+"""To be chosen among `RATES`, see PROTOCOL.md."""
+NUM_GROUPS = 4
+"""b of Durian."""
+
+MATCHED = "+algorithm.evidence.match_rms=True"
+GROUPS = f"+algorithm.durian.reasoning.num_groups={NUM_GROUPS}"
+
+
+def weights(original: float, perceptual: float, reasoning: float) -> list[str]:
+    """The settings of Durian's weights."""
+    named = {"original": original, "perceptual": perceptual, "reasoning": reasoning}
+    return [f"+algorithm.durian.weights.{name}={value}" for name, value in named.items()]
+
+
+def durian(*settings: str) -> list[str]:
+    """The settings of an arm with the estimator durian."""
+    return ["algorithm.adv_estimator=durian", GROUPS, *settings]
+
+
+ARMS = {
+    "grpo": ["algorithm.adv_estimator=grpo"],
+    "durian": durian(),
+    "dr_grpo": ["algorithm.adv_estimator=evidence_dr_grpo"],
+    "durian_permuted": durian("+algorithm.evidence.difficulty=permuted"),
+    "durian_true": durian("+algorithm.evidence.difficulty=true", "+algorithm.durian.perceptual.key=true_difficulty"),
+    "durian_perceptual": durian(*weights(0, 1, 0)),
+    "durian_reasoning": durian(*weights(0, 0, 1)),
+    "maxrl": ["algorithm.adv_estimator=evidence_maxrl"],
+    "mad": ["algorithm.adv_estimator=evidence_mad"],
+    "batch_std": ["algorithm.adv_estimator=evidence_batch_std"],
+    "reinforce_plus_plus": ["algorithm.adv_estimator=evidence_reinforce_plus_plus"],
+}
+"""Settings of verl for each arm."""
+
+TABLE_3 = (
+    (0.1, 0.2, 0.7),
+    (0.15, 0.25, 0.6),
+    (0.2, 0.1, 0.7),
+    (0.3, 0.1, 0.6),
+    (0.4, 0.3, 0.3),
+    (0.6, 0.2, 0.2),
+    (0.7, 0.1, 0.2),
+)
+"""Weights in Table 3 of the paper; the first are those of the arm durian."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run."""
+
+    arm: str
+    family: str
+    seed: int
+    variant: str = "main"
+    """`main`, or what is changed in a robustness run or the choice of the learning rate."""
+    batch: int = BATCH
+    rate: float = LEARNING_RATE
+    validation: str = "test"
+    """The split."""
+    settings: tuple[str, ...] = (MATCHED,)
+    """Settings of verl on top of those of the arm."""
+
+    @property
+    def name(self) -> str:
+        """The name of the run; also that of its result file, without suffix."""
+        return f"{self.variant}/{self.family}/{self.arm}/{self.seed}"
+
+
+def main_runs(families: Iterable[str], arms: Iterable[str], seeds: int = SEEDS) -> list[Run]:
+    """The runs of the comparison. All arms of a seed come before the next seed."""
+    return [Run(arm, family, seed) for seed in range(1, seeds + 1) for family in families for arm in arms]
+
+
+def robustness_runs(families: Iterable[str], seeds: int = ROBUSTNESS_SEEDS) -> list[Run]:
+    """The runs that vary one setting each."""
+    runs = []
+    for seed in range(1, seeds + 1):
+        for family in families:
+            for b in (1, 12, 24):
+                settings = (MATCHED, f"algorithm.durian.reasoning.num_groups={b}")
+                runs.append(Run("durian", family, seed, f"b{b}", settings=settings))
+            for row in TABLE_3[1:]:
+                variant = "weights_" + "_".join(map(str, row))
+                runs.append(Run("durian", family, seed, variant, settings=(MATCHED, *weights(*row))))
+            for batch in (16, 64):
+                runs += [Run(arm, family, seed, f"batch{batch}", batch) for arm in (BASELINE, "durian")]
+            for arm in ("durian", "dr_grpo", "maxrl", "mad", "batch_std", "reinforce_plus_plus"):
+                runs.append(Run(arm, family, seed, "unmatched", settings=()))
+    return runs
+
+
+def rate_runs(families: Iterable[str]) -> list[Run]:
+    """The runs that choose the learning rate: the baseline, on another split and with other seeds."""
+    return [
+        Run(BASELINE, family, seed, f"rate{rate:g}", rate=rate, validation="dev")
+        for seed in RATE_SEEDS
+        for rate in RATES
+        for family in families
+    ]
+
+
+def command(run: Run, data: Path, model: Path, out: Path) -> tuple[list[str], dict[str, str]]:
+    """The command line of a run, and its environment variables.
+
+    Args:
+        run: The run.
+        data: The folder written by `task.py`, with visual entropy.
+        model: The folder of the start.
+        out: The folder for everything that the run writes.
+    """
+    train, validation = (str(data / run.family / f"{split}.parquet") for split in ("train", run.validation))
+    variables = {
+        "BACKBONE": "dapo",
+        "ESTIMATOR": "grpo",
+        "MODEL_PATH": model,
+        "OUTPUT": out,
+        "TRAIN_FILES": train,
+        "VAL_FILES": validation,
+        "NGPUS_PER_NODE": 1,
+        "TRAIN_BATCH_SIZE": run.batch,
+        "PPO_MINI_BATCH_SIZE": run.batch,
+        "PPO_MICRO_BATCH_SIZE": 8 * run.batch,
+        "ROLLOUTS": 8,
+        "MAX_PROMPT_LENGTH": 64,
+        "MAX_RESPONSE_LENGTH": 16,
+        "OVERLONG_BUFFER": 0,
+        "LR": run.rate,
+        "TOTAL_STEPS": STEPS,
+        "TEST_FREQ": TEST_EVERY,
+        "SAVE_FREQ": -1,
+        "RESUME": "disable",
+        "SEED": run.seed,
+        "VERL_PLATFORM": "cpu",
+    }
+    settings = [
+        *ARMS[run.arm],
+        *run.settings,
+        "algorithm.filter_groups.enable=False",
+        "data.filter_overlong_prompts=False",
+        "actor_rollout_ref.model.external_lib=recipes.evidence.arms",
+        f"actor_rollout_ref.rollout.seed={run.seed}",
+        "actor_rollout_ref.rollout.max_num_seqs=256",
+        "actor_rollout_ref.rollout.val_kwargs.do_sample=False",
+        "actor_rollout_ref.rollout.val_kwargs.temperature=0",
+        "reward.custom_reward_function.path=pkg://recipes.evidence.reward",
+        f"+algorithm.durian.record={out / 'records'}",
+        "+ray_kwargs.ray_init.address=local",  # runs side by side must not share a Ray
+    ]
+    watched = ["python", "-m", "recipes.quickstart.watchdog", "--log", str(out / "train.log"), "--stall-minutes", "10"]
+    recipe = ["--show", "^$", "--", "bash", "recipes/run_qwen25vl_durian.sh", *last_values(settings)]
+    return watched + recipe, {name: str(value) for name, value in variables.items()}
+
+
+def last_values(settings: list[str]) -> list[str]:
+    """Drops settings that a later one replaces: Hydra refuses to add a key twice."""
+    by_key = {}
+    for setting in settings:
+        key = setting.partition("=")[0].lstrip("+")
+        by_key[key] = setting if key not in by_key else by_key[key].partition("=")[0] + "=" + setting.partition("=")[2]
+    return list(by_key.values())
+
+
+@dataclass
+class Result:
+    """What remains of a run. A failed run has no `validation`, `reward` and `weight`."""
+
+    arm: str
+    family: str
+    seed: int
+    variant: str
+    status: str
+    """`done` or `failed`."""
+    attempts: int
+    seconds: float
+    """Duration of the last attempt."""
+    settings: list[str]
+    versions: dict[str, str]
+    validation: dict[int, dict[str, float]] = field(default_factory=dict)
+    """Accuracy by step, and cell as `kind_level`."""
+    reward: list[float] = field(default_factory=list)
+    """Mean reward of the rollouts of each step."""
+    weight: dict[str, list[float]] = field(default_factory=dict)
+    """Of all prompts with k = 0 to 8 correct rollouts: their number, and the sum of their squared advantages."""
+    error: str = ""
+    """The last lines of the log of a failed run."""
+
+    @property
+    def name(self) -> str:
+        """The name of the run, see `Run.name`."""
+        return f"{self.variant}/{self.family}/{self.arm}/{self.seed}"
+
+    def write(self, file: Path) -> None:
+        """Writes the result, atomically."""
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(json.dumps(asdict(self)) + "\n")
+        unfinished.rename(file)
+
+
+def read_results(folder: Path) -> list[Result]:
+    """Reads all results in a folder."""
+    results = []
+    for file in sorted(folder.glob("*/*/*/*.json")):
+        fields: dict[str, Any] = json.loads(file.read_text())
+        fields["validation"] = {int(step): cells for step, cells in fields["validation"].items()}
+        results.append(Result(**fields))
+    return results
+
+
+def outcome(out: Path) -> dict[str, Any]:
+    """The fields `validation`, `reward` and `weight` of a run that has written to `out`.
+
+    Raises:
+        ValueError: The run did not reach its last step.
+    """
+    prefix, suffix = "val-core/", "/acc/mean@1"
+    validation, reward = {}, []
+    for line in (out / "metrics.jsonl").read_text().splitlines():
+        entry = json.loads(line)
+        metrics = entry["data"]
+        cells = {
+            name.removeprefix(prefix).removesuffix(suffix): value
+            for name, value in metrics.items()
+            if name.startswith(prefix) and name.endswith(suffix)
+        }
+        if cells:
+            validation[entry["step"]] = cells
+        if "critic/score/mean" in metrics:
+            reward.append(metrics["critic/score/mean"])
+    if len(reward) != STEPS or STEPS not in validation:
+        raise ValueError(f"{out}: {len(reward)} of {STEPS} steps, validations after {sorted(validation)}")
+    return {"validation": validation, "reward": reward, "weight": weight_by_passes(out / "records")}
+
+
+def weight_by_passes(records: Path) -> dict[str, list[float]]:
+    """Number and sum of squared advantages of the prompts of a run, by their number of correct rollouts."""
+    columns = ["step", "uid", "reward", "advantage"]
+    rows = pd.concat([pq.read_table(file, columns=columns).to_pandas() for file in sorted(records.glob("*.parquet"))])
+    rows["square"] = rows["advantage"] ** 2
+    prompts = rows.groupby(["step", "uid"]).agg(passes=("reward", "sum"), square=("square", "sum"))
+    by_passes = prompts.groupby(prompts["passes"].round().astype(int))["square"].agg(["size", "sum"])
+    by_passes = by_passes.reindex(range(9), fill_value=0)
+    return {"prompts": by_passes["size"].tolist(), "squares": by_passes["sum"].round(3).tolist()}

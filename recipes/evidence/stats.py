@@ -1,0 +1,113 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""Statistics over few paired runs (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264), by scipy.
+
+All functions take one number per seed.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+CONFIDENCE = 0.95
+RESAMPLES = 20_000
+
+
+def iqm(values: Sequence[float] | np.ndarray, axis: int = -1) -> np.ndarray:
+    """The interquartile mean: the mean without the lowest and the highest quarter."""
+    return stats.trim_mean(values, 0.25, axis=axis)
+
+
+def interval(values: Sequence[float] | np.ndarray, statistic: Callable[..., np.ndarray] = iqm) -> tuple[float, float]:
+    """BCa bootstrap interval of a statistic; the value itself twice if all values are equal, NaN for a single one."""
+    values = np.asarray(values, dtype=float)
+    if len(values) < 2:
+        return np.nan, np.nan
+    if np.ptp(values) == 0:
+        return values[0], values[0]
+    found = stats.bootstrap(
+        (values,),
+        statistic,
+        n_resamples=RESAMPLES,
+        confidence_level=CONFIDENCE,
+        method="BCa",
+        rng=np.random.default_rng(0),
+    ).confidence_interval
+    if np.isnan([found.low, found.high]).any():  # BCa is undefined for some distributions; percentiles never are
+        found = stats.bootstrap(
+            (values,), statistic, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+        ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
+    """p-value of the exact two-sided sign-flip test of paired differences with mean 0; 1 without any difference.
+
+    With n seeds at least 2 / 2**n.
+    """
+    differences = np.asarray(differences, dtype=float)
+    if len(differences) == 0:
+        return np.nan
+    signs = 1 - 2 * ((np.arange(2 ** len(differences))[:, None] >> np.arange(len(differences))) & 1)
+    means = np.abs(signs @ differences)
+    return float(np.mean(means >= means[0] - 1e-12))
+
+
+def holm(p_values: Sequence[float]) -> np.ndarray:
+    """Holm's correction for several tests. NaN stays NaN and does not count."""
+    p_values = np.asarray(p_values, dtype=float)
+    corrected = np.full(len(p_values), np.nan)
+    order = [at for at in np.argsort(p_values) if not np.isnan(p_values[at])]
+    largest = 0.0
+    for rank, at in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p_values[at]))
+        corrected[at] = largest
+    return corrected
+
+
+def probability_of_improvement(values: Sequence[float], baseline: Sequence[float]) -> float:
+    """How often a run is better than one of the baseline, over all pairs of seeds; ties count half."""
+    difference = np.subtract.outer(np.asarray(values, dtype=float), np.asarray(baseline, dtype=float))
+    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Paired comparison of two arms."""
+
+    seeds: int
+    value: float
+    """IQM of the first arm."""
+    difference: float
+    """IQM of the differences, first minus second."""
+    low: float
+    high: float
+    """95 % interval of `difference`."""
+    p: float
+    """Sign-flip test, not corrected."""
+    better: float
+    """Probability that the first arm is better."""
+
+
+def compare(first: dict[int, float], second: dict[int, float]) -> Comparison | None:
+    """Compares two arms on the seeds that both have; None without any.
+
+    Args:
+        first: Value of each seed.
+        second: Value of each seed, of the arm to compare with.
+    """
+    seeds = sorted(first.keys() & second.keys())
+    if not seeds:
+        return None
+    values, others = (np.array([arm[seed] for seed in seeds]) for arm in (first, second))
+    differences = values - others
+    return Comparison(
+        len(seeds),
+        float(iqm(values)),
+        float(iqm(differences)),
+        *interval(differences),
+        sign_flip_p(differences),
+        probability_of_improvement(values, others),
+    )

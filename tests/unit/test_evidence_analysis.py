@@ -1,0 +1,244 @@
+# SPDX-FileCopyrightText: 2026 The verl-durian authors
+# SPDX-License-Identifier: Apache-2.0
+"""The statistics of the comparison, its tables on synthetic runs, and the queue with a command that only pretends."""
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from scipy import stats as scipy_stats
+
+from recipes.evidence import analyse, run, runs, stats
+from recipes.evidence.runs import ARMS, Result, Run
+from recipes.evidence.task import CELLS
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_iqm_is_the_mean_of_the_middle_half():
+    assert stats.iqm([0, 1, 2, 3, 4, 5, 6, 100]) == pytest.approx(3.5)
+
+
+def test_intervals_cover_the_truth_and_handle_ties():
+    values = np.random.default_rng(0).normal(1, 1, 200)
+    low, high = stats.interval(values, np.mean)
+    assert low < 1 < high and high - low == pytest.approx(2 * 1.96 / 200**0.5, rel=0.2)
+    assert stats.interval([0.25] * 8) == (0.25, 0.25)
+    assert np.isnan(stats.interval([0.25])).all()
+
+
+def test_sign_flip_test_equals_that_of_scipy():
+    differences = np.random.default_rng(1).normal(0.5, 1, 8)
+    expected = scipy_stats.permutation_test((differences,), np.mean, permutation_type="samples", n_resamples=np.inf)
+    assert stats.sign_flip_p(differences) == pytest.approx(expected.pvalue)
+    assert stats.sign_flip_p(np.ones(8)) == 2 / 256
+    assert stats.sign_flip_p(np.zeros(8)) == 1
+
+
+def test_holm_by_hand():
+    np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03, np.nan]), [0.03, 0.06, 0.06, np.nan])
+
+
+def test_probability_of_improvement_by_hand():
+    assert stats.probability_of_improvement([1, 2], [1, 0]) == pytest.approx((0.5 + 1 + 1 + 1) / 4)
+
+
+def test_six_comparisons_can_be_significant_with_eight_seeds_and_seven_cannot():
+    smallest = stats.sign_flip_p(np.ones(8))
+    assert stats.holm([smallest] * 2 * len(analyse.CONFIRMATORY))[0] < analyse.ALPHA < stats.holm([smallest] * 7)[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "p", "expected"),
+    [
+        (0.01, 0.05, 0.01, "positive"),
+        (-0.05, -0.03, 0.01, "negative"),
+        (-0.01, 0.01, 0.5, "no relevant difference"),
+        (-0.01, 0.03, 0.01, "undecided"),
+        (0.01, 0.05, 0.2, "undecided"),
+    ],
+)
+def test_verdicts(low, high, p, expected):
+    assert analyse.verdict(low, high, p) == expected
+
+
+DIFFICULTY = {
+    family: {
+        "pass_rate": {
+            kind: {level: 0.9 - 0.2 * k - 0.05 * n for n, level in enumerate(("low", "medium", "high"))}
+            for k, kind in enumerate(("read", "compare", "count", "hop"))
+        }
+    }
+    for family in analyse.FAMILIES
+}
+
+
+def synthetic(planned: Run, gain: float) -> Result:
+    """A run whose accuracy rises from 0.3 by `gain` more than 0.3."""
+    noise = np.random.default_rng([planned.seed, len(planned.arm), planned.family == "anti"]).normal(0, 0.005)
+    shared = np.random.default_rng(planned.seed).normal(0, 0.05)  # of all arms of a seed
+    validation = {
+        step: {f"{kind}_{level}": 0.3 + (0.3 + gain + shared + noise) * step / 30 for kind, level in CELLS}
+        for step in range(0, 31, 5)
+    }
+    weight = {"prompts": [10] * 9, "squares": [0, 5, 6, 7, 8, 7, 6, 5, 0]}
+    head = (planned.arm, planned.family, planned.seed, planned.variant)
+    return Result(*head, "done", 1, 200.0, [], {}, validation, [0.3] * 30, weight)
+
+
+@pytest.fixture
+def results(tmp_path):
+    """All main runs; durian is better than all others in the family aligned alone."""
+    for planned in runs.main_runs(analyse.FAMILIES, ARMS):
+        gain = 0.1 if planned.arm == "durian" and planned.family == "aligned" else 0.0
+        synthetic(planned, gain).write(tmp_path / f"results/{planned.name}.json")
+    (tmp_path / "difficulty.json").write_text(json.dumps(DIFFICULTY))
+    return tmp_path / "results"
+
+
+def test_an_effect_is_found_where_it_is_and_nowhere_else(results, tmp_path):
+    text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
+    assert "0 planned runs are missing or failed" in text
+    curves = analyse.accuracies(runs.read_results(results), analyse.hardest_cells(DIFFICULTY))
+    decided = analyse.confirmatory(analyse.metrics(curves)).set_index(["family", "comparison"])
+    for _, comparison in enumerate(analyse.CONFIRMATORY):
+        name = " - ".join(comparison)
+        assert decided.loc[("aligned", name), "verdict"] == "positive"
+        assert decided.loc[("aligned", name), "difference"] == pytest.approx(0.1 * 105 / 180, abs=0.01)
+        assert decided.loc[("anti", name), "verdict"] == "no relevant difference"
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "tables.md",
+        "comparisons.csv",
+        "curves.png",
+        "differences.png",
+        "weights.png",
+    }
+    found = pd.read_csv(tmp_path / "out/comparisons.csv")
+    assert len(found) == (len(ARMS) - 1) * len(analyse.FAMILIES) * 2 * 2
+
+
+def test_missing_and_failed_runs_are_named_and_their_seeds_left_out(results, tmp_path):
+    (results / "main/anti/mad/3.json").unlink()
+    failed = runs.read_results(results)[0]
+    failed = replace(failed, arm="durian", family="aligned", seed=5, status="failed", error="ValueError: bad\nmore")
+    failed = replace(failed, attempts=2, validation={}, reward=[], weight={})
+    failed.write(results / "main/aligned/durian/5.json")
+    text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
+    assert "2 planned runs are missing or failed" in text
+    assert "- main/anti/mad: missing seeds 3\n" in text
+    assert "- main/aligned/durian/5: failed 2 times: ValueError: bad\n" in text
+    found = pd.read_csv(tmp_path / "out/comparisons.csv").set_index(["family", "arm"])
+    assert set(found.loc[("anti", "mad"), "seeds"]) == set(found.loc[("aligned", "durian"), "seeds"]) == {7}
+    assert set(found.loc[("anti", "durian"), "seeds"]) == {8}
+
+
+def test_one_seed_of_two_arms_is_analysed(tmp_path):
+    for planned in runs.main_runs(["anti"], ["grpo", "durian"], 1):
+        synthetic(planned, 0).write(tmp_path / f"results/{planned.name}.json")
+    (tmp_path / "difficulty.json").write_text(json.dumps(DIFFICULTY))
+    text = analyse.analyse(tmp_path / "results", tmp_path / "out", tmp_path / "difficulty.json")
+    assert "| anti | durian - grpo | 1 |" in text and "undecided" in text
+
+
+def test_without_a_result_the_analysis_says_so(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "recipes/evidence/analyse.py", tmp_path], capture_output=True, text=True
+    )
+    assert done.returncode == 1 and "no run has ended" in done.stderr
+
+
+def test_hardest_third_are_the_cells_with_the_lowest_pass_rate():
+    assert analyse.hardest_cells(DIFFICULTY)["anti"] == ["hop_high", "hop_medium", "hop_low", "count_high"]
+
+
+def test_runs_of_a_seed_come_together_and_names_are_unique():
+    planned = runs.main_runs(analyse.FAMILIES, ARMS) + runs.robustness_runs(analyse.FAMILIES)
+    assert len({each.name for each in planned}) == len(planned)
+    assert [each.seed for each in planned[: 2 * len(ARMS)]] == [1] * 2 * len(ARMS)
+    settings = runs.command(planned[-1], Path("data"), Path("model"), Path("out"))[0]
+    keys = [setting.partition("=")[0].lstrip("+") for setting in settings if "=" in setting]
+    assert len(keys) == len(set(keys))
+
+
+def test_a_later_setting_replaces_an_earlier_one():
+    assert runs.last_values(["+a.b=1", "c=2", "a.b=3"]) == ["+a.b=3", "c=2"]
+
+
+def write_run(out: Path, steps: int = runs.STEPS) -> None:
+    """Writes what a run leaves: metrics.jsonl and records of two prompts a step, with 1 and 4 correct rollouts."""
+    cells = {f"val-core/{kind}_{level}/acc/mean@1": 0.5 for kind, level in CELLS}
+    lines = [{"step": 0, "data": cells}]
+    for step in range(1, steps + 1):
+        data = {"critic/score/mean": 0.25, **(cells if step % runs.TEST_EVERY == 0 else {})}
+        lines.append({"step": step, "data": data})
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (out / "records").mkdir(exist_ok=True)
+    for step in range(1, steps + 1):
+        rewards = [1.0] + [0.0] * 7 + [1.0] * 4 + [0.0] * 4
+        columns = {"step": [step] * 16, "uid": ["a"] * 8 + ["b"] * 8, "reward": rewards, "advantage": [0.5] * 16}
+        pq.write_table(pa.table(columns), out / f"records/step_{step}.parquet")
+
+
+def test_what_remains_of_a_run(tmp_path):
+    write_run(tmp_path)
+    found = runs.outcome(tmp_path)
+    assert sorted(found["validation"]) == list(range(0, runs.STEPS + 1, runs.TEST_EVERY))
+    assert set(found["validation"][0]) == {f"{kind}_{level}" for kind, level in CELLS}
+    assert found["reward"] == [0.25] * runs.STEPS
+    assert found["weight"]["prompts"] == [0, runs.STEPS, 0, 0, runs.STEPS, 0, 0, 0, 0]
+    assert found["weight"]["squares"][1] == runs.STEPS * 8 * 0.25
+
+
+def test_a_run_that_stops_early_has_no_outcome(tmp_path):
+    write_run(tmp_path, steps=7)
+    with pytest.raises(ValueError, match=f"7 of {runs.STEPS} steps"):
+        runs.outcome(tmp_path)
+
+
+PRETEND = """
+import os, sys
+sys.path.insert(0, {root!r})
+sys.path.insert(0, {tests!r})
+from pathlib import Path
+import test_evidence_analysis as here
+out = Path(os.environ["OUTPUT"])
+tries = out.parents[4] / (os.environ["SEED"] + ".tries")
+tries.open("a").write("x")
+if os.environ["SEED"] == "3" or (os.environ["SEED"] == "2" and len(tries.read_text()) == 1):
+    sys.exit("no luck")
+here.write_run(out)
+"""
+
+
+def test_the_queue_repeats_a_failed_run_once_and_continues(tmp_path, monkeypatch):
+    program = PRETEND.format(root=str(ROOT), tests=str(Path(__file__).parent))
+    original = runs.command
+
+    def command(*arguments):
+        real, variables = original(*arguments)
+        return [sys.executable, "-c", program, *real], variables
+
+    monkeypatch.setattr(run, "command", command)
+    monkeypatch.setattr(run, "START_GAP", 0.0)
+    planned = runs.main_runs(["anti"], ["durian"], 3)
+    planned[0:0] = [replace(planned[0], arm="grpo")]
+    synthetic(planned[0], 0).write(tmp_path / f"results/{planned[0].name}.json")  # already there
+    assert run.work(planned, tmp_path, jobs=2) == 1
+    found = {(each.arm, each.seed): each for each in runs.read_results(tmp_path / "results")}
+    assert [(found["durian", seed].status, found["durian", seed].attempts) for seed in (1, 2, 3)] == [
+        ("done", 1),
+        ("done", 2),
+        ("failed", 2),
+    ]
+    assert "exit code 1" in found["durian", 3].error and "no luck" in found["durian", 3].error
+    assert not list((tmp_path / "runs").glob("**/step_*.parquet"))
+    assert run.work(planned, tmp_path, jobs=2) == 0  # nothing is repeated
+    assert (tmp_path / "3.tries").read_text() == "xx"
