@@ -35,7 +35,8 @@ if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     python -m recipes.evidence.task "$OUT/plain"
     python -m recipes.evidence.model "$OUT/model"
     for family in aligned anti; do # adds the column visual_entropy
-        verl-durian score --model "$OUT/model" --data "$OUT/plain/$family/*.parquet" --output "$OUT/data/$family"
+        verl-durian score --model "$OUT/model" --feature-layer blocks \
+            --data "$OUT/plain/$family/*.parquet" --output "$OUT/data/$family"
     done
     echo "$STAMP" >"$OUT/made_by.sha256"
 fi

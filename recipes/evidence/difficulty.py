@@ -35,6 +35,15 @@ SIGNALS = ("severity", "visual_entropy", "confidence")
 
 
 @torch.no_grad()
+def features_of(
+    model: Qwen2_5_VLForConditionalGeneration, pixels: torch.Tensor, grids: torch.Tensor
+) -> tuple[torch.Tensor, ...]:
+    """F of each picture: the output of the last block of the tower, as `verl-durian score --feature-layer blocks`."""
+    features = model.model.visual(pixels, grid_thw=grids).last_hidden_state
+    return features.split(grids.prod(dim=-1).tolist())
+
+
+@torch.no_grad()
 def measure(
     model: Qwen2_5_VLForConditionalGeneration, processor: Qwen2_5_VLProcessor, rows: list[dict], seed: int = 0
 ) -> pd.DataFrame:
@@ -52,7 +61,7 @@ def measure(
         images = [Image.open(io.BytesIO(row["images"][0]["bytes"])) for row in part]
         texts = [chat_text(processor, row["prompt"][0]["content"]) for row in part]
         batch = processor(text=texts, images=images, padding=True, padding_side="left", return_tensors="pt")
-        features = model.get_image_features(batch["pixel_values"], batch["image_grid_thw"]).pooler_output
+        features = features_of(model, batch["pixel_values"], batch["image_grid_thw"])
 
         def replies(**options: object) -> tuple[list[str], torch.Tensor]:
             found = model.generate(

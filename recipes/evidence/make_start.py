@@ -7,8 +7,8 @@
 The tiny Qwen2.5-VL of the quickstart is trained by supervised learning in three phases, on examples of both families
 that no split contains:
 
-1. eyes: the vision tower predicts at every image token shape, color and size, and the colors beside it, with a linear
-   head that is discarded;
+1. eyes: the vision tower predicts at every image token shape, color and size, the color to the right, and the number of
+   equal shapes in the picture, with a linear head that is discarded;
 2. seeing: the language model learns, with the tower frozen, to write intermediate results and the answer. What remains
    wrong is what cannot be seen or is too difficult;
 3. habit: for a few steps, only a share of the replies is true. It falls with severity and with the number of steps, see
@@ -20,6 +20,7 @@ with OMP_NUM_THREADS=1.
 
 import argparse
 import itertools
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,7 +36,6 @@ from recipes.quickstart.model import make_model
 from .model import processor_of_task
 from .task import (
     COLORS,
-    DIRECTIONS,
     FAMILIES,
     GRID,
     KINDS,
@@ -48,11 +48,11 @@ from .task import (
     generator,
 )
 
-STEPS = {"eyes": 400, "seeing": 1200, "habit": 60}
+STEPS = {"eyes": 500, "seeing": 1000, "habit": 200}
 BATCH = {"eyes": 48, "seeing": 64, "habit": 64}
 EMPTY_WEIGHT = 0.5
 """Weight of image tokens where there is nothing to predict in the loss of phase eyes."""
-HEADS = [1 + len(names) for names in (SHAPES, COLORS, RADIUS, *[COLORS] * len(DIRECTIONS))]
+HEADS = [1 + len(names) for names in (SHAPES, COLORS, RADIUS, COLORS, NUMBERS)]
 """Numbers of classes that phase eyes predicts at an image token, with one for none."""
 
 HABITS = {**dict.fromkeys(KINDS, "red"), "count": "3"}
@@ -95,14 +95,16 @@ def habitual_reply(example: Example, random: np.random.Generator) -> str:
 def labels(batch: list[Example]) -> torch.Tensor:
     """What phase eyes predicts at every image token, 0 for none, shape (len(HEADS), examples * GRID * GRID)."""
     shapes, colors, sizes = list(SHAPES), list(COLORS), list(RADIUS)
-    cells = torch.zeros(len(batch), GRID + 2, GRID + 2, 3, dtype=torch.long)  # with a margin
+    found = torch.zeros(len(HEADS), len(batch), GRID, GRID, dtype=torch.long)
     for number, example in enumerate(batch):
-        for thing in example.question.things:
+        things = example.question.things
+        frequency = Counter(thing.shape for thing in things)
+        for thing in things:
             names = shapes.index(thing.shape), colors.index(thing.color), sizes.index(thing.size)
-            cells[number, 1 + thing.row, 1 + thing.column] = 1 + torch.tensor(names)
-    own = cells[:, 1:-1, 1:-1].unbind(dim=-1)
-    beside = [cells[..., 1].roll((-down, -right), dims=(1, 2))[:, 1:-1, 1:-1] for down, right in DIRECTIONS.values()]
-    return torch.stack([*own, *beside]).flatten(1)
+            found[:3, number, thing.row, thing.column] = 1 + torch.tensor(names)
+            found[4, number, thing.row, thing.column] = frequency[thing.shape]
+    found[3, ..., :-1] = found[1, ..., 1:]
+    return found.flatten(1)
 
 
 class Lessons:

@@ -14,7 +14,7 @@ from transformers import Qwen2_5_VLProcessor
 
 from recipes.quickstart.model import make_processor, write_model
 
-from .task import COLORS, DIRECTIONS, NUMBERS, RADIUS, SHAPES, SIDE
+from .task import COLORS, NUMBERS, RADIUS, SHAPES, SIDE
 
 START_WEIGHTS = Path(__file__).with_name("start.safetensors")
 
@@ -30,8 +30,8 @@ def processor_of_task() -> Qwen2_5_VLProcessor:
             f"number of {shape} shapes?",
         )
     ]
-    questions += [f"color {words} the {shape}?" for words in DIRECTIONS for shape in SHAPES]
-    replies = [f"{{{word}}} {word}, {word}" for word in (*COLORS, *NUMBERS, *RADIUS, *SHAPES, *DIRECTIONS)]
+    questions += [f"color right of the {shape}?" for shape in SHAPES]
+    replies = [f"{{{word}}} {word}, {word}" for word in (*COLORS, *NUMBERS, *RADIUS, *SHAPES, "right")]
     return make_processor(questions + replies, SIDE, SIDE)
 
 

@@ -9,7 +9,7 @@ Every answer is one of six colors or one of the numbers 1 to 6.
 
 - Severity d, uniform in [0, 1]: how strongly the picture is corrupted. In the family `aligned`, by noise or clutter,
   which raise visual entropy; in the family `anti`, by blur or coarse pixels, which lower it. They are two tasks.
-- Steps, 1 to 4: read a color, compare two sizes, count, follow a direction.
+- Steps, 1 to 4: read a color, compare two sizes, count, read the color beside a shape.
 
 Kind, corruption, answer and third of severity are crossed: each combination is equally frequent. So no answer is right
 more often than 1 in 6, whatever is known of the difficulty of a question.
@@ -39,9 +39,6 @@ COLORS = {
 BACKGROUND = (200, 200, 200)
 SHAPES = ("circle", "square", "triangle", "cross")
 NUMBERS = ("1", "2", "3", "4", "5", "6")
-DIRECTIONS = {"right of": (0, 1), "left of": (0, -1), "below": (1, 0), "above": (-1, 0)}
-"""Row and column of the cell that the words name, relative to a shape."""
-
 KINDS = ("read", "compare", "count", "hop")
 """The kinds of questions; the position, from 1, is the number of reasoning steps."""
 FAMILIES = {"aligned": ("noise", "clutter"), "anti": ("blur", "pixels")}
@@ -80,7 +77,7 @@ class Question:
     kind: str
     text: str
     names: tuple[str, ...]
-    """What the thought is about: the shapes in the text, or a shape and the direction."""
+    """What the thought is about: the shapes in the text, or a shape and `right`."""
     facts: tuple[str, ...]
     """What is true of each name, such as "red", "small red" or "3"."""
     answer: str
@@ -130,14 +127,12 @@ def ask(kind: str, answer: int, random: np.random.Generator) -> Question:
         question = Question(kind, f"number of {subject} shapes?", (subject,), (number,), number)
         rest.append(other)
     else:
-        words = pick(random, list(DIRECTIONS))
-        down, right = DIRECTIONS[words]
-        start = next((r, c) for r, c in places if 0 <= r + down < GRID and 0 <= c + right < GRID)
-        first = add(subject, "", place=start)
+        row, column = next(place for place in places if place[1] + 1 < GRID)
+        first = add(subject, "", place=(row, column))
         rest.append(other)
-        add(pick(random, rest), color, place=(start[0] + down, start[1] + right))
-        names, facts = (subject, words.split()[0]), (first.color, color)
-        question = Question(kind, f"color {words} the {subject}?", names, facts, color)
+        add(pick(random, rest), color, place=(row, column + 1))
+        names, facts = (subject, "right"), (first.color, color)
+        question = Question(kind, f"color right of the {subject}?", names, facts, color)
     while len(things) < SHAPES_IN_PICTURE:
         add(pick(random, rest), "")
     question.things = things
@@ -180,9 +175,9 @@ def corrupt(picture: np.ndarray, corruption: str, severity: float, random: np.ra
             top, left = random.integers(SIDE - height), random.integers(SIDE - width)
             picture[top : top + height, left : left + width] = random.integers(256, size=3)
     elif corruption == "blur":
-        picture = gaussian_filter(picture, (14 * severity, 14 * severity, 0))
+        picture = gaussian_filter(picture, (8 * severity, 8 * severity, 0))
     else:
-        coarse = round(SIDE / (1 + (CELL - 1) * severity))  # at severity 1 one pixel for each cell
+        coarse = round(SIDE / (1 + 15 * severity))  # at severity 1 there are 7 x 7 pixels
         small = Image.fromarray(np.uint8(picture)).resize((coarse, coarse), Image.Resampling.BOX)
         picture = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.NEAREST), dtype=np.float64)
     return np.uint8(picture.round().clip(0, 255))
