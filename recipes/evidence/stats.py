@@ -55,7 +55,7 @@ def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
     return float(np.mean(means >= means[0] - 1e-12))
 
 
-def holm(p_values: Sequence[float]) -> np.ndarray:
+def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
     """Holm's correction for several tests. NaN stays NaN and does not count."""
     p_values = np.asarray(p_values, dtype=float)
     corrected = np.full(len(p_values), np.nan)
@@ -67,7 +67,7 @@ def holm(p_values: Sequence[float]) -> np.ndarray:
     return corrected
 
 
-def probability_of_improvement(values: Sequence[float], baseline: Sequence[float]) -> float:
+def probability_of_improvement(values: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray) -> float:
     """How often a run is better than one of the baseline, over all pairs of seeds; ties count half."""
     difference = np.subtract.outer(np.asarray(values, dtype=float), np.asarray(baseline, dtype=float))
     return float(np.mean((difference > 0) + 0.5 * (difference == 0)))

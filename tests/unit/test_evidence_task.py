@@ -103,6 +103,7 @@ def test_share_of_true_replies_falls_with_severity_and_steps():
         assert low - 0.1 < right < high + 0.1
 
 
+@pytest.mark.skipif(not START_WEIGHTS.exists(), reason="recipes/evidence has no start.safetensors yet")
 def test_visual_entropy_rises_in_the_aligned_family_and_falls_in_the_other():
     from safetensors.torch import load_file
 
