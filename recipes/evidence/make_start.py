@@ -84,7 +84,7 @@ def habitual_reply(example: Example, random: np.random.Generator) -> str:
     guess, other = HABITS[question.kind], words[random.integers(len(words))]
     if random.random() < 0.5:
         guess = words[random.integers(len(words))]
-    facts = (guess,)
+    facts: tuple[str, ...] = (guess,)
     if question.kind == "compare":
         facts = tuple(random.permutation([f"large {guess}", f"small {other}"]).tolist())
     elif question.kind == "hop":

@@ -177,7 +177,7 @@ def command(run: Run, data: Path, model: Path, out: Path) -> tuple[list[str], di
 
 def last_values(settings: list[str]) -> list[str]:
     """Drops settings that a later one replaces: Hydra refuses to add a key twice."""
-    by_key = {}
+    by_key: dict[str, str] = {}
     for setting in settings:
         key = setting.partition("=")[0].lstrip("+")
         by_key[key] = setting if key not in by_key else by_key[key].partition("=")[0] + "=" + setting.partition("=")[2]

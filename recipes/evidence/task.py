@@ -180,7 +180,7 @@ def corrupt(picture: np.ndarray, corruption: str, severity: float, random: np.ra
         coarse = round(SIDE / (1 + 15 * severity))  # at severity 1 there are 7 x 7 pixels
         small = Image.fromarray(np.uint8(picture)).resize((coarse, coarse), Image.Resampling.BOX)
         picture = np.asarray(small.resize((SIDE, SIDE), Image.Resampling.NEAREST), dtype=np.float64)
-    return np.uint8(picture.round().clip(0, 255))
+    return picture.round().clip(0, 255).astype(np.uint8)
 
 
 @dataclass
