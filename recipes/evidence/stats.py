@@ -2,33 +2,35 @@
 # SPDX-License-Identifier: Apache-2.0
 """Statistics over few paired runs (Agarwal et al. 2021, https://arxiv.org/abs/2108.13264), by scipy.
 
-All functions take one number per seed.
+All functions take one number per seed. On random numbers, interquartile means, probabilities of improvement and
+percentile intervals equal those of rliable 1.2.0 (which needs arch 7 and pandas 2); its intervals are not BCa.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import ArrayLike
 from scipy import stats
 
 CONFIDENCE = 0.95
 RESAMPLES = 20_000
 
 
-def iqm(values: Sequence[float] | np.ndarray, axis: int = -1) -> np.ndarray:
+def iqm(values: ArrayLike, axis: int = -1) -> np.ndarray:
     """The interquartile mean: the mean without the lowest and the highest quarter."""
     return stats.trim_mean(values, 0.25, axis=axis)
 
 
-def interval(values: Sequence[float] | np.ndarray, statistic: Callable[..., np.ndarray] = iqm) -> tuple[float, float]:
+def interval(values: ArrayLike, statistic: Callable[..., np.ndarray] = iqm) -> tuple[float, float]:
     """BCa bootstrap interval of a statistic; the value itself twice if all values are equal, NaN for a single one."""
-    values = np.asarray(values, dtype=float)
-    if len(values) < 2:
+    given = np.asarray(values, dtype=float)
+    if len(given) < 2:
         return np.nan, np.nan
-    if np.ptp(values) == 0:
-        return values[0], values[0]
+    if np.ptp(given) == 0:
+        return float(given[0]), float(given[0])
     found = stats.bootstrap(
-        (values,),
+        (given,),
         statistic,
         n_resamples=RESAMPLES,
         confidence_level=CONFIDENCE,
@@ -37,37 +39,35 @@ def interval(values: Sequence[float] | np.ndarray, statistic: Callable[..., np.n
     ).confidence_interval
     if np.isnan([found.low, found.high]).any():  # BCa is undefined for some distributions; percentiles never are
         found = stats.bootstrap(
-            (values,), statistic, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+            (given,), statistic, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
         ).confidence_interval
     return float(found.low), float(found.high)
 
 
-def sign_flip_p(differences: Sequence[float] | np.ndarray) -> float:
+def sign_flip_p(differences: ArrayLike) -> float:
     """p-value of the exact two-sided sign-flip test of paired differences with mean 0; 1 without any difference.
 
     With n seeds at least 2 / 2**n.
     """
-    differences = np.asarray(differences, dtype=float)
-    if len(differences) == 0:
-        return np.nan
-    signs = 1 - 2 * ((np.arange(2 ** len(differences))[:, None] >> np.arange(len(differences))) & 1)
-    means = np.abs(signs @ differences)
+    given = np.asarray(differences, dtype=float)
+    signs = 1 - 2 * ((np.arange(2 ** len(given))[:, None] >> np.arange(len(given))) & 1)
+    means = np.abs(signs @ given)
     return float(np.mean(means >= means[0] - 1e-12))
 
 
-def holm(p_values: Sequence[float] | np.ndarray) -> np.ndarray:
+def holm(p_values: ArrayLike) -> np.ndarray:
     """Holm's correction for several tests. NaN stays NaN and does not count."""
-    p_values = np.asarray(p_values, dtype=float)
-    corrected = np.full(len(p_values), np.nan)
-    order = [at for at in np.argsort(p_values) if not np.isnan(p_values[at])]
+    given = np.asarray(p_values, dtype=float)
+    corrected = np.full(len(given), np.nan)
+    order = [at for at in np.argsort(given) if not np.isnan(given[at])]
     largest = 0.0
     for rank, at in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * p_values[at]))
+        largest = max(largest, min(1.0, (len(order) - rank) * given[at]))
         corrected[at] = largest
     return corrected
 
 
-def probability_of_improvement(values: Sequence[float] | np.ndarray, baseline: Sequence[float] | np.ndarray) -> float:
+def probability_of_improvement(values: ArrayLike, baseline: ArrayLike) -> float:
     """How often a run is better than one of the baseline, over all pairs of seeds; ties count half."""
     difference = np.subtract.outer(np.asarray(values, dtype=float), np.asarray(baseline, dtype=float))
     return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
