@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from verl_durian import reward
 from verl_durian.algo.config import DurianConfig
-from verl_durian.entropy.media import in_time
+from verl_durian.entropy.media import MediaError, in_time
 from verl_durian.hooks import known_failures
 from verl_durian.hooks.checks import is_durian
 from verl_durian.hooks.dataset import is_entropy
@@ -126,7 +126,11 @@ def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, tra
         ungraded += len(of_row)
         of_row = of_row or list(_check_media(row, f"{where}: row {number}", config))
         if dataset is not None and not of_row:
-            of_row = list(_check_prompt(row, f"{where}: row {number}", config, dataset, lengths))
+            try:
+                of_row = list(_check_prompt(row, f"{where}: row {number}", config, dataset, lengths))
+            except MediaError as error:
+                of_row = [note(f"{where}: row {number}: {error}; the prompts of this file are not checked further")]
+                dataset = None
         if not (filters and (of_row or (lengths and lengths[-1] > longest))):
             kept[number] = row
         findings += of_row
@@ -204,6 +208,9 @@ def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, length
     """Builds the prompt of a row with verl's dataset, and adds its length in tokens to `lengths`.
 
     Trainer V1 only skips the prompt of a failed rollout; the older trainers stop.
+
+    Raises:
+        MediaError: Reading the images takes too long.
     """
     reason, in_dataset = "", True
     contents = str([message.get("content") for message in row[config.data.prompt_key]])
@@ -215,6 +222,8 @@ def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, length
         messages = in_time(build, "the row's images", _SECONDS)
         in_dataset = False
         lengths.append(in_time(partial(_count_tokens, messages, dataset), "the row's images", _SECONDS))
+    except MediaError:
+        raise
     except Exception as error:  # damaged images, and prompts that do not fit the chat template
         reason = reason or f"verl cannot build its prompt ({one_line(error)})"
         if in_dataset or config.data.filter_overlong_prompts:
