@@ -47,6 +47,7 @@ def trainer(request):
 @pytest.fixture(autouse=True)
 def nothing_logged_yet(monkeypatch):
     monkeypatch.setattr(estimator, "_WARNED", set())
+    estimator.COMPUTED.clear()
 
 
 def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tiny_qwen25vl, tmp_path, caplog):

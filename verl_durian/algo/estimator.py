@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from contextvars import ContextVar
 from dataclasses import dataclass
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -60,14 +61,14 @@ class Step:
 
     batch: Mapping[str, torch.Tensor]
     non_tensor_batch: Mapping[str, np.ndarray]
-    computed: bool = False
-    """Whether the estimator ran."""
     rows: torch.Tensor | None = None
     """The rows with tokens. The estimator sets this and `advantages`, which the metrics read."""
     advantages: Advantages | None = None
 
 
 STEP: ContextVar[Step | None] = ContextVar("durian_step", default=None)
+COMPUTED = Event()
+"""Set when the estimator runs. The hook clears it before a call, to detect that the estimator was not called."""
 
 logger = logging.getLogger(__name__)
 _WARNED: set[str] = set()
@@ -119,10 +120,10 @@ def compute_durian_outcome_advantage(
         ValueError: an invalid option, missing data, a field of another shape, a non-finite reward, or an infinite
             visual entropy; the message names the option, the field or the prompt's uid.
     """
+    COMPUTED.set()
     options = DurianConfig.from_algorithm(config)
     step = STEP.get()
     if step is not None:
-        step.computed = True
         batch = step.batch if batch is None else batch
         non_tensor_batch = step.non_tensor_batch if non_tensor_batch is None else non_tensor_batch
 

@@ -38,7 +38,7 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import AdvantageEstimator
 
 from verl_durian.algo.config import DurianConfig
-from verl_durian.algo.estimator import STEP, Step, warn_once
+from verl_durian.algo.estimator import COMPUTED, STEP, Step, warn_once
 from verl_durian.algo.metrics import durian_metrics
 from verl_durian.hooks import record, verl_symbols
 from verl_durian.hooks.checks import check, is_durian, is_recorded
@@ -50,9 +50,8 @@ logger.setLevel(logging.INFO)
 
 _ACCURACY = "acc"  # key of a rollout's accuracy in the result of verl's reward functions and ours
 
-# Keys in the meta_info of a batch: thresholds of the training set, for a trainer that has not loaded it; and, in the
-# older trainers, whether the estimator ran.
-_THRESHOLDS, _COMPUTED = "durian_thresholds", "durian_computed"
+# Key in the meta_info of a batch: the thresholds of the training set, for a trainer that does not load it.
+_THRESHOLDS = "durian_thresholds"
 
 # The older trainers have no dict of metrics when they compute advantages: compute_data_metrics takes them from here.
 _WAITING: dict[str, float] = {}
@@ -67,7 +66,6 @@ class _V1Step:
     algorithm: Any  # verl's node of that name
     grpo_is_durian: bool = False
     fetch_seconds: float = 0.0
-    computed: bool = False  # whether the estimator ran
     result: tuple[DataProto, list[str]] | None = None  # the batch with advantages, and the key of each row
 
 
@@ -131,22 +129,21 @@ def compute_advantage(
     start = time.perf_counter()
     step = Step(batch=data.batch, non_tensor_batch=data.non_tensor_batch)
     token = STEP.set(step)
+    COMPUTED.clear()
     try:
         data = original(data, "durian", *args, **kwargs)
     finally:
         STEP.reset(token)
-    if not step.computed:
+    if not COMPUTED.is_set():
         raise _not_computed_error(original)
     metrics = _metrics(step) | {"timing_s/durian": time.perf_counter() - start}
     if v1 is None:
         _WAITING.clear()
         _WAITING.update(metrics)
-        data.meta_info[_COMPUTED] = True
         record.add_of_older_trainer(data, adv_estimator, algorithm)
     else:
         metrics["timing_s/durian"] += v1.fetch_seconds
         v1.metrics.update(metrics)
-        v1.computed = True
     return data
 
 
@@ -192,15 +189,15 @@ async def generate_sequences_single(
     return rollouts
 
 
-def update_actor(original: Callable[..., Any], self: Any, batch: DataProto, *args: Any, **kwargs: Any) -> Any:
+def update_actor(original: Callable[..., Any], self: Any, *args: Any, **kwargs: Any) -> Any:
     """Wraps `RayPPOTrainer._update_actor`: (c).
 
     Raises:
-        RuntimeError: The estimator durian did not run in this step.
+        RuntimeError: The estimator durian has not run in this process.
     """
-    if is_durian(self.config.algorithm.adv_estimator) and not batch.meta_info.pop(_COMPUTED, False):
+    if is_durian(self.config.algorithm.adv_estimator) and not COMPUTED.is_set():
         raise _not_computed_error(sys.modules[verl_symbols.RAY_TRAINER].compute_advantage)
-    return original(self, batch, *args, **kwargs)
+    return original(self, *args, **kwargs)
 
 
 def compute_data_metrics(original: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -223,11 +220,12 @@ def v1_compute_advantage(
         return original(self, batch, metrics, *args, **kwargs)
     step = _V1Step(batch, metrics, self.config.algorithm)
     token = _V1_STEP.set(step)
+    COMPUTED.clear()
     try:
         result = original(self, batch, metrics, *args, **kwargs)
     finally:
         _V1_STEP.reset(token)
-    if computes_durian and not step.computed:
+    if computes_durian and not COMPUTED.is_set():
         raise _not_computed_error(original)
     if step.result is not None and is_recorded(self.config.algorithm):
         record.add(self, *step.result, partial(_fetch, batch))

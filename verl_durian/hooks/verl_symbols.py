@@ -63,7 +63,7 @@ SYMBOLS = (
     # RayPPOTrainer and its subclasses: training data, columns kept in generation, check before the update, metrics.
     Symbol(RAY_TRAINER, "RayPPOTrainer._create_dataloader", "self", OLDER, "trainers.load_data", native=True),
     Symbol(RAY_TRAINER, "RayPPOTrainer._get_gen_batch", "self batch", OLDER, "trainers.get_gen_batch"),
-    Symbol(RAY_TRAINER, "RayPPOTrainer._update_actor", "self batch", OLDER, "trainers.update_actor"),
+    Symbol(RAY_TRAINER, "RayPPOTrainer._update_actor", "self", OLDER, "trainers.update_actor"),
     Symbol("verl.trainer.ppo.metric_utils", *_METRICS, OLDER, "trainers.compute_data_metrics"),
     Symbol(RAY_TRAINER, *_METRICS, OLDER, "trainers.compute_data_metrics"),
     Symbol(SEPARATION, *_METRICS, SEPARATE, "trainers.compute_data_metrics"),
