@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import advantage_step
 import datasets
@@ -23,7 +24,8 @@ from verl.utils.config import validate_config
 
 from verl_durian.algo import estimator
 from verl_durian.algo.config import DurianConfig
-from verl_durian.hooks import record, trainers, verl_symbols
+from verl_durian.algo.estimator import COMPUTED
+from verl_durian.hooks import plugin, record, trainers, verl_symbols
 
 OF_DATASET = "+algorithm.durian.perceptual.thresholds=dataset"
 STEPS = {"v1": run_v1, "older": run_v0}
@@ -47,7 +49,7 @@ def trainer(request):
 @pytest.fixture(autouse=True)
 def nothing_logged_yet(monkeypatch):
     monkeypatch.setattr(estimator, "_WARNED", set())
-    estimator.COMPUTED.clear()
+    COMPUTED.clear()
 
 
 def test_thresholds_of_the_training_set_reach_the_estimator(trainer, config, tiny_qwen25vl, tmp_path, caplog):
@@ -260,6 +262,33 @@ def test_an_older_trainer_keeps_columns_through_generation(tmp_path):
     assert batch.non_tensor_batch["visual_entropy"].tolist() == [1.0, None]
     assert batch.non_tensor_batch[record.ROW].tolist() == [3.0, 4.0]
     assert set(gen_batch.non_tensor_batch) == {"uid", "raw_prompt"}
+
+
+@pytest.mark.parametrize("estimator", ["durian", "grpo"])
+def test_arguments_that_a_later_verl_adds_are_passed_on(estimator):
+    trainer = SimpleNamespace(config=advantage_step.compose(f"algorithm.adv_estimator={estimator}"))
+    COMPUTED.set()
+
+    def original(self, *args, **kwargs):
+        assert kwargs == {"new": 1}
+        return SimpleNamespace(non_tensor_batch={})
+
+    batch = SimpleNamespace(non_tensor_batch={})
+    for wrapper in (trainers.get_gen_batch, trainers.fit_compute_advantage, trainers.update_actor):
+        assert wrapper(original, trainer, batch, new=1).non_tensor_batch == {}
+    if estimator == "grpo":  # which does not call the estimator
+        assert trainers.v1_compute_advantage(original, trainer, batch, {}, new=1).non_tensor_batch == {}
+
+
+def test_an_error_while_a_hook_is_installed_is_recorded_and_not_raised(monkeypatch):
+    """As for a function without a signature, which another plugin may have put in place."""
+    from verl.trainer.ppo import ray_trainer
+
+    monkeypatch.setattr(verl_symbols, "FAILURES", {})
+    monkeypatch.setattr(verl_symbols, "problem", lambda symbol: 1 / 0)
+    plugin._install(ray_trainer)
+    assert {symbol.module for symbol in verl_symbols.FAILURES} == {verl_symbols.RAY_TRAINER}
+    assert all("ZeroDivisionError" in text for text in verl_symbols.FAILURES.values())
 
 
 def test_another_plugins_wrappers_around_ours(config, monkeypatch):

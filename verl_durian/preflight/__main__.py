@@ -24,9 +24,7 @@ def main(arguments: Sequence[str]) -> int:
     Returns:
         0 if the run can start, 2 if not.
     """
-    warnings.simplefilter(
-        "ignore"
-    )  # verl warns about engines that are not installed; the checks report what the run needs
+    warnings.simplefilter("ignore")  # verl warns about engines that are not installed
     overrides = [argument for argument in arguments if argument != DRY_RUN]
     try:
         config = compose.compose(overrides)
