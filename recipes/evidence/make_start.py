@@ -147,12 +147,11 @@ class Lessons:
         return reply_loss(self._model, self._processor, messages, replies, views)
 
 
-def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> None:
+def make_start(out: Path, seed: int = 0) -> None:
     """Runs the three phases and writes the weights after each.
 
     Args:
         out: The folder, created if missing.
-        steps: Number of updates of each phase.
         seed: For initial weights and all batches.
     """
     out.mkdir(parents=True, exist_ok=True)
@@ -163,12 +162,12 @@ def make_start(out: Path, steps: dict[str, int] = STEPS, seed: int = 0) -> None:
     tower = model.model.visual
     whiten_patches(tower, torch.cat([lessons.batch("eyes")[1] for _ in range(4)]))
     head = nn.Linear(model.config.vision_config.out_hidden_size, sum(HEADS))
-    optimize("eyes", steps["eyes"], [*tower.parameters(), *head.parameters()], lambda step: lessons.eyes_loss(head))
+    optimize("eyes", STEPS["eyes"], [*tower.parameters(), *head.parameters()], lambda step: lessons.eyes_loss(head))
     save_weights(model, out / "eyes.safetensors")
 
     parameters = [*model.model.language_model.parameters(), *model.lm_head.parameters()]
     for phase, name in (("seeing", "seeing"), ("habit", "start")):
-        optimize(phase, steps[phase], parameters, lambda step, phase=phase: lessons.reply_loss(phase))
+        optimize(phase, STEPS[phase], parameters, lambda step, phase=phase: lessons.reply_loss(phase))
         save_weights(model, out / f"{name}.safetensors")
 
 
@@ -177,10 +176,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Make the start weights of the comparison (about 15 minutes).")
     parser.add_argument("out", type=Path, help="folder to write to")
     parser.add_argument("--seed", type=int, default=0)
-    for phase, number in STEPS.items():
-        parser.add_argument(f"--{phase}-steps", type=int, default=number)
     args = parser.parse_args()
-    make_start(args.out, {phase: getattr(args, f"{phase}_steps") for phase in STEPS}, args.seed)
+    make_start(args.out, args.seed)
 
 
 if __name__ == "__main__":
