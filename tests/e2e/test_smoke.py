@@ -256,7 +256,7 @@ def test_the_evaluation_ends_with_its_report(evaluation):
     ("variables", "remedy"),
     [
         ({"BENCHMARKS": "mathvista geometry3k"}, "geometry3k is none of mathverse, mathvi"),
-        ({"DATA_DIR": "nowhere"}, "make it: verl-durian prepare hallusionbench --output n"),
+        ({"DATA_DIR": "nowhere"}, "create it: verl-durian prepare hallusionbench --output n"),
     ],
 )
 def test_invalid_settings_of_an_evaluation_are_reported(tmp_path, variables, remedy):
