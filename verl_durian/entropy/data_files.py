@@ -6,7 +6,7 @@ import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import IO, Any
 
@@ -95,13 +95,11 @@ class DataFile:
         with open_parquet(self.name) as parquet:
             present = self.columns.present_in(parquet.schema_arrow.names)
             features = datasets.Features.from_arrow_schema(parquet.schema_arrow)
-            for group in range(parquet.num_row_groups):
-                if start >= (rows := parquet.metadata.row_group(group).num_rows):
-                    start -= rows
-                    continue
-                for batch in parquet.iter_batches(_READ_ROWS, row_groups=[group], columns=present):
-                    yield from self.columns.cells(batch[start:].to_pylist(), features)
-                    start = max(0, start - batch.num_rows)
+            sizes = [parquet.metadata.row_group(group).num_rows for group in range(parquet.num_row_groups)]
+            first = int(np.searchsorted(np.cumsum(sizes), start, side="right"))
+            batches = parquet.iter_batches(_READ_ROWS, range(first, len(sizes)), present)
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            yield from self.columns.cells(islice(rows, start - sum(sizes[:first]), None), features)
 
     def write(self, entropies: np.ndarray, patches: np.ndarray) -> None:
         """Writes the rows with their scores to `target`, atomically and in the format of the source.
@@ -144,9 +142,7 @@ def open_files(patterns: Sequence[str], output: Path, columns: Columns) -> list[
     seen: set[str] = set()
     for name in names:
         if not name.endswith((".parquet", ".json", ".jsonl")):
-            raise ValueError(
-                f"--data {name}: verl does not read this format: the name must end in .parquet, .json or .jsonl"
-            )
+            raise ValueError(f"--data {name}: the name must end in .parquet, .json or .jsonl, the formats of verl")
         version = source_id(name)
         try:
             found, rows = _columns_and_rows(name)
@@ -154,11 +150,10 @@ def open_files(patterns: Sequence[str], output: Path, columns: Columns) -> list[
             raise ValueError(f"--data {name}: cannot be read: {error}") from error
         if scored := sorted(found & {ENTROPY, PATCHES}):
             raise ValueError(f"--data {name}: already has a column {scored[0]!r}: remove it, then score the file")
-        target = output / name[len(common) :].lstrip("/")
-        if target.parent == output and target.name in RESERVED:
-            raise ValueError(f"--data {name}: {target} is a file name of the results: rename {name}")
+        if (relative := name[len(common) :].lstrip("/")) in RESERVED:
+            raise ValueError(f"--data {name}: {relative} is a file name of the results: rename {name}")
         seen |= found
-        files.append(DataFile(name, version, target, rows, columns))
+        files.append(DataFile(name, version, output / relative, rows, columns))
     if not columns.present_in(seen):
         raise ValueError(
             f"no column {columns.images!r} (--image-key) or {columns.videos!r} (--video-key) in the data, "
@@ -172,11 +167,11 @@ def _find(patterns: Sequence[str]) -> list[str]:
     files = []
     for pattern in patterns:
         filesystem, path = fsspec.core.url_to_fs(pattern)
-        local = isinstance(filesystem, LocalFileSystem)
-        is_file = os.path.isfile if local else filesystem.exists  # reading a pipe may never end
-        found = [name for name in (sorted(filesystem.glob(path)) if "*" in pattern else [path]) if is_file(name)]
+        paths = sorted(filesystem.glob(path)) if "*" in pattern else [path]
+        found = [name for name in paths if filesystem.isfile(name)]  # reading a pipe may never end
         if not found:
             raise ValueError(f"--data {pattern}: no such file")
+        local = isinstance(filesystem, LocalFileSystem)
         files += found if local else [filesystem.unstrip_protocol(name) for name in found]
     return list(dict.fromkeys(files))
 
@@ -187,6 +182,8 @@ def _columns_and_rows(file: str) -> tuple[set[str], int]:
             return set(parquet.schema_arrow.names), parquet.metadata.num_rows
     names, rows = set[str](), 0
     for row in _json_rows(file):
+        if not isinstance(row, dict):
+            raise ValueError(f"row {rows} is not a JSON object")
         names |= row.keys()
         rows += 1
     return names, rows
@@ -194,9 +191,7 @@ def _columns_and_rows(file: str) -> tuple[set[str], int]:
 
 def _write_parquet(source: str, file: IO[bytes], scores: pa.Table) -> None:
     with open_parquet(source) as parquet:
-        schema = parquet.schema_arrow
-        for field in scores.schema:
-            schema = schema.append(field)
+        schema = pa.schema([*parquet.schema_arrow, *scores.schema], parquet.schema_arrow.metadata)
         size = sum(parquet.metadata.row_group(number).total_byte_size for number in range(parquet.num_row_groups))
         rows = max(1, len(scores) * _ROW_GROUP_BYTES // max(size, _ROW_GROUP_BYTES))
         with pq.ParquetWriter(file, schema) as writer:
@@ -223,16 +218,12 @@ def _is_list(file: str) -> bool:
 
 def _json_rows(file: str) -> Iterator[dict[str, Any]]:
     with fsspec.open(file, "rt", encoding="utf-8") as text:
-        for number, row in enumerate(json.load(text) if _is_list(file) else _json_lines(text)):
-            if not isinstance(row, dict):
-                raise ValueError(f"row {number} is not a JSON object")
-            yield row
-
-
-def _json_lines(text: IO[str]) -> Iterator[Any]:
-    for number, line in enumerate(text, start=1):
-        if line.strip():
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
+        if _is_list(file):
+            yield from json.load(text)
+            return
+        for number, line in enumerate(text, start=1):
+            if line.strip():
+                try:
+                    yield json.loads(line)
+                except json.JSONDecodeError as error:
+                    raise ValueError(f"line {number}, column {error.colno}: {error.msg}") from error
