@@ -104,8 +104,11 @@ def decode(media: Media, patch_size: int) -> tuple[list[Image.Image], list[tuple
     Raises:
         MediaError: an image or video cannot be decoded, or a URL cannot be fetched in time.
     """
-    images = _each("image", media.images, partial(_decode_image, patch_size, media.by_datasets))
-    return images, _each("video", media.videos, partial(_decode_video, patch_size))
+
+    def decode_image(image: dict[str, Any]) -> Image.Image:
+        return fetch_image({**image, "image": _open(image["image"], media.by_datasets)}, image_patch_size=patch_size)
+
+    return _each("image", media.images, decode_image), _each("video", media.videos, partial(_decode_video, patch_size))
 
 
 def _each(kind: str, items: Any, function: Callable[[Any], _Result]) -> list[_Result]:
@@ -175,29 +178,19 @@ def _open_regular(path: str) -> Any:
 
 
 def _content(element: dict[str, Any]) -> str:
-    """An image or video as JSON, with hashes instead of pixels and files."""
-    name = "image" if "image" in element else "video"
-    source = element[name]
-    hashed = [_hash(frame) for frame in source] if isinstance(source, tuple) else _hash(source)
-    return json.dumps({**element, name: hashed}, sort_keys=True, default=str)
+    """An image or video as JSON, with hashes instead of pixels and files. URLs are unchanged."""
+    video = element.get("video")
+    if isinstance(video, str) and (path := _local(video)) is not None:
+        digest = hashlib.sha256()
+        with _open_regular(path) as file:
+            while chunk := file.read(1 << 20):
+                digest.update(chunk)
+        element = {**element, "video": digest.hexdigest()}
+    return json.dumps(element, sort_keys=True, default=_as_json)
 
 
-def _hash(source: Picture) -> str:
-    """Hashes a picture or a video file. A URL is returned unchanged."""
-    if isinstance(source, bytes):
-        return hashlib.sha256(source).hexdigest()
-    path = _local(source)
-    if path is None:
-        return source
-    digest = hashlib.sha256()
-    with _open_regular(path) as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _decode_image(patch_size: int, by_datasets: bool, image: dict[str, Any]) -> Image.Image:
-    return fetch_image({**image, "image": _open(image["image"], by_datasets)}, image_patch_size=patch_size)
+def _as_json(value: Any) -> str:
+    return hashlib.sha256(value).hexdigest() if isinstance(value, bytes) else str(value)
 
 
 def _decode_video(patch_size: int, video: dict[str, Any]) -> tuple[torch.Tensor, dict[str, Any]]:
