@@ -120,12 +120,12 @@ def resources_released() -> Iterator[None]:
     """
     before = ray.available_resources()
     yield
-    end = time.monotonic() + 60
-    while any(ray.available_resources().get(name, 0) < before.get(name, 0) for name in ("CPU", "GPU")):
-        if time.monotonic() > end:
-            logger.warning("durian: fewer CPUs or GPUs are free than before scoring: another job may have taken them")
-            break
+    for _ in range(600):
+        free = ray.available_resources()
+        if all(free.get(name, 0) >= before.get(name, 0) for name in ("CPU", "GPU")):
+            return
         time.sleep(0.1)
+    logger.warning("durian: fewer CPUs or GPUs are free than before scoring: another job may have taken them")
 
 
 def score_rows(

@@ -47,7 +47,13 @@ class Scorer:
             with self._encoding:
                 features = iter(self._features(torch.cat(pixel_values), torch.cat(grids)))
             for key, grid_thw in zip(keys, grids, strict=True):
-                scores.append(_score(key, torch.cat([next(features) for _ in grid_thw])))  # one F for all of a row
+                of_row = torch.cat([next(features) for _ in grid_thw])  # one F for all of a row
+                try:
+                    entropy = spectral_entropy(scatter_matrix(of_row).cpu())
+                except ValueError as error:  # NaN or inf
+                    scores.append(Score(key, math.nan, 0, str(error)))
+                else:
+                    scores.append(Score(key, entropy.item(), len(of_row)))
         return scores
 
     def _passes(self, rows: Iterable[Media], failed: list[Score]) -> Iterator[list[_Row]]:
@@ -74,14 +80,6 @@ class Scorer:
             return self.tower.features(pixel_values, grid_thw)
         images = zip(pixel_values.split(grid_thw.prod(dim=-1).tolist()), grid_thw.split(1), strict=True)
         return [features for image in images for features in self.tower.features(*image)]
-
-
-def _score(key: str, features: torch.Tensor) -> Score:
-    try:
-        matrix = scatter_matrix(features)
-    except ValueError as error:
-        return Score(key, math.nan, 0, str(error))
-    return Score(key, spectral_entropy(matrix.cpu()).item(), len(features))
 
 
 def to_arrays(state: Mapping[str, torch.Tensor]) -> dict[str, np.ndarray]:
