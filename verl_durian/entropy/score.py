@@ -34,8 +34,6 @@ logger = logging.getLogger(__name__)
 SUMMARY, PROBLEMS = RESERVED
 HISTOGRAM = "visual_entropy.png"
 EXAMPLES = "examples.png"
-_QUARTILES = [0.25, 0.75]  # as in the paper
-_GROUPS = ("low", "medium", "high")
 _EXAMPLES_PER_GROUP = 4
 _PROBLEMS_PRINTED = 10
 
@@ -160,18 +158,11 @@ def _digests_of_written_files(output: Path, arguments: dict[str, Any]) -> dict[s
         earlier = json.loads((output / SUMMARY).read_text())
         settings, digests = earlier["settings"], earlier["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"--output {output}: the folder contains files that this command did not write: name a new folder"
-        ) from error
-    changes = [
-        f"{name} was {settings.get(name)}, is now {arguments[name]}"
-        for name in arguments
-        if settings.get(name) != arguments[name]
-    ]
-    if changes:
-        raise ValueError(
-            f"--output {output}: the folder has results of other settings ({'; '.join(changes)}): name another folder"
-        )
+        raise ValueError(f"--output {output} contains files that this command did not write: name another") from error
+    changed = {name: value for name, value in arguments.items() if settings.get(name) != value}
+    if changed:
+        changes = "; ".join(f"{name} was {settings.get(name)}, is now {value}" for name, value in changed.items())
+        raise ValueError(f"--output {output}: the folder has results of other settings ({changes}): name another")
     return digests
 
 
@@ -199,7 +190,7 @@ def _plot(output: Path, files: Sequence[DataFile], scores: Scores, patch_size: i
     entropies = scores.entropies[np.isfinite(scores.entropies)]
     if len(entropies) == 0:
         return {}
-    thresholds = perceptual_thresholds(torch.from_numpy(entropies), _QUARTILES)
+    thresholds = perceptual_thresholds(torch.from_numpy(entropies), [0.25, 0.75])  # as in the paper
     low, high = thresholds.tolist()
     plot_histogram(entropies, (low, high), output / HISTOGRAM)
 
@@ -208,7 +199,7 @@ def _plot(output: Path, files: Sequence[DataFile], scores: Scores, patch_size: i
     rows = rows[np.isfinite(scores.entropies[rows])]
     group = perceptual_groups(torch.from_numpy(scores.entropies[rows]), thresholds).numpy()
     examples = {}
-    for number, name in enumerate(_GROUPS):
+    for number, name in enumerate(("low", "medium", "high")):
         members = rows[group == number]
         members = members[:: max(1, (len(members) - 1) // (_EXAMPLES_PER_GROUP - 1))][:_EXAMPLES_PER_GROUP]
         pictures = ((_picture(files, row, patch_size), scores.entropies[row]) for row in members.tolist())

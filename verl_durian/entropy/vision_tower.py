@@ -2,8 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The vision tower of a checkpoint, without its language model.
 
-`read_tower` reads only the tensors of the tower (0.7 of the 8.3 billion parameters of Qwen2.5-VL-7B). `VisionTower`
-uses them without a copy, so that several processes can share them.
+`read_tower` reads only the tensors of the tower: 0.7 of the 8.3 billion parameters of Qwen2.5-VL-7B.
 """
 
 import hashlib
@@ -27,8 +26,8 @@ from safetensors import SafetensorError, safe_open
 from verl_durian.entropy.visual_entropy import ROUNDING
 
 FAMILIES = {
-    "qwen2_vl": "Qwen2VisionTransformerPretrainedModel",
     "qwen2_5_vl": "Qwen2_5_VisionTransformerPretrainedModel",
+    "qwen2_vl": "Qwen2VisionTransformerPretrainedModel",
     "qwen3_vl": "Qwen3VLVisionModel",
     "qwen3_vl_moe": "Qwen3VLMoeVisionModel",
 }
@@ -224,19 +223,15 @@ def read_tower(
         with suppress(OSError):  # the checkpoint has no settings for videos
             video_processor = transformers.AutoVideoProcessor.from_pretrained(folder, trust_remote_code=False)
     state = _read_tensors(files)
-    processors = image_processor, video_processor
-    settings = TowerSettings(
-        model_path, model_type, config, *processors, feature_layer, precision, _hash(state), revision
-    )
+    digest, processors = _hash(state), (image_processor, video_processor)
+    settings = TowerSettings(model_path, model_type, config, *processors, feature_layer, precision, digest, revision)
     return settings, {name: tensor.to(getattr(torch, precision)) for name, tensor in state.items()}
 
 
 def _tower_class(model_path: str, model_type: str) -> Any:
     """The class of the tower in transformers."""
     if model_type not in FAMILIES:
-        raise ValueError(
-            f"{model_path}: model_type {model_type!r} is not supported, only: {', '.join(sorted(FAMILIES))}"
-        )
+        raise ValueError(f"{model_path}: model_type {model_type!r} is not supported, only: {', '.join(FAMILIES)}")
     module = importlib.import_module(f"transformers.models.{model_type}.modeling_{model_type}")
     return getattr(module, FAMILIES[model_type])
 
