@@ -26,10 +26,8 @@ def wemath(verdicts: pd.DataFrame) -> dict[str, float]:
     Raises:
         ValueError: A question of a problem is missing, as in a subset of the benchmark.
     """
-    problem = [
-        verdicts["problem"],
-        verdicts["key"].str[0].rename("steps"),
-    ]  # problems of 2 and of 3 steps are both numbered from 1
+    # Problems of 2 and of 3 steps are both numbered from 1.
+    problem = [verdicts["problem"], verdicts["key"].str[0].rename("steps")]
     for (name, steps), keys in verdicts["key"].groupby(problem):
         if sorted(keys) != _KEYS.get(steps):
             raise ValueError(f"problem {name} of {steps} steps has the questions {', '.join(sorted(keys))}")

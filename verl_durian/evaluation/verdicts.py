@@ -49,9 +49,8 @@ def _question(benchmark: str, extra_info: dict[str, Any]) -> dict[str, Any]:
     metadata = json.loads(extra_info["metadata"] or "{}")
     if not extra_info["id"]:
         raise ValueError("extra_info has no id")
-    return {"benchmark": benchmark, "id": extra_info["id"]} | {
-        key: metadata[key] for key in BENCHMARKS[benchmark].metadata
-    }
+    required = {key: metadata[key] for key in BENCHMARKS[benchmark].metadata}
+    return {"benchmark": benchmark, "id": extra_info["id"], **required}
 
 
 def read_verdicts(dump: Path, questions: pd.DataFrame) -> pd.DataFrame:
