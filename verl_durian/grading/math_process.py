@@ -77,7 +77,7 @@ class _Worker:
         command = [sys.executable, "-m", "verl_durian.grading.math_worker"]
         with other:
             self.process = subprocess.Popen(
-                command, stdin=other, stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
+                command, stdin=other.fileno(), stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
             )
 
 

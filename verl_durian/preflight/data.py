@@ -199,13 +199,7 @@ def _raised_by_dataset(text: str, config: DictConfig) -> Finding:
 
 
 def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, lengths: list[int]) -> Iterator[Finding]:
-    """Builds the prompt of a row with verl's dataset, and adds its length in tokens to `lengths`.
-
-    Trainer V1 only skips the prompt of a failed rollout; the older trainers stop.
-
-    Raises:
-        MediaError: Reading the images takes too long.
-    """
+    """Builds the prompt of a row with verl's dataset, and adds its length in tokens to `lengths`. Raises MediaError."""
     reason, in_dataset = "", True
     contents = str([message.get("content") for message in row[config.data.prompt_key]])
     for name in ("image_token", "video_token"):
@@ -223,7 +217,7 @@ def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, length
         if in_dataset or config.data.filter_overlong_prompts:
             yield _raised_by_dataset(f"{where}: {reason}", config)
             return
-    if reason:
+    if reason:  # trainer V1 only skips the prompt of a failed rollout; the older trainers stop
         text = f"{where}: {reason}, and verl skips its rollouts; correct or remove it"
         yield Finding(text, stops=not known_failures.uses_v1(config))
 
