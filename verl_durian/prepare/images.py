@@ -33,10 +33,10 @@ def fit(content: bytes, pixels: PixelRange) -> bytes:
         image.load()
     except MemoryError:
         raise
+    except UnidentifiedImageError as error:  # its message is only a memory address
+        raise Dropped("an image cannot be used", "not in an image format that PIL reads") from error
     except Exception as error:  # PIL's plugins raise many types for a broken file
-        unknown = isinstance(error, UnidentifiedImageError)  # its message is only a memory address
-        detail = "not in an image format that PIL reads" if unknown else f"{type(error).__name__}: {error}"
-        raise Dropped("an image cannot be used", detail) from error
+        raise Dropped("an image cannot be used", f"{type(error).__name__}: {error}") from error
     size = fitted_size(*image.size, pixels)
     if max(size) > MAX_RATIO * min(size):
         raise Dropped("an image cannot be used", f"aspect ratio above {MAX_RATIO}: {image.width} x {image.height}")
