@@ -10,8 +10,10 @@ from verl_durian.grading.values import grade_value
 
 _LEAD = r"(?:(?:so |thus |hence )?(?:the )?(?:final |correct |right |best )*(?:answer|option|choice)(?: is)?:? ?)*"
 # `B`, `(b)`, `B.`, `Option B`, `the answer is (B)`; with the option's text: `B. 30`, `(B) 30`, `B: 30`
-_LETTER = re.compile(rf"{_LEAD}(?:[(\[](?P<in>[a-z])[)\]]|(?P<bare>[a-z])(?![a-z0-9]))(?P<rest>.*)", re.IGNORECASE)
-_MARK = re.compile(r"[.):,、]+\s*|-\s+")
+_LETTER = re.compile(
+    rf"{_LEAD}(?:[(\[](?P<in>[a-z])[)\]]|(?P<bare>[a-z])(?![a-z0-9])) *(?P<mark>[.):,、]+ *|- +)?(?P<text>.*)",
+    re.IGNORECASE,
+)
 _ANOTHER = re.compile(r"(?:\b(?:or|and)\b|/)\s*[(\[]?[A-Z]\b")
 _LETTERS = re.compile(r"[\s,;.&、(\[{]*[A-Z](?:(?:[\s,;.&、(){}\[\]]|\band\b)*[A-Z])*[)\]}]*")
 _YES_NO = re.compile(
@@ -55,17 +57,15 @@ def _chosen_letter(answer: str, texts: Sequence[str]) -> str | None:
     match = _LETTER.fullmatch(answer)
     if match is None:
         return None
-    letter, rest = (match["in"] or match["bare"]).upper(), match["rest"].strip()
+    letter, text = (match["in"] or match["bare"]).upper(), match["text"]
     place = ord(letter) - ord("A")
     if texts and place >= len(texts):  # "I", where the options are I, II and III
         return None
-    mark = _MARK.match(rest)
-    text = rest[mark.end() :] if mark else rest
-    if not rest or (texts and grade_value(text, texts[place])):
+    if not text or (texts and grade_value(text, texts[place])):
         return letter
-    if mark is None and not match["in"]:  # "a circle"
+    if not match["mark"] and not match["in"]:  # "a circle"
         return None
-    contradicts = _LETTERS.fullmatch(rest) or _ANOTHER.search(rest) or any(grade_value(text, other) for other in texts)
+    contradicts = _LETTERS.fullmatch(text) or _ANOTHER.search(text) or any(grade_value(text, other) for other in texts)
     return "" if contradicts else letter
 
 

@@ -16,9 +16,7 @@ import sys
 from contextlib import suppress
 from fractions import Fraction
 from functools import cache, lru_cache
-from multiprocessing.connection import Connection
 from queue import LifoQueue
-from typing import NamedTuple
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +48,7 @@ def _compare(gold: str, answer: str, factor: Fraction) -> bool | None:
     worker = workers.get()
     try:
         if worker is None or worker.process.poll() is not None:  # killed by the system, for example out of memory
-            worker = _start_worker()
+            worker = _Worker()
         with suppress(EOFError, OSError):  # the process has ended
             worker.connection.send((gold, answer, factor))
             if worker.connection.poll(WALL_SECONDS):
@@ -63,37 +61,24 @@ def _compare(gold: str, answer: str, factor: Fraction) -> bool | None:
         return verdict
     exit_code = worker.process.wait()
     if exit_code >= 0:  # not killed by a signal
-        raise RuntimeError(
-            f"the process that runs math-verify did not start (exit code {exit_code}), see its output above; "
-            "is math-verify installed?"
-        )
-    logger.warning(
-        "counted as wrong: math-verify took too long or too much memory (exit code %s) for %.200r against gold %.200r",
-        exit_code,
-        answer,
-        gold,
-    )
+        text = f"the process of math-verify did not start (exit code {exit_code}), see its output above"
+        raise RuntimeError(f"{text}; is math-verify installed?")
+    text = "counted as wrong: %.200r against gold %.200r; math-verify took too long or too much memory (exit code %s)"
+    logger.warning(text, answer, gold, exit_code)
     return None
 
 
-class _Worker(NamedTuple):
+class _Worker:
     """A process that runs `math_worker`; it ends when this end of the connection is closed."""
 
-    process: subprocess.Popen
-    connection: Connection
-
-
-def _start_worker() -> _Worker:
-    connection, other = multiprocessing.Pipe()
-    with other:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "verl_durian.grading.math_worker", str(other.fileno())],
-            pass_fds=[other.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
-        )
-    return _Worker(process, connection)
+    def __init__(self) -> None:
+        self.connection, other = multiprocessing.Pipe()
+        path = os.pathsep.join(map(os.path.abspath, sys.path))
+        command = [sys.executable, "-m", "verl_durian.grading.math_worker"]
+        with other:
+            self.process = subprocess.Popen(
+                command, stdin=other.fileno(), stdout=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": path}
+            )
 
 
 @cache

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The program that `math_process` starts: compares expressions with math-verify until the connection is closed.
-
-python -m verl_durian.grading.math_worker FILE_DESCRIPTOR
-"""
+"""The program that `math_process` starts: compares expressions with math-verify until its input is closed."""
 
 import logging
 import re
@@ -75,7 +72,7 @@ def main() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGPROF})
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    connection = Connection(int(sys.argv[1]))
+    connection = Connection(sys.stdin.fileno())
     with suppress(EOFError):  # the connection is closed
         while True:
             question = connection.recv()

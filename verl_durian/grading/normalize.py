@@ -5,8 +5,7 @@ r"""Converts the many spellings of an answer to one: `$\dfrac12$`, `½`, `**1/2*
 import re
 import unicodedata
 
-_SUPERSCRIPTS = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ", "0123456789+-n")
-_SUPERSCRIPT_RUN = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
+_SUPERSCRIPTS = re.compile("[⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿ]+")
 _UNICODE = str.maketrans(
     {
         **dict.fromkeys("−–—‐‑‒", "-"),  # noqa: RUF001
@@ -63,7 +62,7 @@ _AROUND = ' \t\n"`“”‘’.,;:。，；：'  # noqa: RUF001
 
 def normalize(text: str) -> str:
     """Normalizes Unicode and LaTeX in an answer, and removes layout, wrappers, currency signs and quotes."""
-    text = _SUPERSCRIPT_RUN.sub(lambda run: f"^{{{run.group().translate(_SUPERSCRIPTS)}}}", text)
+    text = _SUPERSCRIPTS.sub(r"^{\g<0>}", text)  # NFKC makes plain digits of them
     text = unicodedata.normalize("NFKC", text.translate(_UNICODE)).translate(_UNICODE)
     text = _DOLLARS.sub("", text)
     unwrapped = ""

@@ -48,8 +48,11 @@ _FACTOR = re.compile(r"(?:[ /*]|\\cdot ?)*(°[CF]?|%|[A-Za-z¢Ω]+)\.?(?: ?\^ ?\
 _NOUN = re.compile(r"[A-Za-z]{3,}(?: [A-Za-z]{3,})?")
 _NO_NOUN = re.compile(r"\b(?:or|and|not|but|pi|sin|cos|tan|log|left|right)\b|sqrt|frac", re.IGNORECASE)
 
-_COMMAND = re.compile(r"\\[a-zA-Z]+")
 ANGLE_FUNCTION = re.compile(r"(?:sin|cos|tan|cot|sec|csc)(?![a-z])")
+# Before a unit: digits, signs and LaTeX commands, with a digit or pi; no variables, no functions of angles.
+_BEFORE_UNIT = re.compile(
+    rf"(?!.*{ANGLE_FUNCTION.pattern})(?=.*(?:\d|\\pi))(?:[^a-zA-Z\\]|\\[a-zA-Z]+|\\)*(?<=[ 0-9}}).])", re.DOTALL
+)
 _LONGEST_UNIT = 40
 
 
@@ -73,21 +76,10 @@ class Quantity(NamedTuple):
 def read_quantity(text: str) -> Quantity:
     r"""Splits normalized text such as `5\sqrt{2} cm` into value and unit; a text with variables has no unit."""
     for cut in range(max(1, len(text) - _LONGEST_UNIT), len(text)):
-        number = text[:cut]
-        if text[cut - 1] in " 0123456789})." and not text[cut].isdigit() and _is_numeric(number):
-            unit = _read_unit(text[cut:])
-            if unit is not None:
-                return Quantity(number.strip(), unit, read_number(number.strip()))
+        number = text[:cut].strip()
+        if not text[cut].isdigit() and _BEFORE_UNIT.fullmatch(text, 0, cut) and (unit := _read_unit(text[cut:])):
+            return Quantity(number, unit, read_number(number))
     return Quantity(text, None, read_number(text))
-
-
-def _is_numeric(text: str) -> bool:
-    bare = _COMMAND.sub("", text)
-    return (
-        re.search("[a-zA-Z]", bare) is None
-        and ANGLE_FUNCTION.search(text) is None
-        and (re.search(r"\d", bare) is not None or r"\pi" in text)
-    )
 
 
 def _read_unit(text: str) -> Unit | None:

@@ -39,7 +39,30 @@ def grade_value(answer: str, gold: str, decimals: int | None = None) -> bool:
     answer, gold = normalize(answer), normalize(gold)
     if not answer or not gold:
         return False
-    return same_text(answer, gold) or _same_lists(_read_list(answer), _read_list(gold), decimals)
+    if same_text(answer, gold):
+        return True
+    (brackets, elements), (gold_brackets, gold_elements) = _read_list(answer), _read_list(gold)
+    number = len(gold_elements)
+    if number + len(elements) > 2 * _MAX_ELEMENTS:
+        return False
+    if number != len(elements):
+        # `1 < x < 2` is `(1, 2)`, but `5, 5` is not 5.
+        return not all(_is_plain(each.value) for each in (*gold_elements, *elements)) and compare(gold, answer)
+    both_brackets = {brackets, gold_brackets}
+    # The ends of an interval matter, the brackets of a longer list do not.
+    if number == 2 and len(both_brackets) == 2 and ("" not in both_brackets or both_brackets & {"[)", "(]"}):
+        return False
+    # Roots match in any order, but `2, 1` does not match `x = 1, y = 2`.
+    names, gold_names = ({each.name for each in some} for some in (elements, gold_elements))
+    same_names = names == gold_names or len(names) == len(gold_names) == 1
+    any_order = same_names and both_brackets <= {"", "{}"}
+    for wanted in gold_elements:
+        candidates = elements if any_order else elements[:1]
+        found = next((each for each in candidates if _same_elements(each, wanted, decimals)), None)
+        if found is None:
+            return False
+        elements.remove(found)
+    return True
 
 
 class _Element(NamedTuple):
@@ -50,15 +73,8 @@ class _Element(NamedTuple):
     value: str
 
 
-class _List(NamedTuple):
-    """One value, or several: `1, 2`, `(1, 2)`, `x = 1 or x = 2`."""
-
-    text: str
-    brackets: str
-    elements: list[_Element]
-
-
-def _read_list(text: str) -> _List:
+def _read_list(text: str) -> tuple[str, list[_Element]]:
+    """The brackets and elements of `1, 2`, `(1, 2)` or `x = 1 or x = 2`; a single value is its only element."""
     bare = text.replace(r"\{", "{").replace(r"\}", "}")
     depths = _bracket_depths(bare)
     # The last bracket closes the first; `[` and `)` also match, as in an interval.
@@ -67,12 +83,12 @@ def _read_list(text: str) -> _List:
     else:
         brackets, parts = "", [text] if read_quantity(text).number else _split_outside_brackets(text, _OUTER_SEPARATOR)
     if len(parts) < 2:
-        return _List(text, "", [_read_element(text)])
+        return "", [_read_element(text)]
     elements = [_read_element(part) for part in parts]
-    stems = [element.name.partition("_")[0] for element in elements]
-    if len(set(stems)) == 1:  # roots: `x_1 = 1, x_2 = 2`
-        elements = [element._replace(name=stems[0]) for element in elements]
-    return _List(text, brackets, elements)
+    stems = {element.name.partition("_")[0] for element in elements}
+    if len(stems) == 1:  # roots: `x_1 = 1, x_2 = 2`
+        elements = [element._replace(name=min(stems)) for element in elements]
+    return brackets, elements
 
 
 def _bracket_depths(text: str) -> list[int]:
@@ -100,32 +116,6 @@ def _read_element(text: str) -> _Element:
     if value and _NAME.fullmatch(name):
         return _Element(text, re.sub(r"^m(?=\\angle)|^the ", "", name), value)
     return _Element(text, "", text)
-
-
-def _same_lists(answer: _List, gold: _List, decimals: int | None) -> bool:
-    number = len(gold.elements)
-    if number + len(answer.elements) > 2 * _MAX_ELEMENTS:
-        return False
-    if number != len(answer.elements):
-        # `1 < x < 2` is `(1, 2)`, but `5, 5` is not 5.
-        plain = all(_is_plain(element.value) for element in (*gold.elements, *answer.elements))
-        return not plain and compare(gold.text, answer.text)
-    brackets = {gold.brackets, answer.brackets}
-    # The ends of an interval matter, the brackets of a longer list do not.
-    if number == 2 and len(brackets) == 2 and ("" not in brackets or brackets & {"[)", "(]"}):
-        return False
-    # Roots match in any order, but `2, 1` does not match `x = 1, y = 2`.
-    names, gold_names = ({element.name for element in each.elements} for each in (answer, gold))
-    same_names = names == gold_names or len(names) == len(gold_names) == 1
-    any_order = same_names and brackets <= {"", "{}"}
-    left = list(answer.elements)
-    for wanted in gold.elements:
-        candidates = left if any_order else left[:1]
-        found = next((each for each in candidates if _same_elements(each, wanted, decimals)), None)
-        if found is None:
-            return False
-        left.remove(found)
-    return True
 
 
 def _same_elements(answer: _Element, gold: _Element, decimals: int | None) -> bool:

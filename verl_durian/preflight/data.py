@@ -41,7 +41,7 @@ def check(config: DictConfig, model: Any | None) -> Iterator[Finding]:
         return
     trains, trainer = known_failures.trains(config), config.trainer
     used = {"train_files": trains, "val_files": trainer.val_before_train or trainer.test_freq > 0}
-    for key in ("train_files", "val_files"):
+    for key, is_used in used.items():
         for file in _names(config, key):
             where, path = f"data.{key}={file}", Path(file).expanduser()
             if "://" in file or file.startswith("hdfs:") or has_magic(file):
@@ -62,7 +62,7 @@ def check(config: DictConfig, model: Any | None) -> Iterator[Finding]:
                 yield Finding(f"{where}: the file has no rows, and verl cannot read it; write it again or omit it")
                 continue
             for finding in _check_rows(rows, where, config, model, trains and key == "train_files"):
-                yield finding if used[key] else note(finding.text)
+                yield finding if is_used else note(finding.text)
     if trains:
         yield from _check_batch_size(config)
 
@@ -112,24 +112,22 @@ def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, tra
         return
     if model is not None and not hasattr(model.processor, "image_processor"):
         if any(_has_media(row, config) for row in rows):
-            text = f"{where}: rows have images, and actor_rollout_ref.model.path={config.actor_rollout_ref.model.path}"
-            yield Finding(f"{text} only accepts text; use a vision-language model")
+            path = f"actor_rollout_ref.model.path={config.actor_rollout_ref.model.path}"
+            yield Finding(f"{where}: rows have images, and {path} only accepts text; use a vision-language model")
             return
-    findings: list[Finding] = []
-    lengths: list[int] = []
-    kept: dict[int, Row] = {}
-    ungraded = 0
+    findings, lengths, kept, ungraded = list[Finding](), list[int](), dict[int, Row](), 0
     longest, filters = config.data.max_prompt_length, config.data.filter_overlong_prompts
     dataset = None if model is None else _dataset_without_files(config, model)
     for number, row in enumerate(rows):
-        of_row = list(_check_answer(row, f"{where}: row {number}", config))
+        here = f"{where}: row {number}"
+        of_row = list(_check_answer(row, here, config))
         ungraded += len(of_row)
-        of_row = of_row or list(_check_media(row, f"{where}: row {number}", config))
+        of_row = of_row or list(_check_media(row, here, config))
         if dataset is not None and not of_row:
             try:
-                of_row = list(_check_prompt(row, f"{where}: row {number}", config, dataset, lengths))
+                of_row = list(_check_prompt(row, here, config, dataset, lengths))
             except MediaError as error:
-                of_row = [note(f"{where}: row {number}: {error}; the prompts of this file are not checked further")]
+                of_row = [note(f"{here}: {error}; the prompts of this file are not checked further")]
                 dataset = None
         if not (filters and (of_row or (lengths and lengths[-1] > longest))):
             kept[number] = row
@@ -138,8 +136,7 @@ def _check_rows(rows: list[Row], where: str, config: DictConfig, model: Any, tra
         findings = [Finding(findings[0].text)]
     yield from sorted(findings, key=lambda finding: not finding.stops)[:1]
     if over := sum(length > longest for length in lengths):
-        truncates = "skips the rollouts of those with images, and truncates the others"
-        fate = "drops them" if config.data.filter_overlong_prompts else truncates
+        fate = "drops them" if filters else "skips the rollouts of those with images, and truncates the others"
         yield note(
             f"{where}: {over} of the first {len(lengths)} prompts are longer than data.max_prompt_length={longest} "
             f"tokens (maximum {max(lengths)}), and verl {fate}; raise it (MAX_PROMPT_LENGTH), or use smaller images"
@@ -177,20 +174,17 @@ def _check_answer(row: Row, where: str, config: DictConfig) -> Iterator[Finding]
 
 def _check_media(row: Row, where: str, config: DictConfig) -> Iterator[Finding]:
     """Checks the messages and the number of images of a row."""
-    prompt = row[config.data.prompt_key]
-    if not isinstance(prompt, list) or not prompt or not all(isinstance(message, dict) for message in prompt):
-        text = f"{where}: {config.data.prompt_key} must be a list of messages with role and content"
-        yield _raised_by_dataset(text, config)
+    key = config.data.prompt_key
+    if not isinstance(row[key], list) or not row[key] or not all(isinstance(message, dict) for message in row[key]):
+        yield _raised_by_dataset(f"{where}: {key} must be a list of messages with role and content", config)
         return
-    texts = [content for message in prompt if isinstance(content := message.get("content"), str)]
+    texts = [content for message in row[key] if isinstance(content := message.get("content"), str)]
     for kind in _MEDIA:
         key = config.data[f"{kind}_key"]
-        media = row.get(key) or []
+        media, marks = row.get(key) or [], sum(text.count(f"<{kind}>") for text in texts)
         if not isinstance(media, list):
             yield Finding(f"{where}: {key}={media!r} must be a list (data.{kind}_key)")
-            return
-        marks = sum(text.count(f"<{kind}>") for text in texts)
-        if marks != len(media):
+        elif marks != len(media):
             text = f"{where}: {marks} <{kind}> in the prompt and {len(media)} in the column {key}; write one <{kind}> "
             text += f"for each, or set the column (data.{kind}_key)"
             # If a row has no media, verl keeps the tag as text and silently trains without images.
@@ -205,13 +199,7 @@ def _raised_by_dataset(text: str, config: DictConfig) -> Finding:
 
 
 def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, lengths: list[int]) -> Iterator[Finding]:
-    """Builds the prompt of a row with verl's dataset, and adds its length in tokens to `lengths`.
-
-    Trainer V1 only skips the prompt of a failed rollout; the older trainers stop.
-
-    Raises:
-        MediaError: Reading the images takes too long.
-    """
+    """Builds the prompt of a row with verl's dataset, and adds its length in tokens to `lengths`. Raises MediaError."""
     reason, in_dataset = "", True
     contents = str([message.get("content") for message in row[config.data.prompt_key]])
     for name in ("image_token", "video_token"):
@@ -229,7 +217,7 @@ def _check_prompt(row: Row, where: str, config: DictConfig, dataset: Any, length
         if in_dataset or config.data.filter_overlong_prompts:
             yield _raised_by_dataset(f"{where}: {reason}", config)
             return
-    if reason:
+    if reason:  # trainer V1 only skips the prompt of a failed rollout; the older trainers stop
         text = f"{where}: {reason}, and verl skips its rollouts; correct or remove it"
         yield Finding(text, stops=not known_failures.uses_v1(config))
 
@@ -249,10 +237,8 @@ def _count_tokens(messages: list[Row], dataset: Any) -> int:
     """The length of a prompt with its resized images, as verl's filter for long prompts computes it."""
     from verl.utils.tokenizer import build_multimodal_processor_inputs
 
-    options = dict(dataset.apply_chat_template_kwargs)
-    if dataset.tool_schemas is not None:
-        options["tools"] = dataset.tool_schemas
     template = (dataset.processor or dataset.tokenizer).apply_chat_template
+    options = {"tools": dataset.tool_schemas, **dataset.apply_chat_template_kwargs}
     text = template(messages, add_generation_prompt=True, tokenize=False, **options)
     media = dataset._process_multi_modal_info(messages, dataset.image_patch_size, dataset.config)
     if not any(media):
@@ -280,11 +266,9 @@ def _check_visual_entropy(rows: dict[int, Row], where: str, config: DictConfig) 
         options = DurianConfig.from_algorithm(config.algorithm)
     except ValueError:  # reported with the estimator
         return
-    key = options.perceptual.key
-    if options.weights.perceptual == 0:
-        return
+    key, weight = options.perceptual.key, options.weights.perceptual
     for number, row in rows.items():
-        if key not in row:
+        if weight == 0 or key not in row:
             return
         missing = _has_media(row, config) and (row[key] is None or row[key] != row[key])
         if missing or not is_entropy(row[key]):

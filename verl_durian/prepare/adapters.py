@@ -5,7 +5,7 @@
 import re
 from collections.abc import Callable, Sequence
 
-from verl_durian.prepare.base import EVALUATION, TRAINING, DatasetSpec, Dropped, Problem, Row
+from verl_durian.prepare.base import TRAINING, DatasetSpec, Dropped, Problem, Row
 from verl_durian.prepare.choices import LETTERS, add_choices, letter_of, letter_of_text, read_choices, write_choices
 from verl_durian.reward import last_boxed
 
@@ -69,7 +69,6 @@ VIRL39K = DatasetSpec(
     license="MIT",
     splits={"train": "39Krelease.parquet"},
     ids=["qid"],
-    image="image",
     columns=["question", "answer", *_VIRL39K_METADATA],
     archive="images.zip",
     pixels=TRAINING,
@@ -100,9 +99,7 @@ MATHVERSE = DatasetSpec(
     license="MIT",
     splits={"testmini": "testmini.parquet"},
     ids=["sample_index"],
-    image="image",
     columns=["question", "answer", "question_for_eval", *_MATHVERSE_METADATA, "metadata"],
-    pixels=EVALUATION,
     problem=_mathverse,
     metadata=lambda row: {**(row["metadata"] or {}), **{name: row[name] for name in _MATHVERSE_METADATA}},
     treatment=f"A question that is only in the image (version Vision Only) becomes: {_QUESTION_IN_IMAGE} The choices "
@@ -135,7 +132,6 @@ MATHVISION = DatasetSpec(
     ids=["id"],
     image="decoded_image",
     columns=["question", "answer", "options", "level", "subject"],
-    pixels=EVALUATION,
     problem=_mathvision,
     metadata=lambda row: {"subject": row["subject"], "level": row["level"]},
     treatment="`<image1>` becomes `<image>`. The options are appended as choices. Options that are only letters, which "
@@ -169,7 +165,6 @@ MATHVISTA = DatasetSpec(
     ids=["pid"],
     image="decoded_image",
     columns=["question", "answer", "choices", *_MATHVISTA_METADATA, "metadata"],
-    pixels=EVALUATION,
     problem=_mathvista,
     metadata=lambda row: {**(row["metadata"] or {}), **{name: row[name] for name in _MATHVISTA_METADATA}},
     treatment="The choices are appended to the question, and the letter of the choice with the answer's text is "
@@ -196,7 +191,6 @@ WEMATH = DatasetSpec(
     ids=["ID", "key"],
     image="image_path",
     columns=["question", "option", "answer", "knowledge concept", "question number"],
-    pixels=EVALUATION,
     problem=_wemath,
     metadata=lambda row: {
         "problem": f"{row['key'].strip().partition('_')[0]}-{row['ID']}",
@@ -222,9 +216,7 @@ HALLUSIONBENCH = DatasetSpec(
     license="BSD-3-Clause",
     splits={"image": "data/image-*.parquet"},
     ids=_HALLUSIONBENCH_GROUP,
-    image="image",
     columns=["question", "gt_answer"],
-    pixels=EVALUATION,
     ability="vqa",
     problem=_hallusionbench,
     metadata=lambda row: {name: row[name] for name in _HALLUSIONBENCH_GROUP},

@@ -60,13 +60,13 @@ class DatasetSpec:
     """For each split, the pattern of its parquet files in the hub repository."""
     ids: Sequence[str]
     """Columns that identify a row."""
-    image: str
+    image: str = "image"
     """Column with an image, a list of images, or a list of paths in `archive`."""
     columns: Sequence[str]
     """Other columns to read."""
     archive: str | None = None
     """Zip file in the repository with the images, if the source has only their paths."""
-    pixels: PixelRange
+    pixels: PixelRange = EVALUATION
     ability: str = "math"
     problem: Callable[[Row], Problem]
     """Converts a row to a problem, or raises `Dropped`."""

@@ -97,13 +97,9 @@ def prepare_dataset(name: str, source: str | None, output: Path, workers: int | 
 
 
 def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Returns the summaries of the splits in the output folder.
-
-    Raises:
-        ValueError: the folder contains other files, or results of other settings. Hidden files are ignored.
-    """
+    """The summaries of the splits in the output folder; other files and other settings are a ValueError."""
     summaries, others = {}, set()
-    for file in output.glob("[!.]*"):
+    for file in output.glob("[!.]*"):  # not the hidden files of a killed run
         try:
             summaries[file.stem] = json.loads(pq.read_metadata(file).metadata[_SUMMARY_KEY])
         except (OSError, KeyError, TypeError, ValueError):
@@ -122,15 +118,8 @@ def _finished_splits(output: Path, settings: dict[str, Any]) -> dict[str, dict[s
     return summaries
 
 
-def _write_split(
-    file: Path, name: str, source: Source, settings: dict[str, Any], workers: int | None
-) -> dict[str, Any]:
-    """Converts a split, writes its file atomically, and returns the content of its metadata.
-
-    Raises:
-        ValueError: a row cannot be converted, no row is usable, or a worker was killed.
-        OSError: no space is left on the disk.
-    """
+def _write_split(file: Path, name: str, source: Source, settings: dict, workers: int | None) -> dict[str, Any]:
+    """Converts a split, writes its file atomically, and returns its summary, the content of its metadata."""
     split, rows = file.stem, source.splits[file.stem]
     starts = range(0, len(rows), BATCH_ROWS)
     convert_batch = partial(convert, rows, name, split, source.archive)
@@ -172,9 +161,7 @@ def _end_with_command() -> None:
     threading.Thread(target=wait, args=[multiprocessing.parent_process()], daemon=True).start()
 
 
-def _card(
-    spec: DatasetSpec, source: Source, output: Path, counts: dict[str, dict[str, int]], dropped: list[dict[str, Any]]
-) -> str:
+def _card(spec: DatasetSpec, source: Source, output: Path, counts: dict[str, dict], dropped: list[dict]) -> str:
     """Returns the data card."""
     lost, reasons = Counter(row["split"] for row in dropped), Counter((row["split"], row["reason"]) for row in dropped)
     rows = []

@@ -74,16 +74,6 @@ def convert(rows: datasets.Dataset, name: str, split: str, archive: Path | None,
             message = f"{type(error).__name__}: {error}"
             raise ValueError(f"{name}, split {split}, row {index} (id {row_id}): {message}") from error
         question = place_images(problem.question, len(images))
-        extra_info = {
-            "split": split,
-            "index": index,
-            "id": row_id,
-            "question": question.replace(IMAGE, "").strip(),
-            "answer_type": problem.answer_type,
-            "choices": list(problem.choices),
-            "decimals": problem.decimals,
-            "metadata": metadata,
-        }
         converted.append(
             {
                 "data_source": name,
@@ -91,7 +81,16 @@ def convert(rows: datasets.Dataset, name: str, split: str, archive: Path | None,
                 "images": [{"bytes": image, "path": None} for image in images],
                 "ability": spec.ability,
                 "reward_model": {"style": "rule", "ground_truth": problem.answer},
-                "extra_info": extra_info,
+                "extra_info": {
+                    "split": split,
+                    "index": index,
+                    "id": row_id,
+                    "question": question.replace(IMAGE, "").strip(),
+                    "answer_type": problem.answer_type,
+                    "choices": list(problem.choices),
+                    "decimals": problem.decimals,
+                    "metadata": metadata,
+                },
             }
         )
         resized = sum(image is not content for image, content in zip(images, contents, strict=True))
@@ -101,9 +100,9 @@ def convert(rows: datasets.Dataset, name: str, split: str, archive: Path | None,
 
 def _image_files(source: Any, archive: Path | None) -> list[bytes]:
     """The image files of a row, from the value of its image column."""
-    images = source if isinstance(source, list) else [source] if source else []
-    if not images:
+    if not source:
         raise Dropped("no image")
+    images = source if isinstance(source, list) else [source]
     contents: list[Any] = [read_image(archive, image) if archive else image and image["bytes"] for image in images]
     if not all(contents):
         raise Dropped("an image is missing", ", ".join(images) if archive else "")
