@@ -3,12 +3,12 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from pictures import encoded, picture
 from PIL import Image, ImageDraw
 from qwen_vl_utils import fetch_image
 from skimage import data
@@ -22,14 +22,8 @@ from verl_durian.entropy.vision_tower import TowerSettings, VisionTower, read_to
 from verl_durian.entropy.visual_entropy import visual_entropy
 
 
-def picture(name: str, width: int = 112, height: int = 84) -> Image.Image:
-    return Image.fromarray(getattr(data, name)()).convert("RGB").resize((width, height))
-
-
 def file(image: Image.Image) -> dict[str, bytes]:
-    buffer = BytesIO()
-    image.save(buffer, "PNG")
-    return {"bytes": buffer.getvalue()}
+    return {"bytes": encoded(image)}
 
 
 CAT, GRASS, COFFEE = picture("chelsea"), picture("grass", 140, 56), picture("coffee", 70, 120)
