@@ -98,8 +98,8 @@ def write_run(
         uids = np.array([f"{step:06}-{number:06}" for number in range(prompts)])[prompt]
         scores, entropies, levels = map(torch.from_numpy, (reward, entropy[rows][prompt], log_probs))
         found = durian_advantages(scores, uids, entropies, levels, options)
-        lengths = torch.from_numpy(random.integers(20, 200, len(prompt)))
-        mask = torch.arange(200) < lengths.unsqueeze(-1)
+        lengths = torch.from_numpy(random.integers(2, 20, len(prompt)))
+        mask = torch.arange(20) < lengths.unsqueeze(-1)
         advantages = found.advantage if estimator == "durian" else found.original
         data = DataProto.from_dict(
             tensors={

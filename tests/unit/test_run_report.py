@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from matplotlib.figure import Figure
 from synthetic_records import write_run, write_training_set
 from typer.testing import CliRunner
 
@@ -36,6 +37,12 @@ def four(tmp_path_factory: pytest.TempPathFactory) -> Path:
             name = folder / f"{estimator}_seed{seed}"
             write_run(name, estimator=estimator, seed=seed, train_file=train_file, texts=estimator == "durian")
     return folder
+
+
+@pytest.fixture
+def blank_figures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Writing SVG takes most of the time of a report."""
+    monkeypatch.setattr(Figure, "savefig", lambda self, file, **_: file.write('<svg viewBox="0 0 1 1"></svg>'))
 
 
 def report(tmp_path: Path, *arguments: Path | str) -> tuple[str, list[str]]:
@@ -315,7 +322,7 @@ def test_mean_of_validation_sets_needs_all(tmp_path: Path) -> None:
     assert "all: Validation sets without a figure of their own: g, h." in notes
 
 
-def test_training_set_that_has_changed(four: Path, tmp_path: Path) -> None:
+def test_training_set_that_has_changed(four: Path, tmp_path: Path, blank_figures: None) -> None:
     table = pq.read_table(four / "train.parquet").slice(0, 10).to_pydict()
     table["question"] = table.pop("prompt")
     table["question"][0] = [{"role": "user", "content": "plain"}]
@@ -330,13 +337,13 @@ def test_training_set_that_has_changed(four: Path, tmp_path: Path) -> None:
     assert any(f"beyond the end of the training set (10 rows): {len(beyond)}." in note for note in notes)
 
 
-def test_a_large_page_has_no_images(four: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page_module, "MAX_BYTES", 500_000)
+def test_a_large_page_has_no_images(four: Path, tmp_path: Path, blank_figures: None, monkeypatch) -> None:
+    monkeypatch.setattr(page_module, "MAX_BYTES", 300_000)
     page, notes = report(tmp_path, four / "durian_seed1")
     assert notes[0].startswith("No images: with them, the page would be above") and "data:image/jpeg" not in page
 
 
-def test_figures_of_an_earlier_report_are_removed(four: Path, tmp_path: Path) -> None:
+def test_figures_of_an_earlier_report_are_removed(four: Path, tmp_path: Path, blank_figures: None) -> None:
     folder = tmp_path / "page" / "report_figures"
     report(tmp_path, four / "grpo_seed1", four / "durian_seed1")
     (folder / "mine.svg").touch()
@@ -344,7 +351,7 @@ def test_figures_of_an_earlier_report_are_removed(four: Path, tmp_path: Path) ->
     assert len(list(folder.iterdir())) == page.count("<svg") + 1
 
 
-def test_a_damaged_image_is_counted(tmp_path: Path) -> None:
+def test_a_damaged_image_is_counted(tmp_path: Path, blank_figures: None) -> None:
     train_file = write_training_set(tmp_path / "train.parquet")
     table = pq.read_table(train_file).to_pydict()
     table["images"][5] = [{"bytes": b"not an image", "path": None}]
