@@ -11,3 +11,11 @@ def tiny_qwen25vl(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tiny_model import make_tiny_qwen25vl
 
     return make_tiny_qwen25vl(tmp_path_factory.mktemp("tiny_qwen25vl"))
+
+
+@pytest.fixture
+def local_ray() -> None:
+    """A Ray of this process, see `join_local_ray`."""
+    from local_ray import join_local_ray
+
+    join_local_ray()

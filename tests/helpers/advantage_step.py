@@ -29,13 +29,13 @@ def compose(*overrides: str):
         return compose("ppo_trainer", overrides=list(overrides))
 
 
-def make_rows(outputs: int = 1) -> list[dict]:
+def make_rows(outputs: int = 1, seed: int = 0) -> list[dict]:
     """Rollouts as verl's agent loop puts them into TransferQueue; ``outputs`` rows for each session.
 
     With what a reference policy and a critic add. Prompt 3 has no image; prompts 2 and 5 have lost rollouts. The last
     output of a session carries the reward, the others repeat it; lengths and log-probabilities differ.
     """
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     lost = ("prompt2_0", "prompt2_3", "prompt5_1", "prompt5_2", "prompt5_3")
     rows = []
     for number in range(PROMPTS):
@@ -101,11 +101,7 @@ def expected(rows: list[dict], config, rejected: tuple[str, ...] = ()) -> torch.
 
 
 def assert_expected(found, rows: list[dict], config, rejected: tuple[str, ...] = ()) -> dict:
-    """The advantages are those of the loops, padding rows get 0; returns the metrics.
-
-    Args:
-        found: advantages, mask and metrics of a step.
-    """
+    """Of what a step found, the advantages are those of the loops, 0 in padding rows; returns the metrics."""
     advantages, mask, metrics = found
     wanted = expected(rows, config, rejected)
     assert wanted.abs().sum() > 5
@@ -146,11 +142,7 @@ def put_rows(rows: list[dict]):
 
 
 def run_v1(rows: list[dict], config, multiple: int = 1, mode: str = "sync") -> tuple[torch.Tensor, torch.Tensor, dict]:
-    """V1's ``_compute_advantage`` in a trainer of this mode, on the rows, padded by verl to a multiple of ``multiple``.
-
-    Returns:
-        advantages and response mask, both (bs, response_length) with padding rows last, and the metrics.
-    """
+    """V1's ``_compute_advantage`` on rows that verl pads to a multiple; returns advantages, mask and metrics."""
     import transfer_queue as tq
     from verl.trainer.ppo.core_algos import get_kl_controller
     from verl.trainer.ppo.padding_utils import upsample_batch_to_divisible_size

@@ -5,6 +5,8 @@
 import math
 from fractions import Fraction
 
+EPS = 1e-6
+
 
 def std(values: list[float]) -> float:
     """Unbiased std; 0 for one value or equal values."""
@@ -23,17 +25,7 @@ def quantile(values: list[float], q: Fraction) -> Fraction:
 
 
 def durian(
-    rewards,
-    mask,
-    uids,
-    log_probs,
-    entropy,
-    weights,
-    quantiles,
-    num_groups,
-    confidence="mean",
-    thresholds="batch",
-    eps=1e-6,
+    rewards, mask, uids, log_probs, entropy, weights, quantiles, num_groups, confidence="mean", thresholds="batch"
 ):
     """A_{s,i} of each row (Eq. 20), a list of floats; rows with an empty mask get 0."""
     prompts = {}
@@ -83,7 +75,7 @@ def durian(
         mean = math.fsum(of_prompt) / len(rows)
         for row in rows:
             centred = 0.0 if min(of_prompt) == max(of_prompt) else score[row] - mean
-            original = score[row] / (1 + eps) if len(rows) == 1 else centred / (own_std[uid] + eps)
-            terms = (original, centred / (perceptual[uid] + eps), centred / (reasoning[uid] + eps))
+            original = score[row] / (1 + EPS) if len(rows) == 1 else centred / (own_std[uid] + EPS)
+            terms = (original, centred / (perceptual[uid] + EPS), centred / (reasoning[uid] + EPS))
             result[row] = sum(weight * term for weight, term in zip(weights, terms, strict=True))
     return result

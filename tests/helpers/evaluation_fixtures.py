@@ -2,7 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small data files of the five benchmarks, in the schema of `verl-durian prepare`, with questions of the quickstart."""
 
-import io
 import json
 import random
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from pictures import encoded
 
 from recipes.quickstart.data import Painter, Question, plain_questions, prompt_text, split_images
 from verl_durian.prepare.rows import SCHEMA
@@ -48,8 +48,6 @@ def write_benchmarks(folder: Path) -> None:
         for index, place in enumerate(metadata(name)):
             kind = "yesno" if name == "hallusionbench" else ("color", "shape")[index % 2]
             question = asked[kind].pop(rng.randrange(len(asked[kind])))
-            picture = io.BytesIO()
-            painter.paint(question.image, "flat", 112, rng).save(picture, "PNG")
             extra_info = {
                 **{"split": split, "index": index, "id": f"{name}-{index}", "question": question.text, "choices": []},
                 **{"answer_type": "yes_no" if kind == "yesno" else "number", "metadata": json.dumps(place)},
@@ -58,7 +56,7 @@ def write_benchmarks(folder: Path) -> None:
                 {
                     "data_source": name,
                     "prompt": [{"role": "user", "content": prompt_text(question.text)}],
-                    "images": [{"bytes": picture.getvalue(), "path": None}],
+                    "images": [{"bytes": encoded(painter.paint(question.image, "flat", 112, rng)), "path": None}],
                     "ability": "vqa" if kind == "yesno" else "math",
                     "reward_model": {"style": "rule", "ground_truth": question.answer},
                     "extra_info": extra_info,

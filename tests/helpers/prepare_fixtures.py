@@ -7,7 +7,6 @@ Each has the layout of the real one, the columns that are read, and unusual rows
 percent. Some questions and images are those of easy-vqa.
 """
 
-import io
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import easy_vqa
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Dataset, Features, Image, List, Value
+from pictures import encoded
 from PIL import Image as Pillow
 from PIL import ImageDraw
 
@@ -25,9 +25,7 @@ Picture = dict[str, Any]
 
 def stored(picture: Pillow.Image, form: str = "PNG", name: str | None = None) -> Picture:
     """An image as the hub's parquet files store it."""
-    content = io.BytesIO()
-    picture.save(content, form)
-    return {"bytes": content.getvalue(), "path": name}
+    return {"bytes": encoded(picture, form), "path": name}
 
 
 def drawing(*lengths: int, size: tuple[int, int] = (520, 512)) -> Pillow.Image:
@@ -286,11 +284,7 @@ def wemath(folder: Path) -> None:
 
 
 def hallusionbench(folder: Path) -> None:
-    questions = {
-        "Is the blue bar the highest?": (1, 0),
-        "Is the red bar 30 high?": (1, 0),
-        "Are there 3 bars?": (1, 1),
-    }
+    questions = {"Is the blue bar the highest?": (1, 0), "Is the red bar 30 high?": (1, 0), "Are there 3 bars?": (1, 1)}
 
     def row(place: str, number: int, question: str, yes: int, picture: Picture) -> dict[str, Any]:
         category, subcategory, group, figure = place.split()

@@ -70,13 +70,7 @@ def write_numbered_questions(file: Path) -> None:
 
 
 def places_in_order(rollouts: Path, file: Path, seed: int) -> dict[int, list[int]]:
-    """The numbered rows of each training step, as their places in the order of verl's sampler.
-
-    Args:
-        rollouts: The folder `trainer.rollout_data_dir`.
-        file: The training file, by `write_numbered_questions`.
-        seed: `data.seed`.
-    """
+    """The rows of each step in `trainer.rollout_data_dir`, numbered in the file, as places in the sampler's order."""
     sampler = create_rl_sampler(OmegaConf.create({"shuffle": True, "seed": seed}), pq.read_table(file))
     place = {row: place for place, row in enumerate(sampler)}
     steps = {}

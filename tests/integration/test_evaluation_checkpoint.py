@@ -111,10 +111,7 @@ def touch(file: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (
-            ["actor/model/huggingface/adapter/adapter_model.safetensors"],
-            "adapter with peft's merge_and_unload",
-        ),
+        (["actor/model/huggingface/adapter/adapter_model.safetensors"], "adapter with peft's merge_and_unload"),
         (["actor/model/dist_ckpt/common.pt"], "is in Megatron's own format"),
         (["notes.txt"], "contains neither config.json nor a checkpoint of verl: pass a folder global_step_N"),
         (["checkpoints/global_step_20/actor/fsdp_config.json"], "pass {folder}/checkpoints/global_step_20"),

@@ -17,9 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import transfer_queue as tq
 from advantage_step import DURIAN, ENTROPIES, assert_expected, load_training_set, make_rows, padded, run_v0, run_v1
-from local_ray import join_local_ray
+from verl.protocol import DataProto
+from verl.trainer.ppo import core_algos, ray_trainer
 from verl.trainer.ppo.core_algos import AdvantageEstimator
+from verl.trainer.ppo.v1 import trainer_base, utils
 from verl.utils.config import validate_config
 
 from verl_durian.algo import estimator
@@ -27,13 +30,10 @@ from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import COMPUTED
 from verl_durian.hooks import plugin, record, trainers, verl_symbols
 
+pytestmark = pytest.mark.usefixtures("local_ray")
+
 OF_DATASET = "+algorithm.durian.perceptual.thresholds=dataset"
 STEPS = {"v1": run_v1, "older": run_v0}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def joined():
-    join_local_ray()
 
 
 @pytest.fixture
@@ -144,8 +144,6 @@ def test_invalid_options_of_the_record_are_an_error_with_any_estimator(option, t
 
 def test_a_verl_that_forwards_the_batch_itself(config, monkeypatch):
     """As in verl pull request #7473: the estimator uses the arguments that verl passes, not those of the hook."""
-    from verl.trainer.ppo import core_algos
-
     rows = make_rows()
     registered = core_algos.ADV_ESTIMATOR_REGISTRY["durian"]
     other = [{**row, "old_log_probs": row["old_log_probs"] ** 2, "visual_entropy": 1.0} for row in rows]
@@ -203,8 +201,6 @@ def test_metrics_that_fail_do_not_end_training(config, caplog, monkeypatch):
 
 
 def test_v1_continues_if_the_accuracy_cannot_be_fetched(config, caplog, monkeypatch):
-    import transfer_queue as tq
-
     get = tq.kv_batch_get
     monkeypatch.setattr(tq, "kv_batch_get", lambda **given: 1 / 0 if "acc" in given["select_fields"] else get(**given))
     for _ in range(2):
@@ -224,8 +220,6 @@ def test_v1_continues_if_a_log_probability_is_not_finite(config, caplog):
 @pytest.mark.parametrize("function", ["compute_advantage", "compute_advantage_for_multi_trajectories"])
 def test_a_step_of_v1_in_which_the_estimator_did_not_run_is_an_error(function, config, monkeypatch):
     """As if another module had imported verl's own function, with which V1 would compute GRPO."""
-    from verl.trainer.ppo.v1 import trainer_base, utils
-
     module = utils if function == "compute_advantage" else trainer_base
     monkeypatch.setattr(module, function, inspect.unwrap(getattr(module, function)))
     with pytest.raises((RuntimeError, ValueError), match="durian.*verl-durian doctor"):
@@ -234,9 +228,6 @@ def test_a_step_of_v1_in_which_the_estimator_did_not_run_is_an_error(function, c
 
 def test_a_step_in_which_another_plugins_function_does_not_call_the_estimator_is_an_error(trainer, config, monkeypatch):
     """The other plugin replaced verl's function before ours, which wraps it, or after ours."""
-    from verl.trainer.ppo import ray_trainer
-    from verl.trainer.ppo.v1 import utils
-
     verls = inspect.unwrap(ray_trainer.compute_advantage)
 
     def grpo_instead(data, adv_estimator, *args, **kwargs):
@@ -250,10 +241,7 @@ def test_a_step_in_which_another_plugins_function_does_not_call_the_estimator_is
 
 
 def test_an_older_trainer_keeps_columns_through_generation(tmp_path):
-    from verl.protocol import DataProto
-    from verl.trainer.ppo.ray_trainer import RayPPOTrainer
-
-    trainer = object.__new__(RayPPOTrainer)
+    trainer = object.__new__(ray_trainer.RayPPOTrainer)
     trainer.config = advantage_step.compose(*DURIAN, f"+algorithm.durian.record={tmp_path}")
     columns = {"uid": ["a", "b"], "visual_entropy": [1.0, None], record.ROW: [3.0, 4.0], "raw_prompt": ["x", "y"]}
     columns = {name: np.array(values, dtype=object) for name, values in columns.items()}
@@ -282,8 +270,6 @@ def test_arguments_that_a_later_verl_adds_are_passed_on(estimator):
 
 def test_an_error_while_a_hook_is_installed_is_recorded_and_not_raised(monkeypatch):
     """As for a function without a signature, which another plugin may have put in place."""
-    from verl.trainer.ppo import ray_trainer
-
     monkeypatch.setattr(verl_symbols, "FAILURES", {})
     monkeypatch.setattr(verl_symbols, "problem", lambda symbol: 1 / 0)
     plugin._install(ray_trainer)
@@ -293,9 +279,6 @@ def test_an_error_while_a_hook_is_installed_is_recorded_and_not_raised(monkeypat
 
 def test_another_plugins_wrappers_around_ours(config, monkeypatch):
     """Wrappers that keep no attributes of what they wrap, put in place after ours."""
-    from verl.trainer.ppo import ray_trainer
-    from verl.trainer.ppo.v1 import utils
-
     alone = run_v1(make_rows(), config)[0]
     calls = []
 
@@ -352,6 +335,15 @@ print(other_plugin.calls)
 """
 
 
+def assert_as_in_this_process(found, *estimators):
+    """The advantages that another process wrote are those of this one, bit by bit."""
+    for name in estimators:
+        alone = advantage_step.compose(f"algorithm.adv_estimator={name}")
+        of_v0, of_v1 = run_v0(make_rows(), alone)[0], run_v1(make_rows(), alone, multiple=5)[0]
+        assert of_v0.any() and found[f"{name}_v0"].tobytes() == of_v0.numpy().tobytes()
+        assert of_v1.any() and found[f"{name}_v1"].tobytes() == of_v1.numpy().tobytes()
+
+
 def test_verl_modules_and_another_plugins_wrappers_from_before_ours(tmp_path):
     (tmp_path / "other_plugin.py").write_text(OTHER_PLUGIN)
     path = os.pathsep.join(map(str, [tmp_path, Path(advantage_step.__file__).parent, os.environ.get("PYTHONPATH", "")]))
@@ -361,17 +353,11 @@ def test_verl_modules_and_another_plugins_wrappers_from_before_ours(tmp_path):
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip().endswith(str(["compute_advantage", "compute_data_metrics"] * 2))
-    found = np.load(out)
-    for name in ("durian", "grpo"):
-        alone = advantage_step.compose(f"algorithm.adv_estimator={name}")
-        assert found[f"{name}_v0"].tobytes() == run_v0(make_rows(), alone)[0].numpy().tobytes()
-        assert found[f"{name}_v1"].tobytes() == run_v1(make_rows(), alone, multiple=5)[0].numpy().tobytes()
+    assert_as_in_this_process(np.load(out), "durian", "grpo")
 
 
 def test_another_plugin_that_compares_estimators_within_a_step(config, monkeypatch):
     """It calls verl's function once more, with its arguments by position."""
-    from verl.trainer.ppo.v1 import trainer_base
-
     rows = make_rows()
     function, compared = trainer_base.compute_advantage_for_multi_trajectories, []
 
@@ -389,14 +375,10 @@ def test_another_plugin_that_compares_estimators_within_a_step(config, monkeypat
 
 
 def test_other_estimators_compute_the_same_with_and_without_the_plugin(tmp_path):
-    found = {}
-    for policy in ("auto", "none"):
-        out = tmp_path / f"{policy}.npz"
-        environment = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": policy}
-        command = [sys.executable, advantage_step.__file__, out, "grpo", "rloo"]
-        subprocess.run(command, check=True, env=environment, timeout=300)
-        found[policy] = np.load(out)
-    assert found["auto"]["plugin"] and not found["none"]["plugin"]
-    for step in ("grpo_v0", "grpo_v1", "rloo_v0", "rloo_v1"):
-        assert found["auto"][step].any()
-        assert found["auto"][step].tobytes() == found["none"][step].tobytes()
+    out = tmp_path / "found.npz"
+    environment = {**os.environ, "VERL_USE_EXTERNAL_PLUGINS": "none"}
+    command = [sys.executable, advantage_step.__file__, out, "grpo", "rloo"]
+    subprocess.run(command, check=True, env=environment, timeout=300)
+    found = np.load(out)
+    assert not found["plugin"] and hasattr(ray_trainer.compute_advantage, "_verl_durian")
+    assert_as_in_this_process(found, "grpo", "rloo")

@@ -3,16 +3,14 @@
 
 import os
 import sys
-from io import BytesIO
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import ray
-from local_ray import join_local_ray
+from pictures import encoded, picture
 from PIL import Image
-from skimage import data
 
 from verl_durian.entropy import pipeline
 from verl_durian.entropy.cache import EntropyCache
@@ -22,19 +20,10 @@ from verl_durian.entropy.pipeline import Placement, Problem, Scores, place, reso
 from verl_durian.entropy.scorer import Scorer, to_arrays
 from verl_durian.entropy.vision_tower import TowerSettings, read_tower
 
+pytestmark = pytest.mark.usefixtures("local_ray")
 
-@pytest.fixture(autouse=True)
-def joined():
-    join_local_ray()
-
-
-def jpeg(name: str, width: int = 112, height: int = 84) -> dict[str, bytes]:
-    buffer = BytesIO()
-    Image.fromarray(getattr(data, name)()).convert("RGB").resize((width, height)).save(buffer, "JPEG")
-    return {"bytes": buffer.getvalue()}
-
-
-CAT, GRASS, COFFEE = jpeg("chelsea"), jpeg("grass", 140, 56), jpeg("coffee", 70, 120)
+SIZES = {"chelsea": (112, 84), "grass": (140, 56), "coffee": (70, 120)}
+CAT, GRASS, COFFEE = ({"bytes": encoded(picture(name, *size), "JPEG")} for name, size in SIZES.items())
 BROKEN = {"bytes": b"no picture"}
 
 

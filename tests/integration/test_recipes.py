@@ -80,15 +80,6 @@ def recipe(tmp_path) -> Recipe:
     return Recipe(tmp_path)
 
 
-def test_attention_without_flash_attn(recipe):
-    remove_padding = "actor_rollout_ref.model.use_remove_padding={}"
-    sdpa = "+actor_rollout_ref.model.override_config.attn_implementation=sdpa"
-    settings = recipe.settings()
-    assert remove_padding.format(True) in settings and sdpa not in settings
-    settings = recipe.settings(ATTENTION="sdpa")
-    assert remove_padding.format(False) in settings and sdpa in settings
-
-
 def validate(config: DictConfig) -> None:
     """verl's own validation of its config, with that of the plugin."""
     import verl.trainer.ppo.core_algos  # noqa: F401
@@ -116,6 +107,8 @@ def test_presets_are_valid_and_those_of_the_paper(recipe, models, backbone, engi
     assert config.trainer.total_epochs == 15 and config.data.seed == 1
     assert config.algorithm.adv_estimator == "durian" and not config.algorithm.use_kl_in_reward
     assert actor.strategy == {"fsdp": "fsdp2", "megatron": "megatron"}[engine]
+    model = config.actor_rollout_ref.model
+    assert "attn_implementation" not in model.override_config and (engine == "megatron" or model.use_remove_padding)
     if backbone == "dapo":
         assert (actor.clip_ratio_low, actor.clip_ratio_high, actor.use_kl_loss) == (0.2, 0.28, False)
         assert config.algorithm.filter_groups.enable and config.algorithm.filter_groups.metric == "score"
@@ -161,7 +154,10 @@ def test_variables_and_arguments_override_defaults(recipe):
         RESUME="disable",
         OVERLONG_BUFFER="0",
         SEED="7",
+        ATTENTION="sdpa",
     )
+    model = config.actor_rollout_ref.model
+    assert model.override_config.attn_implementation == "sdpa" and not model.use_remove_padding
     assert config.actor_rollout_ref.rollout.n == 5
     assert config.algorithm.durian.reasoning.num_groups == 8
     assert config.data.train_files == "/data/virl39k/train.parquet"

@@ -6,35 +6,26 @@ import json
 import os
 import shutil
 from contextlib import nullcontext
-from io import BytesIO
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from local_ray import join_local_ray
+from pictures import encoded, picture
 from PIL import Image
-from skimage import data
 from typer.testing import CliRunner
 
 from verl_durian.cli import app
 from verl_durian.entropy import score as command
 
-CAT = Image.fromarray(data.chelsea()).resize((112, 84))
+CAT = picture("chelsea")
 
 
 @pytest.fixture(autouse=True)
-def joined(monkeypatch):
+def joined(local_ray, monkeypatch):
     """The command uses the Ray of this process; the tests of the installed command start a Ray of their own."""
-    join_local_ray()
     start_or_join = command._ray
     monkeypatch.setattr(command, "_ray", lambda address: start_or_join(address) if address else nullcontext())
-
-
-def stored(picture: Image.Image, form: str = "PNG", **options) -> bytes:
-    buffer = BytesIO()
-    picture.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 def write(file: Path, *rows: list[bytes] | None, **columns: list) -> None:
@@ -73,15 +64,15 @@ def score(tmp_path, tiny_qwen25vl) -> Score:
 
 BROKEN = {
     "corrupt": b"\x89PNG\r\n\x1a\n" + b"\0" * 100,
-    "truncated": stored(CAT)[:2000],
+    "truncated": encoded(CAT)[:2000],
     "empty": b"",
-    "bomb": stored(Image.new("1", (20_000, 20_000))),
-    "strip": stored(Image.new("RGB", (3000, 4))),
+    "bomb": encoded(Image.new("1", (20_000, 20_000))),
+    "strip": encoded(Image.new("RGB", (3000, 4))),
 }
 
 
 def test_broken_images_are_named_and_the_others_scored(score):
-    pictures = {"plain": stored(CAT), "1 x 1": stored(Image.new("RGB", (1, 1), "red")), **BROKEN}
+    pictures = {"plain": encoded(CAT), "1 x 1": encoded(Image.new("RGB", (1, 1), "red")), **BROKEN}
     write(score.folder / "data.parquet", *([content] for content in pictures.values()), name=list(pictures))
     code, output = score()
     assert code == 1 and score("--on-error", "null")[0] == 0
@@ -119,7 +110,7 @@ def test_sets_without_a_score(score):
 
 
 def test_folders_with_other_files_are_not_changed(score):
-    write(score.folder / "data.parquet", [stored(CAT)])
+    write(score.folder / "data.parquet", [encoded(CAT)])
     score.output.mkdir()
     (score.output / "notes.txt").write_text("mine")
     assert "--output" in (output := score.refused()) and "files that this command did not write" in output
@@ -137,7 +128,7 @@ def test_folders_with_other_files_are_not_changed(score):
 
 
 def test_what_prevents_writing_is_reported_before_the_work(score, monkeypatch):
-    write(score.folder / "data.parquet", [stored(CAT)])
+    write(score.folder / "data.parquet", [encoded(CAT)])
     monkeypatch.setattr(command, "score_rows", None)
     score.output.mkdir()
     folder = os.open(score.output, os.O_RDONLY)
@@ -163,5 +154,5 @@ def test_what_prevents_writing_is_reported_before_the_work(score, monkeypatch):
     ],
 )
 def test_invalid_options_are_named(score, options, problem):
-    write(score.folder / "data.parquet", [stored(CAT)])
+    write(score.folder / "data.parquet", [encoded(CAT)])
     assert problem in score.refused(*options).replace("│ ", "")

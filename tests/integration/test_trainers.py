@@ -18,11 +18,12 @@ import pytest
 import ray
 import torch
 from advantage_step import DURIAN, assert_expected, data_proto, expected, make_rows, run_v0, run_v1
-from local_ray import join_local_ray
 from scipy.stats import spearmanr
 from verl.protocol import DataProto
 
 from verl_durian.hooks import trainers
+
+pytestmark = pytest.mark.usefixtures("local_ray")
 
 THRESHOLDS = "+algorithm.durian.perceptual.thresholds"
 CORRECTION = "algorithm.rollout_correction"
@@ -30,11 +31,6 @@ BYPASS = f"{CORRECTION}.bypass_mode=True"
 REJECTION = (f"{CORRECTION}.rollout_rs=seq_mean_k3", f"{CORRECTION}.rollout_rs_threshold=1")
 KL_IN_REWARD = ("algorithm.use_kl_in_reward=True", "algorithm.kl_ctrl.kl_coef=0.3")
 CRITIC = ("critic.enable=True", "trainer.critic_warmup=5")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def joined():
-    join_local_ray()
 
 
 @functools.cache

@@ -15,10 +15,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import ray
-from local_ray import join_local_ray
 from omegaconf import OmegaConf
-from PIL import Image
-from skimage import data as pictures
+from pictures import encoded, picture
 from transformers import AutoProcessor
 from verl.trainer.ppo.utils import create_rl_dataset
 
@@ -26,11 +24,7 @@ from verl_durian.algo.config import DurianConfig
 from verl_durian.entropy import pipeline
 from verl_durian.hooks.dataset import _identity, add_visual_entropy, dataset_thresholds, with_column
 
-
-@pytest.fixture(autouse=True)
-def joined():
-    """The Ray that a trainer has joined."""
-    join_local_ray()
+pytestmark = pytest.mark.usefixtures("local_ray")  # which a trainer has joined
 
 
 @pytest.fixture
@@ -58,14 +52,12 @@ def load(config, folder: Path):
     return create_rl_dataset(str(folder / "train.parquet"), config.data, processor.tokenizer, processor)
 
 
-def picture_bytes(name: str, folder) -> dict:
-    path = folder / f"{name}.png"
-    Image.fromarray(getattr(pictures, name)()).convert("RGB").resize((112, 84)).save(path)
-    return {"bytes": path.read_bytes()}
+def picture_bytes(name: str) -> dict[str, bytes]:
+    return {"bytes": encoded(picture(name))}
 
 
 def one_picture(config, folder):
-    return training_set(config, folder, {"images": [[picture_bytes("grass", folder)]]})
+    return training_set(config, folder, {"images": [[picture_bytes("grass")]]})
 
 
 def test_a_column_is_used_as_it_is(config, tmp_path):
@@ -117,7 +109,7 @@ def no_images_are_read(*args):
 def test_images_are_scored_once_and_then_read_from_the_cache(config, tmp_path, monkeypatch, caplog):
     """In a filtered set, of which neither a copy is written nor an image read again."""
     names = ["astronaut", "coffee", "text", "grass", "brick"]
-    images = [[] if name == "text" else [picture_bytes(name, tmp_path)] for name in names]
+    images = [[] if name == "text" else [picture_bytes(name)] for name in names]
     training_set(config, tmp_path, {"images": images, "name": names})
 
     def filtered():
@@ -168,18 +160,19 @@ def test_rows_are_identified_by_their_files(tmp_path):
     def identity(rows: datasets.Dataset) -> str | None:
         return _identity(rows, ["images"])
 
-    picture = picture_bytes("grass", tmp_path)
-    cells = [{**picture, "path": "a.png"}, {**picture, "path": None}]
-    rows, path = stored(0, cells), str(tmp_path / "grass.png")
+    grass, path = picture_bytes("grass"), str(tmp_path / "grass.png")
+    Path(path).write_bytes(grass["bytes"])
+    cells = [{**grass, "path": "a.png"}, {**grass, "path": None}]
+    rows = stored(0, cells)
     assert identity(rows) == identity(stored(0, cells)) is not None
     selections = [rows.select([1, 0, 2]), rows.select([0]), rows.select([1])]
     others = [*selections, datasets.concatenate_datasets([rows, rows]), stored(1, cells)]
     assert len({identity(rows), *map(identity, others)}) == 6
     in_other_files = [{"bytes": None, "path": path}, path, [path, path], {"image": path, "max_pixels": 999}]
     assert [identity(stored(2 + number, [cell])) for number, cell in enumerate(in_other_files)] == [None] * 4
-    assert identity(datasets.Dataset.from_dict({"images": [[picture]]})) is None  # in memory
+    assert identity(datasets.Dataset.from_dict({"images": [[grass]]})) is None  # in memory
 
-    both = [{"images": [picture], "pictures": [{**picture, "path": None}]}]
+    both = [{"images": [grass], "pictures": [{**grass, "path": None}]}]
     datasets.Dataset.from_list(both).to_parquet(str(tmp_path / "both.parquet"))
     rows = datasets.load_dataset("parquet", data_files=str(tmp_path / "both.parquet"), split="train")
     assert len({_identity(rows, [name]) for name in ("images", "pictures")} - {None}) == 2
@@ -204,7 +197,7 @@ def test_one_option_limits_the_workers(config, tmp_path, monkeypatch):
 def test_a_cache_folder_that_cannot_be_written_is_named_before_workers_start(config, tmp_path, monkeypatch):
     rows = one_picture(config, tmp_path)
     monkeypatch.setattr(pipeline, "_blocks", lambda rows, *_: (no_images_are_read() for _ in rows))
-    for folder in (tmp_path / "grass.png" / "cache", Path("/proc/cache")):
+    for folder in (tmp_path / "train.parquet" / "cache", Path("/proc/cache")):
         monkeypatch.setenv("VERL_DURIAN_CACHE", str(folder))
         with pytest.raises(ValueError, match=f"cache folder {folder}/.* is not writable .*VERL_DURIAN_CACHE"):
             add_visual_entropy(rows, config)
@@ -212,7 +205,7 @@ def test_a_cache_folder_that_cannot_be_written_is_named_before_workers_start(con
 
 def test_the_config_and_the_code_of_the_processor_may_be_elsewhere(config, tmp_path, monkeypatch):
     monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
-    images = {"images": [[picture_bytes("astronaut", tmp_path)], [picture_bytes("grass", tmp_path)]]}
+    images = {"images": [[picture_bytes("astronaut")], [picture_bytes("grass")]]}
     rows = training_set(config, tmp_path, images)
     add_visual_entropy(rows, config)
     expected = rows.dataframe["visual_entropy"][:]
@@ -244,7 +237,7 @@ def test_without_a_free_device_the_error_names_the_fix(config, tmp_path, monkeyp
 
 def test_an_image_that_cannot_be_scored_is_named(config, tmp_path):
     config.data.filter_overlong_prompts = False  # verl leaves such rows out where it measures prompts
-    images = [[picture_bytes("astronaut", tmp_path)], [{"bytes": b"no picture"}], [{"bytes": b""}]]
+    images = [[picture_bytes("astronaut")], [{"bytes": b"no picture"}], [{"bytes": b""}]]
     rows = training_set(config, tmp_path, {"images": images})
     with pytest.raises(ValueError, match="training row 1: image 0: not a picture.*1 more rows have images"):
         add_visual_entropy(rows, config)

@@ -40,18 +40,16 @@ LOST_ENGINE = """
 """
 
 
-SHOWN = "print('(Trainer pid=3) noise step:1 - loss:0.1\\nchatter')"
-STALLS = "print('last words'); time.sleep(1000)"
 PROGRAMS = {
     "good": ("print('hello')", []),
     "exit code": ("print('hello'); sys.exit(3)", []),
-    "shown": (SHOWN, ["--show", "step:[0-9]+"]),
+    "shown": ("print('(Trainer pid=3) noise step:1 - loss:0.1\\nchatter')", ["--show", "step:[0-9]+"]),
     "killed": ("os.kill(os.getpid(), signal.SIGKILL)", []),
     "exception": ("print('still here', flush=True); raise ValueError('bad setting')", []),
     "engine death": (ENGINE_DEATH, []),
     "engine error": (ENGINE_ERROR, []),
     "lost engine": (LOST_ENGINE, []),
-    "stall": (STALLS, ["--stall-minutes=0.1"]),
+    "stall": ("print('last words'); time.sleep(1000)", ["--stall-minutes=0.1"]),
     "death at shutdown": ("print('EngineDeadError at shutdown')", []),
 }
 

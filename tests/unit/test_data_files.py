@@ -3,7 +3,6 @@
 
 import json
 import os
-from io import BytesIO
 from pathlib import Path
 
 import datasets
@@ -12,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pictures import encoded
 from PIL import Image
 
 from verl_durian.entropy import data_files
@@ -20,13 +20,8 @@ from verl_durian.entropy.data_files import Columns, DataFile, DatasetRows, open_
 ENTROPIES = np.array([1.5, np.nan, 0.0])
 PATCHES = np.array([16, 0, 1], np.int32)
 SCORES = ("visual_entropy", "visual_patches")
+RED = encoded(Image.new("RGB", (28, 28), "red"))
 SCORED = [(1.5, 16), (None, None), (0.0, 1)]
-
-
-def png() -> bytes:
-    buffer = BytesIO()
-    Image.new("RGB", (28, 28), "red").save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def open_one(file: Path, output: Path) -> DataFile:
@@ -36,7 +31,7 @@ def open_one(file: Path, output: Path) -> DataFile:
 
 def test_parquet_rows_are_unchanged(tmp_path, monkeypatch):
     monkeypatch.setattr(data_files, "_ROW_GROUP_BYTES", 40_000)
-    images = [[{"bytes": bytes(30_000)}], None, [{"bytes": png()}, {"bytes": np.random.default_rng(0).bytes(90_000)}]]
+    images = [[{"bytes": bytes(30_000)}], None, [{"bytes": RED}, {"bytes": np.random.default_rng(0).bytes(90_000)}]]
     columns = {
         "images": images,
         "prompt": [[{"role": "user", "content": "<image>What?"}]] * 3,
@@ -96,10 +91,10 @@ def test_files_of_several_folders_and_at_a_url_keep_their_relative_paths(tmp_pat
 
     memory = fsspec.filesystem("memory")
     with memory.open("/data/train.parquet", "wb") as file:
-        pq.write_table(pa.table({"images": [[{"bytes": png()}]] * 3}), file)
+        pq.write_table(pa.table({"images": [[{"bytes": RED}]] * 3}), file)
     (opened,) = open_files(["memory://data/train.parquet", "memory://data/*.parquet"], tmp_path / "out", Columns())
     assert opened.target == tmp_path / "out" / "train.parquet"
-    assert [images for images, _, _ in opened.cells()] == [[{"bytes": png()}]] * 3
+    assert [images for images, _, _ in opened.cells()] == [[{"bytes": RED}]] * 3
     opened.write(ENTROPIES, PATCHES)
     assert pq.read_table(tmp_path / "out" / "train.parquet").num_rows == 3
 

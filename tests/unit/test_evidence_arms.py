@@ -42,6 +42,14 @@ def batch():
     return {"token_level_rewards": token_rewards, "response_mask": mask, "index": index[order]}
 
 
+@pytest.fixture
+def fields(batch):
+    """What durian needs beside."""
+    entropy = np.unique(batch["index"], return_inverse=True)[1].astype(float)
+    log_probs = -torch.rand(batch["response_mask"].shape, generator=torch.Generator().manual_seed(0))
+    return {"non_tensor_batch": {"visual_entropy": entropy}, "batch": {"old_log_probs": log_probs}}
+
+
 def of_rows(batch, tokens):
     """The advantage of each row, which must be the same in all its tokens and 0 behind them."""
     mask = batch["response_mask"].bool()
@@ -96,10 +104,7 @@ def test_reinforce_plus_plus_equals_that_of_verl(batch):
 
 
 @pytest.mark.parametrize("name", [*arms.NORMALIZERS, "durian"])
-def test_matched_advantages_have_the_rms_of_grpo(batch, name):
-    rows = len(batch["index"])
-    entropy, log_probs = np.unique(batch["index"], return_inverse=True)[1].astype(float), -torch.rand(rows, LENGTH)
-    fields = {"non_tensor_batch": {"visual_entropy": entropy}, "batch": {"old_log_probs": log_probs}}
+def test_matched_advantages_have_the_rms_of_grpo(batch, fields, name):
     plain, matched = (
         of_rows(batch, ESTIMATORS[name](**batch, **fields, config={"evidence": {"match_rms": match}})[0])
         for match in (False, True)
@@ -121,11 +126,7 @@ def test_without_learning_signal_every_advantage_is_0(batch):
         assert (ESTIMATORS[name](**batch, config={"evidence": {"match_rms": True}})[0] == 0).all()
 
 
-def test_durian_is_that_of_the_plugin_without_options(batch):
-    fields = {
-        "non_tensor_batch": {"visual_entropy": np.unique(batch["index"], return_inverse=True)[1].astype(float)},
-        "batch": {"old_log_probs": -torch.rand(len(batch["index"]), LENGTH)},
-    }
+def test_durian_is_that_of_the_plugin_without_options(batch, fields):
     found, expected = (
         estimator(**batch, **fields, config={})[0]
         for estimator in (ESTIMATORS["durian"], compute_durian_outcome_advantage)
@@ -134,11 +135,10 @@ def test_durian_is_that_of_the_plugin_without_options(batch):
 
 
 @pytest.mark.parametrize("difficulty", ["permuted", "true"])
-def test_durian_groups_by_the_replaced_difficulties(batch, difficulty, monkeypatch):
-    number = np.unique(batch["index"], return_inverse=True)[1]
+def test_durian_groups_by_the_replaced_difficulties(batch, fields, difficulty, monkeypatch):
+    number, log_probs = fields["non_tensor_batch"]["visual_entropy"], fields["batch"]["old_log_probs"]
     column = 1.0 + number % 4 + number / 100  # steps and half the severity
-    log_probs = -torch.rand(len(number), LENGTH)
-    step = Step({"old_log_probs": log_probs}, {"visual_entropy": column})
+    step = Step(fields["batch"], {"visual_entropy": column})
     monkeypatch.setattr(arms, "_PERMUTATIONS", np.random.default_rng(1))
     token = STEP.set(step)
     try:

@@ -10,7 +10,7 @@ import pytest
 from full_disk import full_disk
 
 from verl_durian.entropy.cache import EntropyCache, Score
-from verl_durian.files import output_folder, source_id, whole_file
+from verl_durian.files import whole_file
 
 BYTES = 10_000
 
@@ -24,22 +24,6 @@ def test_a_file_appears_only_when_it_is_complete(tmp_path):
         file.write(b"after")
         raise ZeroDivisionError
     assert [(each.name, each.read_bytes()) for each in target.parent.iterdir()] == [("b.txt", b"text")]
-
-
-def test_a_folder_that_cannot_be_created_is_named(tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(ValueError, match="--output .*/file/x: cannot create the folder"):
-        with output_folder(tmp_path / "file" / "x"):
-            pass
-
-
-def test_a_changed_file_has_another_id(tmp_path):
-    file = tmp_path / "a.txt"
-    file.write_text("before")
-    before = source_id(str(file))
-    assert before == source_id(str(file))
-    file.write_text("after, longer")
-    assert source_id(str(file)) != before
 
 
 def write_bytes(folder: Path) -> None:

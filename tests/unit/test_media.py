@@ -4,7 +4,6 @@
 
 import base64
 import copy
-import io
 import pickle
 import shutil
 import threading
@@ -22,6 +21,7 @@ import torch
 import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pictures import encoded
 from PIL import Image
 from qwen_vl_utils.vision_process import get_video_reader_backend
 from skimage import data
@@ -37,12 +37,6 @@ ASTRONAUT = Image.fromarray(data.astronaut()).resize((160, 128))
 FADING = Image.fromarray(np.dstack([data.chelsea(), np.tile(np.linspace(0, 255, 451, dtype=np.uint8), (300, 1))]))
 
 VIDEO_READER = get_video_reader_backend() != "torchvision" or hasattr(torchvision.io, "read_video")
-
-
-def encoded(picture: Image.Image, form: str = "PNG", **options) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 CAT_BYTES, FADING_BYTES = {"bytes": encoded(CAT)}, {"bytes": encoded(FADING)}

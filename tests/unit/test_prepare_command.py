@@ -26,8 +26,9 @@ class Prepare:
         prepare_fixtures.FIXTURES[name](self.folder / name)
         return self.folder / name
 
-    def __call__(self, name: str, source: Path | str) -> tuple[int, str]:
-        arguments = ["prepare", name, "--source", source, "--output", self.output, "--workers", "1"]
+    def __call__(self, name: str, source: Path | str | None) -> tuple[int, str]:
+        arguments = ["prepare", name, "--output", self.output, "--workers", "1"]
+        arguments += ["--source", source] if source else []
         result = CliRunner().invoke(app, list(map(str, arguments)))
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exc_info
         return result.exit_code, " ".join(result.output.split())
@@ -89,9 +90,7 @@ def test_the_hub_is_read_from_its_cache_when_offline(prepare, monkeypatch):
     prepare_fixtures.geometry3k(cached / "snapshots" / commit)
     (cached / "refs").mkdir()
     (cached / "refs/main").write_text(commit)
-    arguments = ["prepare", "geometry3k", "--output", str(prepare.output), "--workers", "1"]
-    result = CliRunner().invoke(app, arguments)  # the dataset's own id
-    assert result.exit_code == 0, result.output
+    assert prepare("geometry3k", None)[0] == 0  # the dataset's own id
     card = (prepare.output / "README.md").read_text()
     assert f"`hiyouga/geometry3k` at revision `{commit}`" in card
     assert "prepare geometry3k --source hiyouga/geometry3k" in card

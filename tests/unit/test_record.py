@@ -6,7 +6,6 @@ import json
 import threading
 from collections import defaultdict
 from pathlib import Path
-from types import SimpleNamespace
 
 import advantage_step
 import datasets
@@ -14,6 +13,7 @@ import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
+import synthetic_records
 import torch
 from durian_reference import durian as reference
 from durian_reference import std
@@ -23,59 +23,30 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import compute_grpo_outcome_advantage, get_adv_estimator_fn
 from verl.utils.dataset.rl_dataset import RLHFDataset
 
-from verl_durian.algo.config import DurianConfig
-from verl_durian.algo.estimator import compute_durian_outcome_advantage, durian_advantages
 from verl_durian.hooks import record
 from verl_durian.hooks.dataset import with_column
 from verl_durian.report.runs import read_run
 
-PROMPTS, ROLLOUTS, TOKENS, GROUPS = 9, 4, 6, 3
+GROUPS = 3
 
 
-class Trainer(SimpleNamespace):
-    __hash__ = object.__hash__
-
-
-def make_trainer(folder, estimator="grpo", step=1, **options) -> Trainer:
-    durian = {"record": str(folder), "reasoning": {"num_groups": GROUPS}, **options}
-    config = {
-        "algorithm": {"adv_estimator": estimator, "durian": durian},
-        "data": {
-            "train_files": ["a.parquet", "s3://b.parquet"],
-            "seed": 7,
-            "prompt_key": "prompt",
-            "image_key": "images",
-        },
-        "trainer": {"experiment_name": "first", "project_name": "verl"},
-        "actor_rollout_ref": {"rollout": {"n": ROLLOUTS}},
-    }
-    return Trainer(config=OmegaConf.create(config), global_steps=step)
+def make_trainer(folder, estimator="grpo", step=1, reasoning=None, **options) -> synthetic_records.Trainer:
+    options["reasoning"] = {"num_groups": GROUPS, **(reasoning or {})}
+    files = ["a.parquet", "s3://b.parquet"]
+    trainer = synthetic_records.make_trainer(folder, estimator, files, 7, 4, "first", **options)
+    trainer.global_steps = step
+    return trainer
 
 
 def make_data(estimator="grpo", seed=0, confidence="mean") -> DataProto:
-    """A batch with advantages, a prompt without image, one that lost rollouts, rejected rows and a padding row."""
-    rng = np.random.default_rng(seed)
-    bs = PROMPTS * ROLLOUTS
-    uids = np.repeat(np.array([f"uid{k}" for k in range(PROMPTS)], dtype=object), ROLLOUTS)
-    entropy = np.repeat(np.array([*rng.uniform(0, 5, PROMPTS - 1), None], dtype=object), ROLLOUTS)
-    uids[-1], uids[1] = "pad", "alone"
-    lengths = rng.integers(1, TOKENS + 1, bs)
-    lengths[[-1, 8, 12, 13, 14]] = 0
-    mask = torch.from_numpy(np.arange(TOKENS) < lengths[:, None]).long()
-    rewards = torch.zeros(bs, TOKENS)
-    rewards[torch.arange(bs), lengths - 1] = torch.from_numpy(rng.choice([0.0, 0.1, 0.9, 1.0], bs)).float()
-    log_probs = -torch.from_numpy(rng.random((bs, TOKENS))).float()
-    order = rng.permutation(bs)
-    columns = {
-        "uid": uids,
-        "visual_entropy": entropy,
-        "acc": rng.choice([0.0, 1.0], bs),
-        record.ROW: np.repeat(np.arange(PROMPTS) * 10.0, ROLLOUTS),
-    }
-    data = DataProto.from_dict(
-        tensors={"token_level_rewards": rewards, "response_mask": mask, "old_log_probs": log_probs},
-        non_tensors=columns,
-    )[order]
+    """A batch with advantages, a prompt without image, some that lost rollouts, rejected rows and a padding row."""
+    rows = advantage_step.make_rows(seed=seed)
+    data = advantage_step.data_proto(rows)
+    data.batch["token_level_rewards"] = data.batch["rm_scores"]
+    rejected = ("prompt0_0", "prompt4_1", "prompt6_0", "prompt6_1", "prompt6_3")
+    without_tokens = np.flatnonzero([row["key"].startswith(rejected) for row in rows])
+    data.batch["response_mask"][without_tokens] = 0
+    data.non_tensor_batch["uid"][without_tokens[0]] = "pad"
     reasoning = {"num_groups": GROUPS, "confidence": confidence}
     given = {
         "token_level_rewards": data.batch["token_level_rewards"],
@@ -85,9 +56,7 @@ def make_data(estimator="grpo", seed=0, confidence="mean") -> DataProto:
     }
     if estimator == "durian":
         given |= {"batch": data.batch, "non_tensor_batch": data.non_tensor_batch}
-        data.batch["advantages"] = compute_durian_outcome_advantage(**given)[0]
-    else:
-        data.batch["advantages"] = get_adv_estimator_fn(estimator)(**given)[0]
+    data.batch["advantages"] = get_adv_estimator_fn(estimator)(**given)[0]
     return data
 
 
@@ -106,7 +75,7 @@ def written(folder, trainer, data=None) -> pd.DataFrame:
 def terms(data: DataProto, **options) -> list[np.ndarray]:
     """The three unweighted advantages of all rows, by loops over float64 numbers."""
     log_probs = data.batch["old_log_probs"].double().numpy()
-    entropy = [float("nan") if value is None else value for value in data.non_tensor_batch["visual_entropy"]]
+    entropy = data.non_tensor_batch["visual_entropy"]
     rewards, mask = data.batch["token_level_rewards"].double().numpy(), data.batch["response_mask"].numpy()
     given = (rewards, mask, data.non_tensor_batch["uid"], log_probs, entropy)
     each = [(1, 0, 0), (0, 1, 0), (0, 0, 1)]
@@ -185,7 +154,7 @@ def test_settings_are_metadata(tmp_path):
         "train_files": [str(Path.cwd() / "a.parquet"), "s3://b.parquet"],
         "prompt_key": "prompt",
         "image_key": "images",
-        "rollout_n": ROLLOUTS,
+        "rollout_n": 4,
     }
 
 
@@ -269,7 +238,7 @@ def test_old_records_stay_if_no_new_one_can_be_written(broken, tmp_path, caplog)
     train(tmp_path, 1, 2)
     data, trainer = make_data(), make_trainer(tmp_path)
     if broken == "reward":
-        nan_reward(tmp_path, data, trainer)
+        data.batch["token_level_rewards"].fill_(float("nan"))
     else:
         (tmp_path / "replaced").write_text("a file in its place")
     before = records(tmp_path)
@@ -323,31 +292,17 @@ def test_texts(tmp_path):
     assert rows["answer"].tolist() == [answer for answer, each in zip(answers, kept, strict=True) if each]
 
 
-def no_folder(folder, data, trainer):
-    folder.write_text("a file in its place")
+BREAKS = {
+    "no folder": lambda folder, data, trainer: folder.write_text("a file in its place"),
+    "odd entropy": lambda folder, data, trainer: data.non_tensor_batch["visual_entropy"].fill("high"),
+    "no uid": lambda folder, data, trainer: data.non_tensor_batch.pop("uid"),
+    "no step": lambda folder, data, trainer: delattr(trainer, "global_steps"),
+    "NaN reward": lambda folder, data, trainer: data.batch["token_level_rewards"].fill_(float("nan")),
+    "fetch fails": lambda folder, data, trainer: setattr(trainer, "fetch", lambda names: 1 / 0),
+}
 
 
-def odd_entropy(folder, data, trainer):
-    data.non_tensor_batch["visual_entropy"][:] = "high"
-
-
-def no_uid(folder, data, trainer):
-    del data.non_tensor_batch["uid"]
-
-
-def no_step(folder, data, trainer):
-    del trainer.global_steps
-
-
-def nan_reward(folder, data, trainer):
-    data.batch["token_level_rewards"][:] = float("nan")
-
-
-def fetch_fails(folder, data, trainer):
-    trainer.fetch = lambda names: 1 / 0
-
-
-@pytest.mark.parametrize("break_it", [no_folder, odd_entropy, no_uid, no_step, nan_reward, fetch_fails])
+@pytest.mark.parametrize("break_it", BREAKS.values(), ids=BREAKS)
 def test_an_error_is_one_warning_and_ends_the_recording(break_it, tmp_path, caplog):
     data, trainer, folder = make_data(), make_trainer(tmp_path / "records"), tmp_path / "records"
     break_it(folder, data, trainer)
@@ -419,19 +374,3 @@ def test_a_damaged_record_is_no_reason_to_end_the_recording(tmp_path):
 def test_off_unless_a_folder_is_given(algorithm):
     assert not record.is_recorded(algorithm)
     assert not record.is_recorded(OmegaConf.create(algorithm or {}))
-
-
-def test_estimator_terms_sum_to_the_advantage():
-    """With all three weights 1, so that a lost term would show."""
-    data = make_data()
-    options = DurianConfig(weights={"original": 1, "perceptual": 1, "reasoning": 1})
-    kept = data.batch["response_mask"].sum(-1) > 0
-    entropy = torch.from_numpy(data.non_tensor_batch["visual_entropy"].astype(float))[kept]
-    found = durian_advantages(
-        data.batch["token_level_rewards"].sum(-1)[kept].double(),
-        data.non_tensor_batch["uid"][kept.numpy()],
-        entropy,
-        data.batch["old_log_probs"].sum(-1)[kept].double(),
-        options,
-    )
-    torch.testing.assert_close(found.original + found.perceptual.term + found.reasoning.term, found.advantage)
