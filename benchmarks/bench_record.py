@@ -107,8 +107,8 @@ def main(prompts: int = 512, rollouts: int = 8, tokens: int = 2048, repeats: int
             names = ["visual_entropy", record.ROW, "acc", *(["prompts", "responses"] if texts else [])]
             for trainer.global_steps in range(repeats):
                 milliseconds(partial(trainers._fetch, meta, names), fetch)
-                milliseconds(partial(record.add, trainer, data), copy)
-                milliseconds(record._recorders[trainer].flush, thread)
+                milliseconds(partial(record.recorder(trainer).add, trainer, data), copy)
+                milliseconds(record.recorder(trainer).flush, thread)
             size = max(file.stat().st_size for file in Path(folder).iterdir()) // 1000
         shown = (f"{median(times):.0f}" for times in (copy, fetch, thread))
         table.add_row("yes" if texts else "no", *shown, str(size))

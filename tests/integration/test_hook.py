@@ -121,7 +121,7 @@ def test_rows_of_a_recorded_training_set_have_their_number(trainer, tiny_qwen25v
     )
     loaded = load_training_set(trainer, tiny_qwen25vl, folders[0], ENTROPIES, *settings)
     assert loaded.config.algorithm.durian.perceptual.thresholds == "batch"
-    assert record._recorders[loaded].about["threshold_source"]["perceptual"] == "dataset"
+    assert record.recorder(loaded).about["threshold_source"]["perceptual"] == "dataset"
     rows, numbers = loaded.train_dataset, []
     assert "visual_entropy" not in rows.dataframe.column_names and 18 <= len(rows) < 20
     for position in range(len(rows)):

@@ -66,8 +66,8 @@ def records(folder) -> dict[str, pd.DataFrame]:
 
 def written(folder, trainer, data=None) -> pd.DataFrame:
     """The record of one step, and that it is the only file."""
-    record.add(trainer, make_data(trainer.config.algorithm.adv_estimator) if data is None else data)
-    record._recorders[trainer].flush()
+    record.recorder(trainer).add(trainer, make_data(trainer.config.algorithm.adv_estimator) if data is None else data)
+    record.recorder(trainer).flush()
     (rows,) = records(folder).values()
     return rows
 
@@ -200,8 +200,8 @@ def train(folder, first, last, **options) -> None:
     """Trains some steps as a process of its own."""
     trainer = make_trainer(folder, **options)
     for trainer.global_steps in range(first, last + 1):
-        record.add(trainer, make_data(seed=trainer.global_steps))
-        record._recorders[trainer].flush()
+        record.recorder(trainer).add(trainer, make_data(seed=trainer.global_steps))
+        record.recorder(trainer).flush()
 
 
 def steps(folder) -> list[int]:
@@ -243,8 +243,8 @@ def test_old_records_stay_if_no_new_one_can_be_written(broken, tmp_path, caplog)
         (tmp_path / "replaced").write_text("a file in its place")
     before = records(tmp_path)
     for trainer.global_steps in (1, 2):
-        record.add(trainer, data)
-        record._recorders[trainer].flush()
+        record.recorder(trainer).add(trainer, data)
+        record.recorder(trainer).flush()
     after = records(tmp_path)
     assert len(before) == len(after) == 2 and all(after[name].equals(rows) for name, rows in before.items())
     assert caplog.text.count("has ended because of an error, training goes on") == len(caplog.records) == 1
@@ -269,8 +269,8 @@ def test_the_last_output_of_a_session_is_recorded(tmp_path):
     keys = [f"uid_{row // 2 + 5}_{10 - row % 2}" for row in range(len(data))]  # output 10 comes before output 9
     data.non_tensor_batch["uid"][:], data.non_tensor_batch["visual_entropy"][:] = "uid", 1.0
     data.batch["response_mask"][:, 0] = 1
-    record.add(trainer, data, keys)
-    record._recorders[trainer].flush()
+    record.recorder(trainer).add(trainer, data, keys)
+    record.recorder(trainer).flush()
     (rows,) = records(tmp_path).values()
     assert rows["rollout"].tolist() == [row // 2 + 5 for row in range(0, len(data), 2)]
     np.testing.assert_array_equal(rows["reward"], data.batch["token_level_rewards"].sum(-1)[::2].double())
@@ -308,8 +308,8 @@ def test_an_error_is_one_warning_and_ends_the_recording(break_it, tmp_path, capl
     break_it(folder, data, trainer)
     fetch = getattr(trainer, "fetch", None)
     for step in (1, 2):
-        record.add(trainer, data, None, fetch)
-        record._recorders[trainer].flush()
+        record.recorder(trainer).add(trainer, data, None, fetch)
+        record.recorder(trainer).flush()
         trainer.global_steps = step + 1
         data = make_data()  # which is fine
     assert caplog.text.count("has ended because of an error, training goes on") == 1
@@ -322,8 +322,8 @@ def test_a_full_disk_is_one_warning_and_leaves_no_part_of_a_file(tmp_path, caplo
     written(tmp_path, trainer)
     for trainer.global_steps in (2, 3):
         with full_disk(1024):
-            record.add(trainer, make_data())
-            record._recorders[trainer].flush()
+            record.recorder(trainer).add(trainer, make_data())
+            record.recorder(trainer).flush()
     trainer.global_steps = 4
     written(tmp_path, trainer)  # asserts that there is still only the first file
     assert caplog.text.count("has ended because of an error, training goes on") == 1
@@ -340,9 +340,9 @@ def test_a_slow_disk_leaves_steps_out(tmp_path, caplog, monkeypatch):
 
     monkeypatch.setattr(record.Recorder, "_write", slow)
     for trainer.global_steps in range(1, 7):
-        record.add(trainer, make_data())
+        record.recorder(trainer).add(trainer, make_data())
     gate.set()
-    record._recorders[trainer].flush()
+    record.recorder(trainer).flush()
     assert len(records(tmp_path)) == record._MAX_WAITING
     assert caplog.text.count("written too slowly") == 1
 
@@ -350,7 +350,7 @@ def test_a_slow_disk_leaves_steps_out(tmp_path, caplog, monkeypatch):
 def test_the_last_step_is_waited_for(tmp_path):
     trainer = make_trainer(tmp_path, step=3)
     trainer.total_training_steps = 3
-    record.add(trainer, make_data())
+    record.recorder(trainer).add(trainer, make_data())
     assert len(records(tmp_path)) == 1
 
 

@@ -4,6 +4,7 @@
 
 import math
 
+import pandas as pd
 import torch
 
 from verl_durian.algo.estimator import Advantages, Axis
@@ -104,8 +105,5 @@ def _share(part: torch.Tensor, whole: torch.Tensor) -> float:
 
 def _rank_correlation(difficulty: torch.Tensor, accuracy: torch.Tensor) -> float:
     """Returns Spearman's rank correlation; NaN if either is the same for all prompts."""
-    if len(difficulty) < 2 or (difficulty == difficulty[0]).all() or (accuracy == accuracy[0]).all():
-        return math.nan
-    from scipy.stats import spearmanr  # slow to import, and every verl trainer imports this module
-
-    return float(spearmanr(difficulty.cpu().numpy(), accuracy.cpu().numpy()).statistic)
+    of_prompts = pd.DataFrame({"difficulty": difficulty.cpu().numpy(), "accuracy": accuracy.cpu().numpy()})
+    return float(of_prompts.corr("spearman").loc["difficulty", "accuracy"])

@@ -32,8 +32,8 @@ def validate_config(original: Callable[..., Any], config: Any, *args: Any, **kwa
 
 
 def is_durian(adv_estimator: Any) -> bool:
-    """Returns whether `algorithm.adv_estimator`, a string or an enum member, is `durian`."""
-    return getattr(adv_estimator, "value", adv_estimator) == "durian"
+    """Returns whether `algorithm.adv_estimator`, a string or a member of verl's enum of strings, is `durian`."""
+    return adv_estimator == "durian"
 
 
 def is_recorded(algorithm: Any) -> bool:

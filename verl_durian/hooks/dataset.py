@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import torch
 from datasets.table import list_table_cache_files
 
-from verl_durian.algo.config import DurianConfig
+from verl_durian.algo.config import DurianConfig, Perceptual
 from verl_durian.algo.groups import perceptual_thresholds
 from verl_durian.entropy.data_files import Columns, DatasetRows
 
@@ -52,7 +52,7 @@ def add_visual_entropy(dataset: Any, config: Any) -> None:
                 f"{type(dataset).__name__} (data.custom_cls) has no column {key!r} and no images to score: add the "
                 "visual entropy in nats to every row, or the attributes `dataframe` and `image_key` or `video_key`"
             )
-        dataset.dataframe = rows = with_column(rows, key, _score(dataset, columns, config))
+        dataset.dataframe = rows = with_column(rows, key, _score(dataset, columns, config, options.perceptual))
     if in_memory:
         _check_column(rows, key, columns)
     else:
@@ -75,7 +75,10 @@ def dataset_thresholds(dataset: Any, options: DurianConfig) -> list[float]:
     values = torch.from_numpy(_column(rows, options.perceptual.key))
     if values.isnan().all():
         raise ValueError(f"{option}: no row of the training set has an image")
-    return perceptual_thresholds(values, options.perceptual.quantiles).tolist()
+    thresholds = perceptual_thresholds(values, options.perceptual.quantiles).tolist()
+    in_words = ", ".join(f"{threshold:.4f}" for threshold in thresholds)
+    logger.info("durian: thresholds of visual entropy of the training set, nats: [%s]", in_words)
+    return thresholds
 
 
 def is_entropy(value: Any) -> bool:
@@ -135,7 +138,7 @@ def _check_column(rows: datasets.Dataset, key: str, columns: Columns) -> None:
         logger.info("durian: visual entropy of the training set in nats: Q25 %.4f, Q75 %.4f", low, high)
 
 
-def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
+def _score(dataset: Any, columns: Columns, config: Any, options: Perceptual) -> np.ndarray:
     """Returns the visual entropy of each row in nats, NaN without images; from the cache if nothing has changed.
 
     Scores on all free GPUs of the cluster, which the trainer takes afterwards, or on the CPUs if it does not train on
@@ -150,7 +153,6 @@ def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
     rows = dataset.dataframe
     if not (present := columns.present_in(rows.column_names)):
         return np.full(len(rows), np.nan)
-    options = DurianConfig.from_algorithm(config.algorithm).perceptual
     processor = getattr(dataset, "processor", None)
     patch_size = getattr(getattr(processor, "image_processor", None), "patch_size", None)
     for setting, supported in (("mm_processor_kwargs", None), ("image_patch_size", patch_size)):
@@ -200,7 +202,7 @@ def _score(dataset: Any, columns: Columns, config: Any) -> np.ndarray:
     if identity is not None:
         try:
             cache.keep_column(identity, scores.entropies)
-        except OSError as error:
+        except OSError as error:  # such as a cache of another user, which has all scores
             logger.warning("durian: the next run will read all images again: %s", error)
     return scores.entropies
 

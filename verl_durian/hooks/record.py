@@ -16,10 +16,10 @@ import math
 import os
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from verl.protocol import DataProto
 from verl.trainer.ppo.core_algos import AdvantageEstimator, compute_grpo_outcome_advantage
 
 from verl_durian.algo.config import DurianConfig
-from verl_durian.algo.estimator import Axis, durian_advantages, entropy_of_rows, sequence_log_probs, warn_once
+from verl_durian.algo.estimator import durian_advantages, entropy_of_rows, sequence_log_probs, warn_once
 from verl_durian.files import whole_file
 from verl_durian.hooks.checks import is_recorded
 from verl_durian.hooks.dataset import with_column
@@ -49,8 +49,12 @@ ROW = "durian_row"
 _MAX_WAITING = 2  # updates in memory that are not written yet
 _FETCH_SECONDS = 60
 _LAST_STEP_SECONDS = 60  # Ray may kill the trainer's process after the last step
+_NO_TOKEN = -1  # in place of the token ids of padding
 
 Fetch = Callable[[list[str]], dict[str, np.ndarray]]
+
+_recorders: weakref.WeakKeyDictionary[Any, "Recorder"] = weakref.WeakKeyDictionary()
+_older_trainer: Callable[[], Any] = lambda: None  # noqa: E731
 
 
 def prepare(trainer: Any) -> None:
@@ -64,7 +68,8 @@ def prepare(trainer: Any) -> None:
     """
     if hasattr(AdvantageEstimator, "DURIAN"):
         raise ValueError("algorithm.durian.record: a patched verl (patches/README.md) does not record: remove it")
-    with _recorder(trainer).or_stop():
+    remember(trainer)
+    with recorder(trainer).or_stop():
         dataset = trainer.train_dataset
         numbers = _row_numbers(dataset)
         if numbers is None:
@@ -92,7 +97,14 @@ def remember(trainer: Any) -> None:
     global _older_trainer
     if is_recorded(trainer.config.algorithm):
         _older_trainer = weakref.ref(trainer)
-        _recorder(trainer)
+        recorder(trainer)
+
+
+def recorder(trainer: Any) -> "Recorder":
+    """Returns the recorder of a trainer, a new one at first."""
+    if trainer not in _recorders:
+        _recorders[trainer] = Recorder(trainer)
+    return _recorders[trainer]
 
 
 def add_of_older_trainer(data: DataProto, adv_estimator: Any, algorithm: Any) -> None:
@@ -108,52 +120,7 @@ def add_of_older_trainer(data: DataProto, adv_estimator: Any, algorithm: Any) ->
     if (trainer := _older_trainer()) is None:
         warn_once("record", "durian: nothing is recorded, because this trainer is not one of verl's")
     else:
-        add(trainer, data)
-
-
-def add(
-    trainer: Any,
-    data: DataProto,
-    keys: list[str] | None = None,
-    fetch: Fetch | None = None,
-) -> None:
-    """Records an update.
-
-    Args:
-        trainer: One of verl's trainers.
-        data: The batch with advantages.
-        keys: The key in TransferQueue of each row, `{uid}_{session}_{output}`. Each session's last output is recorded.
-        fetch: Returns the columns of these names that TransferQueue has. A thread calls it.
-    """
-    _recorder(trainer).add(trainer, data, keys, fetch)
-
-
-def _recorder(trainer: Any) -> "Recorder":
-    if trainer not in _recorders:
-        _recorders[trainer] = Recorder(trainer)
-    return _recorders[trainer]
-
-
-@dataclass
-class _Update:
-    """An update of the policy, on the CPU, with a row for each rollout, also for those without tokens."""
-
-    step: int
-    update: int
-    """Number of the update in its step."""
-    rows: np.ndarray
-    """The rows of the batch that are recorded."""
-    uids: np.ndarray
-    rollout: np.ndarray
-    rewards: torch.Tensor
-    lengths: torch.Tensor
-    advantages: torch.Tensor
-    """Mean over the tokens."""
-    log_probs: torch.Tensor | None
-    """Sum over the tokens (Eq. 14)."""
-    columns: dict[str, Any]
-    """`perceptual.key`, `ROW`, `acc`, and token ids of prompts and answers with the mask of those that are no padding;
-    what the run lacks is absent."""
+        recorder(trainer).add(trainer, data)
 
 
 class Recorder:
@@ -161,12 +128,11 @@ class Recorder:
 
     def __init__(self, trainer: Any):
         config = trainer.config
-        options = DurianConfig.from_algorithm(config.algorithm)
-        self.options = options
-        self.folder = Path(str(options.record)).expanduser()
+        self.options = DurianConfig.from_algorithm(config.algorithm)
+        self.folder = Path(str(self.options.record)).expanduser()
         self._stopped = False
         with self.or_stop():
-            self.about = _about(config, options)
+            self.about = _about(config, self.options)
         self._tokenizer = getattr(trainer, "tokenizer", None)
         # Joined at exit. Trainer V1 deletes a batch after its step: fetching must not wait for a slow disk.
         self._writer, self._fetcher = (ThreadPoolExecutor(1, f"durian-record-{name}") for name in ("write", "fetch"))
@@ -192,11 +158,19 @@ class Recorder:
                     error,
                 )
 
-    def add(self, trainer: Any, data: DataProto, keys: list[str] | None, fetch: Fetch | None) -> None:
-        """Copies what is recorded of an update, and has it written by the thread."""
+    def add(self, trainer: Any, data: DataProto, keys: list[str] | None = None, fetch: Fetch | None = None) -> None:
+        """Copies what is recorded of an update. Threads write it.
+
+        Args:
+            trainer: The trainer of this recorder.
+            data: The batch with advantages.
+            keys: The key in TransferQueue of each row, `{uid}_{session}_{output}`. The last output of each session is
+                recorded.
+            fetch: Returns the columns of these names that TransferQueue has. A thread calls it.
+        """
         with self.or_stop():
             self.options = DurianConfig.from_algorithm(trainer.config.algorithm)
-            step, update = _place(trainer)
+            step, number, last_step = _position(trainer)
             self._first_step = self._first_step or step
             if self._stopped or step % self.options.record_every != 0:
                 return
@@ -204,38 +178,35 @@ class Recorder:
             if len(self._waiting) >= _MAX_WAITING:
                 warn_once("record", f"durian: {self.folder} is written too slowly, step {step} is not recorded")
                 return
-            read = _read(step, update, data, keys, self.options)
-            fetched = None if fetch is None else self._fetcher.submit(fetch, self._missing(data))
-            self._waiting.append(self._writer.submit(self._write, read, fetched))
-            if step >= (_total_steps(trainer) or math.inf):
+            names = _names(self.options)
+            update = _read(data, keys, names).assign(step=step, update=number)
+            missing = [name for name in names if name not in data.non_tensor_batch]
+            fetched = None if fetch is None else self._fetcher.submit(fetch, missing)
+            self._waiting.append(self._writer.submit(self._write, step, number, update, fetched))
+            if step >= last_step:
                 self.flush(_LAST_STEP_SECONDS)
 
     def flush(self, seconds: float | None = None) -> None:
         """Waits until everything is written, at most this long."""
         wait(self._waiting, seconds)
 
-    def _missing(self, data: DataProto) -> list[str]:
-        """Returns the columns that trainer V1 has left in TransferQueue."""
-        texts = ["prompts", "responses"] if self.options.record_texts else []
-        names = [self.options.perceptual.key, ROW, "acc", *texts]
-        return [name for name in names if name not in data.non_tensor_batch]
-
-    def _write(self, update: _Update, fetched: Future | None) -> None:
+    def _write(self, step: int, number: int, update: pd.DataFrame, fetched: Future | None) -> None:
         with self.or_stop():
-            if self._stopped or not (update.lengths > 0).any():
+            if self._stopped or not (update["response_length"] > 0).any():
                 return
             if fetched is not None:
-                columns = {name: column[update.rows] for name, column in fetched.result(_FETCH_SECONDS).items()}
-                update.columns |= columns
-            table = _table(update, self.options, self._tokenizer, self.about)
+                for name, column in fetched.result(_FETCH_SECONDS).items():
+                    update[_names(self.options)[name]] = column[update.index]
+            table, thresholds = _table(update, self.options, self._tokenizer)
             if self._step is None:
                 self._move_replaced()
-            if self._step != update.step:
-                self._step, self._updates = update.step, {}
-            self._updates[update.update] = table
-            updates = [each.replace_schema_metadata(table.schema.metadata) for _, each in sorted(self._updates.items())]
-            with whole_file(self.folder / f"step_{update.step:08d}.parquet") as file:
-                pq.write_table(pa.concat_tables(updates), file, compression="zstd")
+            if self._step != step:
+                self._step, self._updates = step, {}
+            self._updates[number] = table
+            of_step = pa.concat_tables(each for _, each in sorted(self._updates.items()))
+            metadata = {METADATA: json.dumps({**self.about, "thresholds": thresholds}, default=str)}
+            with whole_file(self.folder / f"step_{step:08d}.parquet") as file:
+                pq.write_table(of_step.replace_schema_metadata(metadata), file, compression="zstd")
 
     def _move_replaced(self) -> None:
         """Moves the files of the steps that this process trains, and warns if those before have other settings."""
@@ -278,29 +249,29 @@ def _about(config: Any, options: DurianConfig) -> dict[str, Any]:
     }
 
 
-_recorders: weakref.WeakKeyDictionary[Any, Recorder] = weakref.WeakKeyDictionary()
-_older_trainer: Callable[[], Any] = lambda: None  # noqa: E731
-
-
-def _place(trainer: Any) -> tuple[int, int]:
-    """Returns the step as verl logs it, and the number of the update in it."""
+def _position(trainer: Any) -> tuple[int, int, float]:
+    """Returns the step as verl logs it, the number of the update in it, and the last step."""
     if hasattr(trainer, "current_param_version"):  # fully asynchronous; logged after the weights are sent
-        return trainer.current_param_version + 1, trainer.local_trigger_step - 1
-    return trainer.global_steps, getattr(trainer, "local_trigger_step", 0)
+        step, number = trainer.current_param_version + 1, trainer.local_trigger_step - 1
+        return step, number, getattr(trainer, "total_train_steps", None) or math.inf
+    number = getattr(trainer, "local_trigger_step", 0)
+    return trainer.global_steps, number, getattr(trainer, "total_training_steps", None) or math.inf
 
 
-def _total_steps(trainer: Any) -> int | None:
-    name = "total_train_steps" if hasattr(trainer, "current_param_version") else "total_training_steps"
-    return getattr(trainer, name, None)
+def _names(options: DurianConfig) -> dict[str, str]:
+    """Returns the columns that are copied, by their name in the batch or in TransferQueue."""
+    texts = {"prompts": "prompt", "responses": "answer"} if options.record_texts else {}
+    return {options.perceptual.key: "visual_entropy", ROW: "row", "acc": "accuracy", **texts}
 
 
-def _read(step: int, update: int, data: DataProto, keys: list[str] | None, options: DurianConfig) -> _Update:
-    batch, columns = data.batch, data.non_tensor_batch
-    mask, log_probs, uids = batch["response_mask"], None, np.asarray(columns["uid"])
+def _read(data: DataProto, keys: list[str] | None, names: dict[str, str]) -> pd.DataFrame:
+    """Copies an update to the CPU: the columns of a record, for each rollout, also for those without tokens.
+
+    `log_probs` is the sum over the tokens (Eq. 14); prompts and answers are token ids. Columns that the run lacks are
+    absent. The index is the row in `data`.
+    """
+    batch, mask = data.batch, data.batch["response_mask"]
     small_mask = mask if mask.is_floating_point() else mask.to(torch.uint8)
-    if "old_log_probs" in batch.keys():
-        scratch = torch.empty_like(batch["old_log_probs"], dtype=torch.float32)
-        log_probs = sequence_log_probs(batch["old_log_probs"], small_mask, scratch)
     lengths = mask.sum(dim=-1)
     advantages = torch.cat(  # in blocks that fit into the cache
         [
@@ -308,136 +279,77 @@ def _read(step: int, update: int, data: DataProto, keys: list[str] | None, optio
             for each, kept in zip(batch["advantages"].split(64), small_mask.split(64), strict=True)
         ]
     )
-    if keys is None:
-        rows = np.arange(len(uids))
-        rollout = pd.Series(rows).groupby(pd.factorize(uids)[0]).cumcount().to_numpy()
-    else:
-        last = {key.rpartition("_")[0]: row for row, key in sorted(enumerate(keys), key=lambda each: _output(each[1]))}
-        rows = np.array(sorted(last.values()))
-        rollout = np.array([int(keys[row].rsplit("_", 2)[1]) for row in rows])
-    of_row = torch.from_numpy(rows).to(mask.device)
-    kept = {name: np.asarray(columns[name])[rows] for name in (options.perceptual.key, ROW, "acc") if name in columns}
-    return _Update(
-        step,
-        update,
-        rows,
-        uids[rows],
-        rollout,
-        batch["token_level_rewards"].sum(dim=-1)[of_row].cpu(),
-        lengths[of_row].cpu(),
-        (advantages / lengths.clamp(min=1))[of_row].cpu(),
-        None if log_probs is None else log_probs[of_row].cpu(),
-        kept | (_token_ids(batch) if options.record_texts and keys is None else {}),
-    )
-
-
-def _output(key: str) -> int:
-    """Returns the number of the output in its session."""
-    return int(key.rpartition("_")[2])
-
-
-def _token_ids(batch: Any) -> dict[str, torch.Tensor]:
-    """Returns the token ids of prompts and answers of an older trainer, and the mask of those that are no padding."""
-    ids = {name: batch[name].to(torch.int32).cpu() for name in ("prompts", "responses")}
-    of_prompt, of_answer = batch["attention_mask"].bool().cpu().split([each.shape[1] for each in ids.values()], dim=1)
-    return {**ids, "prompts_mask": of_prompt, "responses_mask": of_answer}
-
-
-def _decode(tokenizer: Any, columns: dict[str, Any], name: str, rows: Any) -> list[str]:
-    """Returns the text of these rows."""
-    ids, mask = columns[name], columns.get(f"{name}_mask")
-    kept = [ids[row] if mask is None else ids[row][mask[row]] for row in rows]
-    return tokenizer.batch_decode(kept, skip_special_tokens=True)
-
-
-def _table(update: _Update, options: DurianConfig, tokenizer: Any, about: dict[str, Any]) -> pa.Table:
-    """Returns the rows with tokens, and settings and thresholds as metadata."""
-    kept = update.lengths > 0
-    rows = kept.numpy()
-    uids, lengths = update.uids[rows], update.lengths[kept]
-    entropy = log_probs = None
-    if (column := update.columns.get(options.perceptual.key)) is not None:
-        entropy = torch.from_numpy(entropy_of_rows(column[rows], uids))
-    if update.log_probs is not None:
-        log_probs = update.log_probs[kept]
-        if options.reasoning.confidence == "mean":
-            log_probs = log_probs / lengths
-    weights = options.weights
-    found = durian_advantages(
-        update.rewards[kept].double(),
-        uids,
-        entropy if weights.perceptual > 0 else None,
-        log_probs if weights.reasoning > 0 else None,
-        options,
-    )
-    prompt = found.prompt
-    lacking = (weights.perceptual > 0 and entropy is None) or (weights.reasoning > 0 and log_probs is None)
-    grpo, _ = compute_grpo_outcome_advantage(
-        update.rewards.unsqueeze(-1), torch.ones(len(update.rewards), 1), update.uids
-    )
-
-    def of_axis(name: str, axis: Axis | None) -> dict[str, Any]:
-        names = (f"{name}_group", f"std_{name}", f"term_{name}")
-        if axis is None:
-            return dict.fromkeys(names)
-        group = axis.group[prompt]
-        std = torch.where(group >= 0, axis.rewards.std[group], math.nan)
-        return dict(zip(names, (torch.where(group >= 0, group + 1.0, math.nan), std, axis.term), strict=True))
-
-    values = {
-        "step": np.full(len(uids), update.step),
-        "update": np.full(len(uids), update.update),
-        "uid": [str(uid) for uid in uids],
-        "row": _numbers(update.columns.get(ROW), rows),
-        "rollout": update.rollout[rows],
-        "reward": found.scores,
-        "accuracy": _numbers(update.columns.get("acc"), rows),
+    sums = {
+        "reward": batch["token_level_rewards"].sum(dim=-1),
         "response_length": lengths,
-        "visual_entropy": entropy,
-        "confidence": None if found.reasoning is None else found.reasoning.difficulty[prompt],
-        "std_original": found.rewards.std[prompt],
-        "term_original": found.original,
-        **of_axis("perceptual", found.perceptual),
-        **of_axis("reasoning", found.reasoning),
-        "advantage": update.advantages[kept],
-        "advantage_grpo": grpo[kept, 0],
-        "advantage_durian": None if lacking else found.advantage,
+        "advantage": advantages / lengths.clamp(min=1),
     }
-    schema = SCHEMA
+    if "old_log_probs" in batch.keys():
+        scratch = torch.empty_like(batch["old_log_probs"], dtype=torch.float32)
+        sums["log_probs"] = sequence_log_probs(batch["old_log_probs"], small_mask, scratch)
+    columns = {name: list(data.non_tensor_batch[key]) for key, name in names.items() if key in data.non_tensor_batch}
+    if "prompts" in names and keys is None:
+        width = batch["prompts"].shape[1]
+        for key, part in (("prompts", slice(width)), ("responses", slice(width, None))):
+            padding = batch["attention_mask"][:, part] == 0
+            columns[names[key]] = list(batch[key].to(torch.int32).masked_fill(padding, _NO_TOKEN).cpu())
+    update = pd.DataFrame({name: each.cpu().numpy() for name, each in sums.items()})
+    update["uid"] = data.non_tensor_batch["uid"]
+    for name, values in columns.items():
+        update[name] = pd.Series(values, dtype=object)
+    if keys is None:
+        return update.assign(rollout=update.groupby("uid", dropna=False).cumcount())
+    parts = pd.DataFrame([key.rsplit("_", 2) for key in keys], columns=["uid", "session", "output"])
+    parts = parts.astype({"session": int, "output": int})
+    last = parts.sort_values("output").drop_duplicates(["uid", "session"], keep="last")
+    return update.assign(rollout=parts["session"]).loc[last.index.sort_values()]
+
+
+def _table(update: pd.DataFrame, options: DurianConfig, tokenizer: Any) -> tuple[pa.Table, dict[str, list[float]]]:
+    """Returns the record of the rows with tokens, and the thresholds of both axes."""
+    kept = (update["response_length"] > 0).to_numpy()
+    rows, uids, weights = update[kept].copy(), update["uid"].to_numpy(), options.weights
+    for name in ("row", "accuracy"):
+        if name in rows:
+            rows[name] = pd.to_numeric(rows[name], errors="coerce").astype(np.float64)
+    if "visual_entropy" in rows:
+        rows["visual_entropy"] = entropy_of_rows(rows["visual_entropy"].to_numpy(), uids[kept])
+    if "log_probs" in rows and options.reasoning.confidence == "mean":
+        rows["log_probs"] /= rows["response_length"]
+
+    def signal(name: str, weight: float) -> torch.Tensor | None:
+        return torch.tensor(rows[name].to_numpy()) if weight > 0 and name in rows else None
+
+    entropy, log_probs = signal("visual_entropy", weights.perceptual), signal("log_probs", weights.reasoning)
+    scores = torch.tensor(rows["reward"].to_numpy(np.float64))
+    found = durian_advantages(scores, uids[kept], entropy, log_probs, options)
+    rewards = torch.tensor(update["reward"].to_numpy()).unsqueeze(-1)
+    grpo, _ = compute_grpo_outcome_advantage(rewards, torch.ones_like(rewards), uids)
+    rows["advantage_grpo"] = grpo[:, 0].numpy()[kept]
+    if (weights.perceptual == 0 or entropy is not None) and (weights.reasoning == 0 or log_probs is not None):
+        rows["advantage_durian"] = found.advantage.numpy()
+    rows["std_original"] = found.rewards.std[found.prompt].numpy()
+    rows["term_original"] = found.original.numpy()
+    if found.reasoning is not None:
+        rows["confidence"] = found.reasoning.difficulty[found.prompt].numpy()
+    thresholds: dict[str, list[float]] = {}
+    for name, axis in (("perceptual", found.perceptual), ("reasoning", found.reasoning)):
+        thresholds[name] = []
+        if axis is not None:
+            thresholds[name] = axis.thresholds[axis.thresholds.isfinite()].tolist()
+            group = axis.group[found.prompt]
+            rows[f"{name}_group"] = (group + 1.0).masked_fill(group < 0, math.nan).numpy()
+            rows[f"std_{name}"] = axis.rewards.std[group].masked_fill(group < 0, math.nan).numpy()
+            rows[f"term_{name}"] = axis.term.numpy()
     if options.record_texts:
-        schema = pa.schema([*SCHEMA, *TEXTS])
-        places = np.flatnonzero(rows)
-        _, first = np.unique(prompt.numpy(), return_index=True)
-        of_prompt = _decode(tokenizer, update.columns, "prompts", places[first])
-        values["prompt"] = [of_prompt[number] for number in prompt.tolist()]
-        values["answer"] = _decode(tokenizer, update.columns, "responses", places)
-    arrays = [_array(values[field.name], field.type, len(uids)) for field in schema]
-    axes = {"perceptual": found.perceptual, "reasoning": found.reasoning}
-    thresholds = {name: _thresholds(axis) for name, axis in axes.items()}
-    metadata = {METADATA: json.dumps({**about, "thresholds": thresholds}, default=str)}
-    return pa.Table.from_arrays(arrays, schema=schema.with_metadata(metadata))
+        first = rows.drop_duplicates("uid")
+        rows["prompt"] = rows["uid"].map(dict(zip(first["uid"], _decode(tokenizer, first["prompt"]), strict=True)))
+        rows["answer"] = _decode(tokenizer, rows["answer"])
+    rows["uid"] = rows["uid"].astype(str)
+    schema = pa.schema([*SCHEMA, *TEXTS]) if options.record_texts else SCHEMA
+    table = pa.Table.from_pandas(rows.reindex(columns=schema.names), schema=schema, preserve_index=False)
+    return table, thresholds
 
 
-def _numbers(column: np.ndarray | None, rows: np.ndarray) -> np.ndarray | None:
-    """Returns these rows of a column as float64, NaN for what is not a number."""
-
-    def number(value: Any) -> float:
-        try:
-            return float(value)
-        except (TypeError, ValueError):
-            return math.nan
-
-    return None if column is None else np.array([number(value) for value in column[rows]])
-
-
-def _array(values: Any, kind: pa.DataType, length: int) -> pa.Array:
-    """Returns values, None for a column without any, as an array with null for NaN."""
-    if values is None:
-        return pa.nulls(length, kind)
-    if isinstance(values, torch.Tensor):
-        values = values.numpy()
-    return pa.array(values, from_pandas=True).cast(kind)
-
-
-def _thresholds(axis: Axis | None) -> list[float]:
-    return [] if axis is None else [value for value in axis.thresholds.tolist() if math.isfinite(value)]
+def _decode(tokenizer: Any, rows: Iterable[torch.Tensor]) -> list[str]:
+    return tokenizer.batch_decode([ids[ids != _NO_TOKEN] for ids in rows], skip_special_tokens=True)

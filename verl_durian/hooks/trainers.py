@@ -22,7 +22,6 @@ With another estimator and without a record, each wrapper only calls the origina
 `durian` (patches/README.md) does (b) itself and has no (c) and (d); only (a) is wrapped there.
 """
 
-import logging
 import sys
 import time
 from collections.abc import Awaitable, Callable
@@ -45,16 +44,13 @@ from verl_durian.hooks.checks import check, is_durian, is_recorded
 from verl_durian.hooks.dataset import add_visual_entropy, dataset_thresholds
 from verl_durian.hooks.known_failures import trains
 
-logger = logging.getLogger(__name__)
-logger.setLevel(logging.INFO)
-
 _ACCURACY = "acc"  # key of a rollout's accuracy in the result of verl's reward functions and ours
 
 # Key in the meta_info of a batch: the thresholds of the training set, for a trainer that does not load it.
 _THRESHOLDS = "durian_thresholds"
 
-# The older trainers have no dict of metrics when they compute advantages: compute_data_metrics takes them from here.
-_WAITING: dict[str, float] = {}
+# Metrics of the estimator, until the trainer collects those of the step.
+_METRICS: dict[str, float] = {}
 
 
 @dataclass
@@ -62,7 +58,6 @@ class _V1Step:
     """A call of `PPOTrainer._compute_advantage` of trainer V1."""
 
     meta: Any  # TransferQueue's KVBatchMeta
-    metrics: dict[str, Any]
     algorithm: Any  # verl's node of that name
     grpo_is_durian: bool = False
     fetch_seconds: float = 0.0
@@ -79,31 +74,22 @@ def load_data(original: Callable[..., None], self: Any, *args: Any, **kwargs: An
     passes to the estimator in every step. Does nothing in a run that only validates.
     """
     original(self, *args, **kwargs)
-    algorithm = self.config.algorithm
+    algorithm, dataset = self.config.algorithm, self.train_dataset
     computes_durian = is_durian(algorithm.adv_estimator)
     if not (computes_durian or is_recorded(algorithm)) or not trains(self.config):
         return
     if computes_durian:
         check(self.config)
-        add_visual_entropy(self.train_dataset, self.config)
-    record.remember(self)
-    _replace_thresholds(self.train_dataset, algorithm)
+        add_visual_entropy(dataset, self.config)
     if is_recorded(algorithm):
         record.prepare(self)
-
-
-def _replace_thresholds(dataset: Any, algorithm: Any) -> None:
     options = DurianConfig.from_algorithm(algorithm)
-    if options.perceptual.thresholds != "dataset":
-        return
-    columns = getattr(getattr(dataset, "dataframe", None), "column_names", ())
-    scored = is_durian(algorithm.adv_estimator) or options.perceptual.key in columns
-    if options.weights.perceptual == 0 or not scored:  # no thresholds are needed
-        algorithm.durian.perceptual.thresholds = "batch"
-        return
-    algorithm.durian.perceptual.thresholds = thresholds = dataset_thresholds(dataset, options)
-    in_words = ", ".join(f"{threshold:.4f}" for threshold in thresholds)
-    logger.info("durian: thresholds of visual entropy of the training set, nats: [%s]", in_words)
+    if options.perceptual.thresholds == "dataset":
+        columns = getattr(getattr(dataset, "dataframe", None), "column_names", ())
+        if options.weights.perceptual > 0 and (computes_durian or options.perceptual.key in columns):
+            algorithm.durian.perceptual.thresholds = dataset_thresholds(dataset, options)
+        else:  # no thresholds are needed
+            algorithm.durian.perceptual.thresholds = "batch"
 
 
 def compute_advantage(
@@ -114,19 +100,23 @@ def compute_advantage(
     Raises:
         RuntimeError: The original did not call the estimator durian.
     """
-    v1 = _V1_STEP.get()
-    replaces_grpo = v1 is not None and v1.grpo_is_durian and adv_estimator == AdvantageEstimator.GRPO
     if STEP.get() is not None:  # another plugin's function calls this wrapper inside our call
         return original(data, adv_estimator, *args, **kwargs)
+    v1 = _V1_STEP.get()
     algorithm: Any = kwargs.get("config", args[-1] if args else None)
     if (thresholds := data.meta_info.pop(_THRESHOLDS, None)) is not None:
         algorithm.durian.perceptual.thresholds = list(thresholds)
-    if not (replaces_grpo or is_durian(adv_estimator)):
+    if is_durian(adv_estimator) or (v1 and v1.grpo_is_durian and adv_estimator == AdvantageEstimator.GRPO):
+        data = _compute_durian(original, data, *args, **kwargs)
+    else:
         data = original(data, adv_estimator, *args, **kwargs)
-        if v1 is None:
-            record.add_of_older_trainer(data, adv_estimator, algorithm)
-        return data
-    start = time.perf_counter()
+    if v1 is None:
+        record.add_of_older_trainer(data, adv_estimator, algorithm)
+    return data
+
+
+def _compute_durian(original: Callable[..., DataProto], data: DataProto, *args: Any, **kwargs: Any) -> DataProto:
+    v1, start = _V1_STEP.get(), time.perf_counter()
     step = Step(batch=data.batch, non_tensor_batch=data.non_tensor_batch)
     token = STEP.set(step)
     COMPUTED.clear()
@@ -136,14 +126,9 @@ def compute_advantage(
         STEP.reset(token)
     if not COMPUTED.is_set():
         raise _not_computed_error(original)
-    metrics = _metrics(step) | {"timing_s/durian": time.perf_counter() - start}
-    if v1 is None:
-        _WAITING.clear()
-        _WAITING.update(metrics)
-        record.add_of_older_trainer(data, adv_estimator, algorithm)
-    else:
-        metrics["timing_s/durian"] += v1.fetch_seconds
-        v1.metrics.update(metrics)
+    _METRICS.clear()
+    _METRICS.update(_metrics(step))
+    _METRICS["timing_s/durian"] = time.perf_counter() - start + (v1.fetch_seconds if v1 else 0)
     return data
 
 
@@ -202,8 +187,8 @@ def update_actor(original: Callable[..., Any], self: Any, *args: Any, **kwargs: 
 
 def compute_data_metrics(original: Callable[..., dict[str, Any]], *args: Any, **kwargs: Any) -> dict[str, Any]:
     """Wraps `verl.trainer.ppo.metric_utils.compute_data_metrics`: (c) in the older trainers."""
-    metrics = original(*args, **kwargs) | _WAITING
-    _WAITING.clear()
+    metrics = original(*args, **kwargs) | _METRICS
+    _METRICS.clear()
     return metrics
 
 
@@ -218,7 +203,7 @@ def v1_compute_advantage(
     computes_durian = is_durian(self.config.algorithm.adv_estimator)
     if not (computes_durian or is_recorded(self.config.algorithm)):
         return original(self, batch, metrics, *args, **kwargs)
-    step = _V1Step(batch, metrics, self.config.algorithm)
+    step = _V1Step(batch, self.config.algorithm)
     token = _V1_STEP.set(step)
     COMPUTED.clear()
     try:
@@ -227,8 +212,10 @@ def v1_compute_advantage(
         _V1_STEP.reset(token)
     if computes_durian and not COMPUTED.is_set():
         raise _not_computed_error(original)
+    metrics.update(_METRICS)
+    _METRICS.clear()
     if step.result is not None and is_recorded(self.config.algorithm):
-        record.add(self, *step.result, partial(_fetch, batch))
+        record.recorder(self).add(self, *step.result, partial(_fetch, batch))
     return result
 
 
@@ -239,16 +226,15 @@ def compute_advantage_for_multi_trajectories(
     step = _V1_STEP.get()
     if step is None or adv_estimator != step.algorithm.adv_estimator:
         return original(data, batch_keys, adv_estimator, *args, **kwargs)
-    passed = adv_estimator
     if is_durian(adv_estimator):
         start = time.perf_counter()
         _add_columns(data, step.meta, DurianConfig.from_algorithm(step.algorithm))
         step.fetch_seconds = time.perf_counter() - start
         # verl uses the last output of a session for GRPO only. So request GRPO here; compute_advantage above replaces
         # it by durian.
-        step.grpo_is_durian, passed = True, AdvantageEstimator.GRPO
+        step.grpo_is_durian, adv_estimator = True, AdvantageEstimator.GRPO
     try:
-        data = original(data, batch_keys, passed, *args, **kwargs)
+        data = original(data, batch_keys, adv_estimator, *args, **kwargs)
     finally:
         step.grpo_is_durian = False
     step.result = data, batch_keys
@@ -294,9 +280,9 @@ def _add_columns(data: DataProto, meta: Any, options: DurianConfig) -> None:
             )
     if _ACCURACY not in columns:
         try:
-            columns[_ACCURACY] = _fetch(meta, [_ACCURACY])[_ACCURACY]
+            columns.update(_fetch(meta, [_ACCURACY]))
         except Exception as error:  # a metric must not end training
-            _warn_of_accuracy(f"the rollouts have none ({error!r})")
+            _warn_of_accuracy(error)
 
 
 def _metrics(step: Step) -> dict[str, float]:
@@ -312,18 +298,20 @@ def _metrics(step: Step) -> dict[str, float]:
 
 def _accuracy(step: Step, rows: torch.Tensor) -> torch.Tensor | None:
     """Returns the accuracy of these rows, or None if the reward function returns no numbers."""
-    accuracy = step.non_tensor_batch.get(_ACCURACY)
-    if accuracy is None:
-        return None
     try:
-        of_row = torch.from_numpy(np.asarray(accuracy, dtype=np.float64).reshape(len(accuracy))).to(rows.device)[rows]
-        if not of_row.isfinite().all():
+        column = step.non_tensor_batch[_ACCURACY]
+        accuracy = torch.from_numpy(np.asarray(column, dtype=np.float64).reshape(len(column))).to(rows.device)[rows]
+        if not accuracy.isfinite().all():
             raise ValueError("NaN, infinite or null")
-    except (TypeError, ValueError, OverflowError) as error:
-        _warn_of_accuracy(f"the reward function returns an {_ACCURACY} that is not a number, {accuracy[0]!r} ({error})")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        _warn_of_accuracy(error)
         return None
-    return of_row
+    return accuracy
 
 
-def _warn_of_accuracy(reason: str) -> None:
-    warn_once("accuracy", f"durian: the metrics use the rewards instead of the accuracy: {reason}")
+def _warn_of_accuracy(error: Exception) -> None:
+    warn_once(
+        "accuracy",
+        "durian: the metrics use the rewards instead of the accuracy, because the reward function does not return a "
+        f"finite number {_ACCURACY!r} for each rollout ({error!r})",
+    )
