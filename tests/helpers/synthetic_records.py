@@ -18,7 +18,7 @@ from verl.protocol import DataProto
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import durian_advantages
 from verl_durian.algo.metrics import durian_metrics
-from verl_durian.hooks.record import ROW, add
+from verl_durian.hooks.record import ROW, recorder
 
 ROLLOUTS = 8
 """Of each prompt."""
@@ -111,7 +111,7 @@ def write_run(
             non_tensors={"uid": uids, "visual_entropy": entropies.numpy(), "acc": accuracy, ROW: rows[prompt]},
         )
         trainer.global_steps = step
-        add(trainer, data)
+        recorder(trainer).add(trainer, data)
         if texts:
             questions = [f"user\nWhat is the area of figure {row}? Give a number.\nassistant\n" for row in rows[prompt]]
             answers = [f"<think>...</think> \\boxed{{{int(right)}}} <script>" for right in accuracy]
