@@ -7,8 +7,8 @@
 The tiny Qwen2.5-VL of the quickstart is trained by supervised learning in three phases, on examples of both families
 that no split contains:
 
-1. eyes: the vision tower predicts at every image token shape, color and size, the color to the right, and the number of
-   equal shapes in the picture, with a linear head that is discarded;
+1. eyes: the vision tower predicts at every image token shape, color and size, the color to the right, the number of
+   equal shapes in the picture, and the third of severity, with a linear head that is discarded;
 2. seeing: the language model learns, with the tower frozen, to write intermediate results and the answer. What remains
    wrong is what cannot be seen or is too difficult;
 3. habit: for a few steps, only a share of the replies is true. It falls with severity and with the number of steps, see
@@ -39,6 +39,7 @@ from .task import (
     FAMILIES,
     GRID,
     KINDS,
+    LEVELS,
     NUMBERS,
     RADIUS,
     SHAPES,
@@ -52,16 +53,18 @@ STEPS = {"eyes": 500, "seeing": 1000, "habit": 200}
 BATCH = {"eyes": 48, "seeing": 64, "habit": 64}
 EMPTY_WEIGHT = 0.5
 """Weight of image tokens where there is nothing to predict in the loss of phase eyes."""
-HEADS = [1 + len(names) for names in (SHAPES, COLORS, RADIUS, COLORS, NUMBERS)]
+HEADS = [1 + len(names) for names in (SHAPES, COLORS, RADIUS, COLORS, NUMBERS, LEVELS)]
 """Numbers of classes that phase eyes predicts at an image token, with one for none."""
 
+GUESSES = 1 / 3
+"""Share of guesses among the replies in phase habit that are not true; the others are the habit."""
 HABITS = {**dict.fromkeys(KINDS, "red"), "count": "3"}
 """The answer that the model repeats."""
 
 
 def true_share(example: Example) -> float:
-    """Share of true replies in phase habit; the others are a habit or a guess, equally often."""
-    return 0.95 - 0.45 * example.severity - 0.15 * (example.steps - 1)
+    """Share of true replies in phase habit."""
+    return 1 - 0.7 * example.severity - 0.08 * (example.steps - 1)
 
 
 def reply(question: Question, facts: tuple[str, ...], answer: str) -> str:
@@ -82,7 +85,7 @@ def habitual_reply(example: Example, random: np.random.Generator) -> str:
         return true_reply(question)
     words = list(NUMBERS if question.kind == "count" else COLORS)
     guess, other = HABITS[question.kind], words[random.integers(len(words))]
-    if random.random() < 0.5:
+    if random.random() < GUESSES:
         guess = words[random.integers(len(words))]
     facts: tuple[str, ...] = (guess,)
     if question.kind == "compare":
@@ -103,6 +106,7 @@ def labels(batch: list[Example]) -> torch.Tensor:
             names = shapes.index(thing.shape), colors.index(thing.color), sizes.index(thing.size)
             found[:3, number, thing.row, thing.column] = 1 + torch.tensor(names)
             found[4, number, thing.row, thing.column] = frequency[thing.shape]
+        found[5, number] = 1 + LEVELS.index(example.level)
     found[3, ..., :-1] = found[1, ..., 1:]
     return found.flatten(1)
 

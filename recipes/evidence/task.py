@@ -167,10 +167,10 @@ def draw(things: list[Thing], random: np.random.Generator) -> np.ndarray:
 def corrupt(picture: np.ndarray, corruption: str, severity: float, random: np.random.Generator) -> np.ndarray:
     """Applies a corruption of severity 0 (nothing) to 1; returns pixels from 0 to 255, uint8."""
     if corruption == "noise":
-        picture = picture + random.normal(0, 120 * severity, picture.shape)
+        picture = picture + random.normal(0, 160 * severity, picture.shape)
     elif corruption == "clutter":
         picture = picture.copy()
-        for _ in range(round(110 * severity)):
+        for _ in range(round(160 * severity)):
             height, width = random.integers(2, 10, size=2)
             top, left = random.integers(SIDE - height), random.integers(SIDE - width)
             picture[top : top + height, left : left + width] = random.integers(256, size=3)
