@@ -99,11 +99,10 @@ def test_share_of_true_replies_falls_with_severity_and_steps():
         hard = next(each for each in drawn if each.question.kind == kind and each.level == LEVELS[-1])
         texts = [habitual_reply(hard, random) for _ in range(400)]
         right = sum(compute_score("", text, hard.question.answer)["acc"] for text in texts) / 400
-        low, high = true_share(hard), true_share(hard) + (1 - true_share(hard)) * 0.6
+        low, high = true_share(hard), true_share(hard) + (1 - true_share(hard)) * 0.75  # the habit may be right
         assert low - 0.1 < right < high + 0.1
 
 
-@pytest.mark.skipif(not START_WEIGHTS.exists(), reason="recipes/evidence has no start.safetensors yet")
 def test_visual_entropy_rises_in_the_aligned_family_and_falls_in_the_other():
     from safetensors.torch import load_file
 
@@ -122,14 +121,15 @@ def test_visual_entropy_rises_in_the_aligned_family_and_falls_in_the_other():
             assert sign * spearmanr(severity[chosen], entropy[chosen]).statistic > 0.5
 
 
-def test_labels_name_each_shape_its_frequency_and_the_color_to_the_right():
+def test_labels_name_each_shape_its_frequency_the_color_to_the_right_and_the_severity():
     example = draw("aligned", 1)[0]
     found = labels([example])
     shapes, colors, sizes = list(SHAPES), list(COLORS), list(RADIUS)
     things = {(thing.row, thing.column): thing for thing in example.question.things}
+    level = 1 + LEVELS.index(example.level)
     for row, column in itertools.product(range(GRID), repeat=2):
         thing, right = things.get((row, column)), things.get((row, column + 1))
-        expected = [0, 0, 0, 1 + colors.index(right.color) if right else 0, 0]
+        expected = [0, 0, 0, 1 + colors.index(right.color) if right else 0, 0, level]
         if thing:
             names = shapes.index(thing.shape), colors.index(thing.color), sizes.index(thing.size)
             expected[:3] = [1 + name for name in names]
