@@ -159,6 +159,7 @@ def command(run: Run, data: Path, model: Path, out: Path) -> tuple[list[str], di
     settings = [
         *ARMS[run.arm],
         *run.settings,
+        "trainer.use_v1=False",  # faster: trainer V1 looks for finished rollouts every two seconds
         "algorithm.filter_groups.enable=False",
         "data.filter_overlong_prompts=False",
         "actor_rollout_ref.model.external_lib=recipes.evidence.arms",

@@ -115,6 +115,7 @@ def test_rows_of_a_recorded_training_set_have_their_number(trainer, tiny_qwen25v
         f"+algorithm.durian.record={tmp_path / 'records'}",
         f"data.train_files=[{','.join(str(folder / 'more.parquet') for folder in folders)}]",
         "data.train_max_samples=20",
+        "data.seed=1",
         "data.filter_overlong_prompts=True",
         "data.max_prompt_length=512",
         "data.dataloader_num_workers=0",
