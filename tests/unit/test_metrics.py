@@ -80,7 +80,7 @@ def test_names_with_numbers_sort_by_number():
 
 
 def test_rank_correlation_is_with_the_accuracy_where_there_is_one():
-    prompts = {uid: ([1] * (4 - k) + [0] * k, float(k), -float(k)) for k, uid in enumerate("abcd")}
+    prompts = {uid: ([1] * (4 - k) + [0] * k, float(k**3), -float(k**3)) for k, uid in enumerate("abcd")}
     metrics = metrics_of(prompts)
     assert metrics["durian/perceptual/rank_correlation"] == pytest.approx(-1)
     assert metrics["durian/reasoning/rank_correlation"] == pytest.approx(-1)
