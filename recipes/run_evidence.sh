@@ -41,7 +41,8 @@ if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     echo "$STAMP" >"$OUT/made_by.sha256"
 fi
 
-CHOICE=(--part "${PART:-main}" --jobs "${JOBS:-2}")
+CHOICE=(--part "${PART:-main}")
+if [ -n "${JOBS:-}" ]; then CHOICE+=(--jobs "$JOBS"); fi
 if [ -n "${SEEDS:-}" ]; then CHOICE+=(--seeds "$SEEDS"); fi
 if [ -n "${ARMS:-}" ]; then CHOICE+=(--arms "$ARMS"); fi
 if [ -n "${FAMILIES:-}" ]; then CHOICE+=(--families "$FAMILIES"); fi

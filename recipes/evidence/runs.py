@@ -8,20 +8,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
-import pyarrow.parquet as pq
-
 RESULTS = Path(__file__).with_name("results")
 """The published results, one file per run."""
 
 BASELINE = "grpo"
 SEEDS = 8
 ROBUSTNESS_SEEDS = 4
+VERL, VERL_SEEDS = "verl", 2
 RATE_SEEDS = (101, 102)
 
-BATCH, STEPS, TEST_EVERY = 32, 30, 5
-RATES = (1e-4, 2e-4, 4e-4)
-LEARNING_RATE = 2e-4
+BATCH, ROLLOUTS, STEPS, TEST_EVERY = 32, 8, 30, 5
+RATES = (1e-5, 2e-5, 5e-5, 1e-4)
+LEARNING_RATE = 5e-5
 """To be chosen among `RATES`, see PROTOCOL.md."""
 NUM_GROUPS = 4
 """b of Durian."""
@@ -106,11 +104,19 @@ def robustness_runs(families: Iterable[str], seeds: int = ROBUSTNESS_SEEDS) -> l
             for row in TABLE_3[1:]:
                 variant = "weights_" + "_".join(map(str, row))
                 runs.append(Run("durian", family, seed, variant, settings=(MATCHED, *weights(*row))))
-            for batch in (16, 64):
-                runs += [Run(arm, family, seed, f"batch{batch}", batch) for arm in (BASELINE, "durian")]
-            for arm in ("durian", "dr_grpo", "maxrl", "mad", "batch_std", "reinforce_plus_plus"):
+            for arm in ("durian", "dr_grpo", "maxrl", "mad", "batch_std"):
                 runs.append(Run(arm, family, seed, "unmatched", settings=()))
+            for arm in (BASELINE, "durian"):
+                runs += [Run(arm, family, seed, f"batch{batch}", batch) for batch in (16, 64)]
+                runs += [
+                    Run(arm, family, seed, f"lr{rate:g}", rate=rate) for rate in RATES[1:] if rate != LEARNING_RATE
+                ]
     return runs
+
+
+def verl_runs(seeds: int = VERL_SEEDS) -> list[Run]:
+    """The runs that are repeated in verl itself."""
+    return [Run(arm, "aligned", seed, VERL) for seed in range(1, seeds + 1) for arm in (BASELINE, "durian")]
 
 
 def rate_runs(families: Iterable[str]) -> list[Run]:
@@ -121,68 +127,6 @@ def rate_runs(families: Iterable[str]) -> list[Run]:
         for rate in RATES
         for family in families
     ]
-
-
-def command(run: Run, data: Path, model: Path, out: Path) -> tuple[list[str], dict[str, str]]:
-    """The command line of a run, and its environment variables.
-
-    Args:
-        run: The run.
-        data: The folder written by `task.py`, with visual entropy.
-        model: The folder of the start.
-        out: The folder for everything that the run writes.
-    """
-    train, validation = (str(data / run.family / f"{split}.parquet") for split in ("train", run.validation))
-    variables = {
-        "BACKBONE": "dapo",
-        "ESTIMATOR": "grpo",
-        "MODEL_PATH": model,
-        "OUTPUT": out,
-        "TRAIN_FILES": train,
-        "VAL_FILES": validation,
-        "NGPUS_PER_NODE": 1,
-        "TRAIN_BATCH_SIZE": run.batch,
-        "PPO_MINI_BATCH_SIZE": run.batch,
-        "PPO_MICRO_BATCH_SIZE": 8 * run.batch,
-        "ROLLOUTS": 8,
-        "MAX_PROMPT_LENGTH": 64,
-        "MAX_RESPONSE_LENGTH": 16,
-        "OVERLONG_BUFFER": 0,
-        "LR": run.rate,
-        "TOTAL_STEPS": STEPS,
-        "TEST_FREQ": TEST_EVERY,
-        "SAVE_FREQ": -1,
-        "RESUME": "disable",
-        "SEED": run.seed,
-        "VERL_PLATFORM": "cpu",
-    }
-    settings = [
-        *ARMS[run.arm],
-        *run.settings,
-        "trainer.use_v1=False",  # faster: trainer V1 looks for finished rollouts every two seconds
-        "algorithm.filter_groups.enable=False",
-        "data.filter_overlong_prompts=False",
-        "actor_rollout_ref.model.external_lib=recipes.evidence.arms",
-        f"actor_rollout_ref.rollout.seed={run.seed}",
-        "actor_rollout_ref.rollout.max_num_seqs=256",
-        "actor_rollout_ref.rollout.val_kwargs.do_sample=False",
-        "actor_rollout_ref.rollout.val_kwargs.temperature=0",
-        "reward.custom_reward_function.path=pkg://recipes.evidence.reward",
-        f"+algorithm.durian.record={out / 'records'}",
-        "+ray_kwargs.ray_init.address=local",  # runs side by side must not share a Ray
-    ]
-    watched = ["python", "-m", "recipes.quickstart.watchdog", "--log", str(out / "train.log"), "--stall-minutes", "10"]
-    recipe = ["--show", "^$", "--", "bash", "recipes/run_qwen25vl_durian.sh", *last_values(settings)]
-    return watched + recipe, {name: str(value) for name, value in variables.items()}
-
-
-def last_values(settings: list[str]) -> list[str]:
-    """Drops settings that a later one replaces: Hydra refuses to add a key twice."""
-    by_key: dict[str, str] = {}
-    for setting in settings:
-        key = setting.partition("=")[0].lstrip("+")
-        by_key[key] = setting if key not in by_key else by_key[key].partition("=")[0] + "=" + setting.partition("=")[2]
-    return list(by_key.values())
 
 
 @dataclass
@@ -230,39 +174,3 @@ def read_results(folder: Path) -> list[Result]:
         fields["validation"] = {int(step): cells for step, cells in fields["validation"].items()}
         results.append(Result(**fields))
     return results
-
-
-def outcome(out: Path) -> dict[str, Any]:
-    """The fields `validation`, `reward` and `weight` of a run that has written to `out`.
-
-    Raises:
-        ValueError: The run did not reach its last step.
-    """
-    prefix, suffix = "val-core/", "/acc/mean@1"
-    validation, reward = {}, []
-    for line in (out / "metrics.jsonl").read_text().splitlines():
-        entry = json.loads(line)
-        metrics = entry["data"]
-        cells = {
-            name.removeprefix(prefix).removesuffix(suffix): value
-            for name, value in metrics.items()
-            if name.startswith(prefix) and name.endswith(suffix)
-        }
-        if cells:
-            validation[entry["step"]] = cells
-        if "critic/score/mean" in metrics:
-            reward.append(metrics["critic/score/mean"])
-    if len(reward) != STEPS or STEPS not in validation:
-        raise ValueError(f"{out}: {len(reward)} of {STEPS} steps, validations after {sorted(validation)}")
-    return {"validation": validation, "reward": reward, "weight": weight_by_passes(out / "records")}
-
-
-def weight_by_passes(records: Path) -> dict[str, list[float]]:
-    """Number and sum of squared advantages of the prompts of a run, by their number of correct rollouts."""
-    columns = ["step", "uid", "reward", "advantage"]
-    rows = pd.concat([pq.read_table(file, columns=columns).to_pandas() for file in sorted(records.glob("*.parquet"))])
-    rows["square"] = rows["advantage"] ** 2
-    prompts = rows.groupby(["step", "uid"]).agg(passes=("reward", "sum"), square=("square", "sum"))
-    by_passes = prompts.groupby(prompts["passes"].round().astype(int))["square"].agg(["size", "sum"])
-    by_passes = by_passes.reindex(range(9), fill_value=0)
-    return {"prompts": by_passes["size"].tolist(), "squares": by_passes["sum"].round(3).tolist()}

@@ -56,6 +56,8 @@ RADIUS = {"small": 7, "large": 12}
 CYCLE = len(CELLS) * 2 * len(NUMBERS)
 """Rows in which each combination of cell, corruption and answer occurs once."""
 ROWS = {"train": 14 * CYCLE, "dev": 3 * CYCLE, "test": 3 * CYCLE}
+SEED = 1
+"""Of the published comparison. Seed 0 was used to design the task and the start."""
 
 
 @dataclass(frozen=True)
@@ -221,7 +223,7 @@ def generator(*seed: str | int) -> np.random.Generator:
     return np.random.default_rng(list("/".join(map(str, seed)).encode()))
 
 
-def make_rows(family: str, split: str, rows: int, seed: int = 0) -> Iterator[dict]:
+def make_rows(family: str, split: str, rows: int, seed: int = SEED) -> Iterator[dict]:
     """The rows of one split in verl's format.
 
     `true_difficulty` is the number of steps plus the severity divided by 2: its integer part and its fraction.
@@ -248,7 +250,7 @@ def make_rows(family: str, split: str, rows: int, seed: int = 0) -> Iterator[dic
         }
 
 
-def write_data(out: Path, rows: dict[str, int] = ROWS, seed: int = 0) -> None:
+def write_data(out: Path, rows: dict[str, int] = ROWS, seed: int = SEED) -> None:
     """Writes all splits of both families.
 
     Args:
@@ -262,7 +264,7 @@ def write_data(out: Path, rows: dict[str, int] = ROWS, seed: int = 0) -> None:
             write_parquet(list(make_rows(family, split, number, seed)), out / family / f"{split}.parquet")
 
 
-def contact_sheet(family: str, seed: int = 0) -> Image.Image:
+def contact_sheet(family: str, seed: int = SEED) -> Image.Image:
     """Example pictures: a row for each corruption, severities 0 to 1 in six columns."""
     columns = 6
     sheet = Image.new("RGB", (columns * (SIDE + 4), 2 * (SIDE + 4)), "white")
@@ -279,7 +281,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description="Write the questions of the comparison as parquet files.")
     parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=SEED)
     args = parser.parse_args()
     write_data(args.out, seed=args.seed)
     for family in FAMILIES:

@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""The statistics of the comparison, its tables on synthetic runs, and the queue with a command that only pretends."""
+"""The statistics of the comparison, its tables on synthetic runs, and the queue with runs that do nothing."""
 
 import json
+import multiprocessing
 import subprocess
 import sys
 from dataclasses import replace
@@ -10,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pretended_run
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from scipy import stats as scipy_stats
 
-from recipes.evidence import analyse, run, runs, stats
+from recipes.evidence import analyse, in_verl, run, runs, stats
 from recipes.evidence.runs import ARMS, Result, Run
 from recipes.evidence.task import CELLS
 
@@ -158,13 +160,13 @@ def test_runs_of_a_seed_come_together_and_names_are_unique():
     planned = runs.main_runs(analyse.FAMILIES, ARMS) + runs.robustness_runs(analyse.FAMILIES)
     assert len({each.name for each in planned}) == len(planned)
     assert [each.seed for each in planned[: 2 * len(ARMS)]] == [1] * 2 * len(ARMS)
-    settings = runs.command(planned[-1], Path("data"), Path("model"), Path("out"))[0]
+    settings = in_verl.command(planned[-1], Path("data"), Path("model"), Path("out"))[0]
     keys = [setting.partition("=")[0].lstrip("+") for setting in settings if "=" in setting]
     assert len(keys) == len(set(keys))
 
 
 def test_a_later_setting_replaces_an_earlier_one():
-    assert runs.last_values(["+a.b=1", "c=2", "a.b=3"]) == ["+a.b=3", "c=2"]
+    assert in_verl.last_values(["+a.b=1", "c=2", "a.b=3"]) == ["+a.b=3", "c=2"]
 
 
 def write_run(out: Path, steps: int = runs.STEPS) -> None:
@@ -185,7 +187,7 @@ def write_run(out: Path, steps: int = runs.STEPS) -> None:
 
 def test_what_remains_of_a_run(tmp_path):
     write_run(tmp_path)
-    found = runs.outcome(tmp_path)
+    found = in_verl.outcome(tmp_path)
     assert sorted(found["validation"]) == list(range(0, runs.STEPS + 1, runs.TEST_EVERY))
     assert set(found["validation"][0]) == {f"{kind}_{level}" for kind, level in CELLS}
     assert found["reward"] == [0.25] * runs.STEPS
@@ -196,31 +198,12 @@ def test_what_remains_of_a_run(tmp_path):
 def test_a_run_that_stops_early_has_no_outcome(tmp_path):
     write_run(tmp_path, steps=7)
     with pytest.raises(ValueError, match=f"7 of {runs.STEPS} steps"):
-        runs.outcome(tmp_path)
-
-
-PRETEND = """
-import os, shutil, sys
-from pathlib import Path
-out = Path(os.environ["OUTPUT"])
-tries = out.parents[4] / (os.environ["SEED"] + ".tries")
-tries.open("a").write("x")
-if os.environ["SEED"] == "3" or (os.environ["SEED"] == "2" and len(tries.read_text()) == 1):
-    sys.exit("no luck")
-shutil.copytree(sys.argv[1], out, dirs_exist_ok=True)
-"""
+        in_verl.outcome(tmp_path)
 
 
 def test_the_queue_repeats_a_failed_run_once_and_continues(tmp_path, monkeypatch):
-    write_run(tmp_path / "trained")
-    original = runs.command
-
-    def command(*arguments):
-        real, variables = original(*arguments)
-        return [sys.executable, "-c", PRETEND, str(tmp_path / "trained"), *real], variables
-
-    monkeypatch.setattr(run, "command", command)
-    monkeypatch.setattr(run, "START_GAP", 0.0)
+    monkeypatch.setattr(run, "PROCESSES", multiprocessing.get_context("spawn"))
+    monkeypatch.setattr(run, "train", pretended_run.train)
     planned = runs.main_runs(["anti"], ["durian"], 3)
     planned[0:0] = [replace(planned[0], arm="grpo")]
     synthetic(planned[0], 0).write(tmp_path / f"results/{planned[0].name}.json")  # already there
@@ -228,7 +211,7 @@ def test_the_queue_repeats_a_failed_run_once_and_continues(tmp_path, monkeypatch
     found = {(each.arm, each.seed): each for each in runs.read_results(tmp_path / "results")}
     ended = [(found["durian", seed].status, found["durian", seed].attempts) for seed in (1, 2, 3)]
     assert ended == [("done", 1), ("done", 2), ("failed", 2)]
+    assert found["durian", 1].validation == {0: {"read_low": 0.5}}
     assert "exit code 1" in found["durian", 3].error and "no luck" in found["durian", 3].error
-    assert not list((tmp_path / "runs").glob("**/step_*.parquet"))
     assert run.work(planned, tmp_path, jobs=2) == 0  # nothing is repeated
     assert (tmp_path / "3.tries").read_text() == "xx"
