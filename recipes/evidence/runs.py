@@ -20,7 +20,7 @@ RATE_SEEDS = (101, 102)
 BATCH, ROLLOUTS, STEPS, TEST_EVERY = 32, 8, 30, 5
 RATES = (1e-5, 2e-5, 5e-5, 1e-4)
 LEARNING_RATE = 5e-5
-"""To be chosen among `RATES`, see PROTOCOL.md."""
+"""Chosen among `RATES`, see PROTOCOL.md."""
 NUM_GROUPS = 4
 """b of Durian."""
 
