@@ -5,8 +5,8 @@
     python recipes/evidence/analyse.py [RESULTS] [--output FOLDER]
 
 RESULTS is a folder of result files; default: the published ones. Writes to FOLDER (default: outputs/evidence/analysis)
-tables.md, comparisons.csv, curves.png, differences.png and weights.png, and prints the tables. Missing and failed runs
-are named first.
+tables.md, comparisons.csv, curves.png, differences.png and weights.png, with the robustness runs also robustness.png,
+with the runs in verl also verl.png, and prints the tables. Missing and failed runs are named first.
 """
 
 import argparse
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python recipes/evidence/analyse.py`
@@ -28,10 +29,12 @@ from recipes.evidence.runs import (  # noqa: E402
     RESULTS,
     ROBUSTNESS_SEEDS,
     SEEDS,
+    VERL,
     Result,
     main_runs,
     read_results,
     robustness_runs,
+    verl_runs,
 )
 from recipes.evidence.stats import compare, holm, interval, iqm  # noqa: E402
 
@@ -46,7 +49,10 @@ RELEVANT = 0.02
 ALPHA = 0.05
 RATE = "rate"
 """Variants that begin with this choose the learning rate."""
-COLORS = ("#000000", "#d62728", "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
+COLORS = (
+    *("#000000", "#d62728", "#1f77b4", "#ff7f0e", "#2ca02c", "#9467bd"),
+    *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+)
 
 
 def hardest_cells(difficulty: dict) -> dict[str, list[str]]:
@@ -129,16 +135,16 @@ def verdict(low: float, high: float, p_corrected: float) -> str:
     return "undecided"
 
 
-def missing_runs(results: Sequence[Result], robustness: bool) -> tuple[int, list[str]]:
-    """Planned runs without a result, and those that failed.
+def missing_runs(results: Sequence[Result]) -> tuple[int, list[str]]:
+    """Planned runs without a result, and those that failed; of the parts robustness and verl only if they were started.
 
     Returns:
         Their number, and a line for each failed run with the reason, and for each arm with its missing seeds.
     """
-    planned = main_runs(FAMILIES, ARMS, SEEDS)
-    if robustness:
-        planned += robustness_runs(FAMILIES, ROBUSTNESS_SEEDS)
-    known = {each.name for each in results}
+    planned, known = main_runs(FAMILIES, ARMS, SEEDS), {each.name for each in results}
+    for part in (robustness_runs(FAMILIES, ROBUSTNESS_SEEDS), verl_runs()):
+        if any(run.name in known for run in part):
+            planned += part
     failed = [each for each in results if each.status == "failed"]
     lines = [f"{each.name}: failed {each.attempts} times: {each.error.splitlines()[0]}" for each in failed]
     missing: dict[str, list[str]] = {}
@@ -171,9 +177,7 @@ def markdown(frame: pd.DataFrame) -> str:
 
 def report(results: Sequence[Result], table: pd.DataFrame) -> str:
     """The text of tables.md."""
-    variants = {result.variant for result in results}
-    robustness = any(variant != "main" and not variant.startswith(RATE) for variant in variants)
-    number, lost = missing_runs(results, robustness)
+    number, lost = missing_runs(results)
     parts = [f"# Results\n\n{number} planned runs are missing or failed."]
     if lost:
         parts.append("\n".join(f"- {line}" for line in lost))
@@ -209,7 +213,7 @@ def plot_curves(curves: pd.DataFrame) -> Figure:
     axes = figure.subplots(2, 2, sharex=True, squeeze=False)
     for line, subset in zip(axes, SUBSETS, strict=True):
         for panel, family in zip(line, FAMILIES, strict=True):
-            for arm, color in zip(ARMS, COLORS * 2, strict=False):
+            for arm, color in zip(ARMS, COLORS, strict=True):
                 chosen = curves[
                     (curves["subset"] == subset) & (curves["family"] == family) & (curves["arm"] == arm)
                 ].pivot_table(values="accuracy", index="step", columns="seed")
@@ -224,22 +228,65 @@ def plot_curves(curves: pd.DataFrame) -> Figure:
     return figure
 
 
+def draw_differences(panel: Axes, found: pd.DataFrame, places: Sequence[float], color: str, label: str = "") -> None:
+    """Draws differences with their intervals, in percentage points."""
+    panel.hlines(places, 100 * found["low"], 100 * found["high"], color=color, alpha=0.6)
+    panel.plot(100 * found["difference"], places, "o", color=color, label=label)
+
+
+def label_differences(panel: Axes, family: str, rows: Sequence[str]) -> None:
+    """Labels a panel of `draw_differences`; differences in the grey area are not relevant."""
+    panel.axvline(0, color="gray", linewidth=1)
+    panel.axvspan(-100 * RELEVANT, 100 * RELEVANT, color="gray", alpha=0.1)
+    panel.set_yticks(range(len(rows)), rows)
+    panel.set(title=family, xlabel=f"area under the curve, difference to {BASELINE} in points")
+
+
 def plot_differences(found: pd.DataFrame) -> Figure:
-    """Differences to the baseline with intervals, in percentage points."""
+    """Differences of the arms to the baseline."""
     found = found[(found["variant"] == "main") & (found["metric"] == "area")]
     figure = Figure(figsize=(11, 4.5), layout="constrained")
+    arms = [arm for arm in reversed(ARMS) if arm != BASELINE]
     for panel, family in zip(figure.subplots(1, 2, sharey=True), FAMILIES, strict=True):
-        arms = [arm for arm in reversed(ARMS) if arm != BASELINE]
-        for subset, shift, color in zip(SUBSETS, (0.12, -0.12), COLORS[:2], strict=True):
+        for subset, shift, color in zip(SUBSETS, (0.12, -0.12), COLORS, strict=False):
             chosen = found[(found["family"] == family) & (found["subset"] == subset)]
-            places = [arms.index(arm) + shift for arm in chosen["arm"]]
-            panel.hlines(places, 100 * chosen["low"], 100 * chosen["high"], color=color, alpha=0.6)
-            panel.plot(100 * chosen["difference"], places, "o", color=color, label=subset)
-        panel.axvline(0, color="gray", linewidth=1)
-        panel.axvspan(-100 * RELEVANT, 100 * RELEVANT, color="gray", alpha=0.1)
-        panel.set_yticks(range(len(arms)), arms)
-        panel.set(title=family, xlabel=f"area under the curve, difference to {BASELINE} in points")
+            draw_differences(panel, chosen, [arms.index(arm) + shift for arm in chosen["arm"]], color, subset)
+        label_differences(panel, family, arms)
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
+    return figure
+
+
+def plot_robustness(found: pd.DataFrame) -> Figure | None:
+    """Differences of durian to the baseline of the same variant; None without robustness runs."""
+    chosen = found[(found["arm"] == "durian") & (found["subset"] == "all") & (found["metric"] == "area")]
+    variants = list(dict.fromkeys(run.variant for run in robustness_runs(FAMILIES) if run.arm == "durian"))
+    rows = [variant for variant in reversed(variants) if variant in set(chosen["variant"])]
+    if not rows:
+        return None
+    rows.append("main")
+    figure = Figure(figsize=(11, 5.5), layout="constrained")
+    for panel, family in zip(figure.subplots(1, 2, sharey=True), FAMILIES, strict=True):
+        shown = chosen[(chosen["family"] == family) & chosen["variant"].isin(rows)]
+        draw_differences(panel, shown, [rows.index(variant) for variant in shown["variant"]], COLORS[1])
+        label_differences(panel, family, rows)
+    return figure
+
+
+def plot_verl(curves: pd.DataFrame) -> Figure | None:
+    """Runs in verl itself beside those of the comparison; None without them."""
+    curves = curves[(curves["subset"] == "all") & (curves["family"] == FAMILIES[0])]
+    arms = list(dict.fromkeys(curves[curves["variant"] == VERL]["arm"]))
+    if not arms:
+        return None
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    for panel, arm in zip(figure.subplots(1, len(arms), sharey=True, squeeze=False)[0], arms, strict=True):
+        for variant, color, label in (("main", COLORS[8], "one process"), (VERL, COLORS[1], "verl")):
+            chosen = curves[(curves["variant"] == variant) & (curves["arm"] == arm)]
+            lines = chosen.pivot_table(values="accuracy", index="step", columns="seed")
+            panel.plot(lines.index, lines.to_numpy(), color=color, label=[label] + ["_"] * (lines.shape[1] - 1))
+        panel.set(title=f"{arm}, {FAMILIES[0]}, all questions", xlabel="step", ylabel="accuracy")
+        panel.grid(alpha=0.3)
+        panel.legend(frameon=False)
     return figure
 
 
@@ -262,7 +309,7 @@ def plot_weights(weights: pd.DataFrame) -> Figure:
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     axes = figure.subplots(1, 2, sharey=True)
     for panel, family in zip(axes, FAMILIES, strict=True):
-        for arm, color in zip(ARMS, COLORS * 2, strict=False):
+        for arm, color in zip(ARMS, COLORS, strict=True):
             chosen = weights[(weights["family"] == family) & (weights["arm"] == arm)].sort_values("passes")
             if len(chosen):
                 panel.plot(chosen["passes"], chosen["weight"], marker=".", label=arm, color=color)
@@ -288,11 +335,13 @@ def analyse(folder: Path, output: Path, difficulty: Path = DIFFICULTY) -> str:
     (output / "tables.md").write_text(text)
     found = comparisons(table)
     found.to_csv(output / "comparisons.csv", index=False)
-    figures = {"curves": plot_curves(curves), "weights": plot_weights(relative_weights(done))}
+    figures: dict[str, Figure | None] = {"curves": plot_curves(curves), "weights": plot_weights(relative_weights(done))}
+    figures["verl"] = plot_verl(curves)
     if len(found):
-        figures["differences"] = plot_differences(found)
+        figures |= {"differences": plot_differences(found), "robustness": plot_robustness(found)}
     for name, figure in figures.items():
-        figure.savefig(output / f"{name}.png", dpi=120)
+        if figure is not None:
+            figure.savefig(output / f"{name}.png", dpi=120)
     return text
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats as scipy_stats
 
-from recipes.evidence import analyse, in_verl, run, runs, stats
+from recipes.evidence import analyse, in_verl, run, runs, stats, sweep
 from recipes.evidence.runs import ARMS, Result, Run
 from recipes.evidence.task import CELLS
 
@@ -122,6 +122,18 @@ def test_an_effect_is_found_where_it_is_and_nowhere_else(results, tmp_path):
     assert len(found) == (len(ARMS) - 1) * len(analyse.FAMILIES) * 2 * 2
 
 
+def test_runs_of_the_other_parts_are_shown_and_counted_once_started(results, tmp_path):
+    others = [*runs.robustness_runs(analyse.FAMILIES), *runs.verl_runs()]
+    for planned in others[:-1]:
+        synthetic(planned, 0).write(results / f"{planned.name}.json")
+    text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
+    assert "1 planned runs are missing or failed" in text and "- verl/aligned/durian: missing seeds 2\n" in text
+    assert {"robustness.png", "verl.png"} < {file.name for file in (tmp_path / "out").iterdir()}
+    found = pd.read_csv(tmp_path / "out/comparisons.csv").set_index(["variant", "family", "arm"])
+    # durian gains 0.1 in the main runs of the family aligned; batch16 has its own baseline, b12 that of the main runs.
+    assert set(found.loc[("b12", "anti", "durian"), "seeds"]) == {4} and len(found.loc[("batch16", "anti")]) == 4
+
+
 def test_missing_and_failed_runs_are_named_and_their_seeds_left_out(results, tmp_path):
     (results / "main/anti/mad/3.json").unlink()
     failed = runs.read_results(results)[0]
@@ -215,3 +227,17 @@ def test_the_queue_repeats_a_failed_run_once_and_continues(tmp_path, monkeypatch
     assert "exit code 1" in found["durian", 3].error and "no luck" in found["durian", 3].error
     assert run.work(planned, tmp_path, jobs=2) == 0  # nothing is repeated
     assert (tmp_path / "3.tries").read_text() == "xx"
+
+
+def test_the_sweep_covers_every_factor_and_pairs_with_grpo(tmp_path):
+    table = sweep.sweep(seeds=5)
+    assert len(table) == sum(map(len, sweep.FACTORS.values())) * len(sweep.NORMALIZERS) * len(sweep.SUBSETS)
+    assert (table[table["normalizer"] == "grpo"]["difference"] == 0).all()
+    spread = [value for value in sweep.FACTORS["std of the pass rates at the start"]]
+    for value, settings in sweep.FACTORS["std of the pass rates at the start"].items():
+        assert value == pytest.approx(scipy_stats.beta(*settings["beta"]).std())
+    assert spread == sorted(spread)
+    # The base settings are part of every factor but the correlations.
+    base = table[(table["normalizer"] == "durian") & (table["prompts"] == "all prompts")].set_index(["factor", "value"])
+    assert base.loc[("rollouts per prompt", 8), "pass_rate"] == base.loc[(base.index[-1][0], 0), "pass_rate"]
+    sweep.plot(table).savefig(tmp_path / "sweep.png")

@@ -83,5 +83,38 @@ def folder(tmp_path_factory):
     return out
 
 
+RUNS = """
+import sys
+from pathlib import Path
+from recipes.evidence import train
+from recipes.evidence.runs import ARMS, Run, robustness_runs
+
+train.STEPS, train.TEST_EVERY = 2, 1
+folder = Path(sys.argv[1])
+
+def outcome(run):
+    return train.train(run, folder / "data", folder / "model")
+
+found = {arm: outcome(Run(arm, "anti", 1)) for arm in ("grpo", "durian", "durian_permuted", "durian_true", "maxrl")}
+grpo = found["grpo"]
+assert outcome(Run("grpo", "anti", 1)) == grpo
+assert set(grpo["validation"]) == {0, 1, 2} and len(grpo["validation"][0]) == 12
+assert sum(grpo["weight"]["prompts"]) == 2 * 32 and len(grpo["reward"]) == 2
+assert abs(sum(rate for rate in grpo["reward"]) / 2 - sum(
+    k * number for k, number in enumerate(grpo["weight"]["prompts"])) / (2 * 32 * 8)) < 1e-5
+for arm, each in found.items():  # the first rollouts are the same in every arm
+    assert each["reward"][0] == grpo["reward"][0] and each["validation"][0] == grpo["validation"][0], arm
+assert len({str(each["weight"]["squares"]) for each in found.values()}) == len(found)
+other = outcome(Run("grpo", "anti", 2))
+assert other["reward"] != grpo["reward"] and other["validation"][0] == grpo["validation"][0]
+(wide,) = [run for run in robustness_runs(["anti"], 1) if run.variant == "batch64" and run.arm == "durian"]
+assert sum(outcome(wide)["weight"]["prompts"]) == 2 * 64
+"""
+
+
+def test_runs_are_deterministic_paired_and_differ_between_arms(folder):
+    subprocess.run([sys.executable, "-c", RUNS, folder], check=True, cwd=ROOT)
+
+
 def test_responses_and_log_probabilities_equal_those_of_transformers(folder):
     subprocess.run([sys.executable, "-c", CHECK, folder], check=True, cwd=ROOT)
