@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-# The controlled comparison of advantage normalizers on a machine without a GPU (Python 3.11, 2 CPU cores; 10 GB of memory
-# for each of the JOBS runs at the same time). recipes/evidence/PROTOCOL.md says what is compared and how it is decided.
+# The controlled comparison of advantage normalizers on a machine without a GPU (Linux, Python 3.11; one run for each core
+# at a time, 1.5 GB of memory each). recipes/evidence/PROTOCOL.md says what is compared and how it is decided.
 #
-#   bash recipes/run_evidence.sh                           # all runs; hours. The same command continues after a stop
-#   SEEDS=1 ARMS="grpo durian" bash recipes/run_evidence.sh   # minutes
-#   PART=robustness bash recipes/run_evidence.sh          # other numbers of groups, weights and batch sizes
+#   bash recipes/run_evidence.sh                              # 176 runs. The same command continues after a stop
+#   SEEDS=1 ARMS="grpo durian" bash recipes/run_evidence.sh   # 4 runs, minutes
+#   PART=robustness bash recipes/run_evidence.sh              # 184 runs with other groups, weights, batches and rates
+#   PART=verl bash recipes/run_evidence.sh                    # 4 runs in verl itself, with Ray and vLLM; 10 GB each
+#   PART=rate bash recipes/run_evidence.sh                    # the 16 runs that chose the learning rate
 #
-# PART=rate: the runs that choose the learning rate. FAMILIES="aligned anti", JOBS=2. Everything is written to OUT
-# (outputs/evidence): data, model, runs, results, tables and figures. The published results are in
-# recipes/evidence/results; `python recipes/evidence/analyse.py` analyses those.
+# FAMILIES="aligned anti"; JOBS=1 for fewer runs at a time. Everything is written to OUT (outputs/evidence): data, model,
+# logs, results, tables and figures. The published results are in recipes/evidence/results;
+# `python recipes/evidence/analyse.py` analyses those.
 
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +21,7 @@ OUT=${OUT:-outputs/evidence}
 
 bash recipes/setup_cpu.sh
 export PATH="$PWD/.venv/bin:$PATH"
-export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1
+export VERL_PLATFORM=cpu HF_HUB_OFFLINE=1 HF_DATASETS_OFFLINE=1 OMP_NUM_THREADS=1 PYTHONWARNINGS=ignore
 # verl's processes import recipes.evidence.arms and recipes.evidence.reward.
 export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 

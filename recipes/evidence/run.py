@@ -4,7 +4,7 @@
 
     python -m recipes.evidence.run OUT [--seeds N] [--arms "grpo durian"] [--families "aligned anti"] [--part main]
 
-OUT holds data/, model/ and results/. A run with a result file is not repeated, so the same command continues after an
+OUT holds data/, model/, runs/ (logs) and results/. A run with a result file is not repeated, so the same command continues after an
 interruption; a run that was interrupted starts again. A run that fails is repeated once; then its result says `failed`.
 Delete the file to try again.
 """
@@ -91,9 +91,7 @@ def execute(run: Run, out: Path, stop: Event) -> Result | None:
             "versions": versions(),
         }
         if process.exitcode == 0:
-            outcome = json.loads((folder / "outcome.json").read_text())
-            shutil.rmtree(folder)
-            return Result(status="done", **about, **outcome)
+            return Result(status="done", **about, **json.loads((folder / "outcome.json").read_text()))
         lines = log.read_text(errors="replace").splitlines()[-LOG_LINES:]
         error = "\n".join([f"exit code {process.exitcode}", *lines]).replace(str(out), "OUT")
         print(f"{run.name}: attempt {attempt} of {ATTEMPTS} failed, see {log}", flush=True)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig
 
+from recipes.evidence.runs import ARMS
 from verl_durian.hooks import known_failures
 from verl_durian.preflight.compose import compose
 
@@ -236,9 +237,9 @@ def test_commands_of_the_readme_are_complete(recipe, models):
     """Every row of the paper's tables has a command, and verl accepts the commands."""
     (recipe.folder / "recipes").symlink_to(ROOT / "recipes")
     blocks = re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)
-    assert len(blocks) == 5
+    assert len(blocks) == 6
     runs, folders = [], []
-    for block in blocks:
+    for block in blocks[:-1]:
         calls = recipe.calls(command=["bash", "-euc", block])
         rows = [call[2:] for call in calls if call[1] == "verl.trainer.main_ppo"]
         validate(compose([*rows[0], f"actor_rollout_ref.model.path={models['7B']}"]))
@@ -263,6 +264,24 @@ def test_commands_of_the_readme_are_complete(recipe, models):
     weights = values(*(f"algorithm.durian.weights.{axis}" for axis in axes))
     assert weights >= {tuple(row.split()) for row in table_3.split(", ")}
     assert values("actor_rollout_ref.rollout.n") >= {(str(n),) for n in (2, 4, 8, 16, 24, 32)}
+
+
+def test_the_comparison_of_the_readme_has_a_run_for_each_arm_and_seed(recipe, models):
+    (recipe.folder / "recipes").symlink_to(ROOT / "recipes")
+    block = re.findall(r"^```bash\n(.*?)^```", README, flags=re.MULTILINE | re.DOTALL)[-1]
+    calls = recipe.calls(command=["bash", "-euc", block.replace("1 2 3 4 5 6 7 8", "1 2")])
+    rows = [call[2:] for call in calls if call[1] == "verl.trainer.main_ppo"]
+    seen = {}
+    for row in rows:
+        config = compose([*row, f"actor_rollout_ref.model.path={models['7B']}"])
+        validate(config)
+        assert config.algorithm.evidence.match_rms and config.data.seed == config.actor_rollout_ref.rollout.seed
+        *_, arm, seed, _ = Path(config.trainer.default_local_dir).parts
+        ours = [each for each in ARMS[arm] if "num_groups" not in each]
+        assert all(each in row for each in ours if not each.startswith("algorithm.adv_estimator")), arm
+        assert f"algorithm.adv_estimator={config.algorithm.adv_estimator}" in ours
+        seen[arm, int(seed)] = row
+    assert set(seen) == {(arm, seed) for arm in ARMS if arm != "durian_true" for seed in (1, 2)}
 
 
 def test_slurm_starts_ray_on_every_node_and_then_the_recipe(recipe):
