@@ -2,13 +2,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The estimators of the comparison, and the control that gives all of them the same step size.
 
-verl imports this module in all its processes with actor_rollout_ref.model.external_lib=recipes.evidence.arms. It adds
-the estimators in `NORMALIZERS` and replaces `durian` by `controlled_durian`. Options under `algorithm.evidence`:
+Importing this module adds the estimators in `NORMALIZERS` to verl's registry and replaces `durian` by
+`controlled_durian`. verl itself imports it with actor_rollout_ref.model.external_lib=recipes.evidence.arms. Options
+under `algorithm.evidence`:
 
 - match_rms: scale the advantages of every step to the root mean square that GRPO's would have on the same rollouts;
 - difficulty: what durian groups prompts by. `own`: visual entropy and confidence. `permuted`: those of another prompt
-  of the batch, so that only the pooling of stds remains. `true`: severity and number of steps, the best that signals
-  could do.
+  of the batch, so that only the pooling of stds remains. `known`: severity and number of steps.
 """
 
 import zlib
@@ -120,17 +120,19 @@ def replaced_difficulty(
     """The difficulties that durian shall use instead of its own.
 
     Args:
-        difficulty: `permuted` or `true`.
-        entropy: Visual entropy of each rollout, the same for all of a prompt; for `true` the column `true_difficulty`
-            of the data instead, whose integer part is the number of steps and whose fraction half the severity.
+        difficulty: `permuted` or `known`.
+        entropy: Visual entropy of each rollout, the same for all of a prompt; for `known` the column `true_difficulty`
+            of the data instead, whose integer part is the number of steps and whose fraction is half the severity.
         confidence: Mean log-probability of each rollout.
         prompt: The prompt of each rollout, from 0.
 
     Returns:
         Entropy and confidence of each rollout; the confidence is that of its prompt.
     """
-    if difficulty == "true":
-        return entropy % 1, -np.floor(entropy)
+    if difficulty == "known":
+        return entropy % 1, -entropy  # groups of equal size: by steps, and by severity within the same number
+    if difficulty != "permuted":
+        raise ValueError(f"algorithm.evidence.difficulty={difficulty}: must be own, permuted or known")
     of_prompt = pd.DataFrame({"entropy": entropy, "confidence": confidence}).groupby(prompt).mean()
     random = np.random.default_rng(zlib.crc32(entropy.tobytes()))  # the same batch is permuted in the same way
     order = [random.permutation(len(of_prompt)) for _ in range(2)]

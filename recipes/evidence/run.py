@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: 2026 The verl-durian authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs what is missing of the comparison, some runs at a time.
+"""Executes the runs that have no result yet, several at a time.
 
     python -m recipes.evidence.run OUT [--seeds N] [--arms "grpo durian"] [--families "aligned anti"] [--part main]
 
-OUT holds data/, model/, runs/ (logs) and results/. A run with a result file is not repeated, so the same command continues after an
-interruption; a run that was interrupted starts again. A run that fails is repeated once; then its result says `failed`.
-Delete the file to try again.
+OUT holds data/, model/, runs/ (logs) and results/. A run with a result file is not repeated, so the same command
+continues after an interruption; a run that was interrupted starts again. A run that fails is repeated once; then its
+result says `failed`. Delete the file to try again.
 """
 
 import argparse

@@ -15,6 +15,8 @@ BASELINE = "grpo"
 SEEDS = 8
 ROBUSTNESS_SEEDS = 4
 VERL, VERL_SEEDS = "verl", 2
+RESAMPLED = "resampled"
+"""Variant with the same order of the data and other random numbers for the rollouts: how much do runs differ by chance?"""
 RATE_SEEDS = (101, 102)
 
 BATCH, ROLLOUTS, STEPS, TEST_EVERY = 32, 8, 30, 5
@@ -44,7 +46,7 @@ ARMS = {
     "durian": durian(),
     "dr_grpo": ["algorithm.adv_estimator=evidence_dr_grpo"],
     "durian_permuted": durian("+algorithm.evidence.difficulty=permuted"),
-    "durian_true": durian("+algorithm.evidence.difficulty=true", "+algorithm.durian.perceptual.key=true_difficulty"),
+    "durian_true": durian("+algorithm.evidence.difficulty=known", "+algorithm.durian.perceptual.key=true_difficulty"),
     "durian_perceptual": durian(*weights(0, 1, 0)),
     "durian_reasoning": durian(*weights(0, 0, 1)),
     "maxrl": ["algorithm.adv_estimator=evidence_maxrl"],
@@ -98,6 +100,7 @@ def robustness_runs(families: Iterable[str], seeds: int = ROBUSTNESS_SEEDS) -> l
     runs = []
     for seed in range(1, seeds + 1):
         for family in families:
+            runs.append(Run(BASELINE, family, seed, RESAMPLED))
             for b in (1, 12, 24):
                 settings = (MATCHED, f"algorithm.durian.reasoning.num_groups={b}")
                 runs.append(Run("durian", family, seed, f"b{b}", settings=settings))

@@ -4,7 +4,7 @@
 
 Every rollout comes from the policy that it updates, as in verl with one update per step. verl spends most of its time
 on things that a model of two million parameters does not need, such as one vLLM request for each rollout; here a run
-takes a minute on one core, and the same seed gives the same run. Runs in verl itself: `in_verl.py`.
+takes a minute on one core, and the same seed gives the same run. For runs in verl itself, see `in_verl.py`.
 """
 
 import io
@@ -28,7 +28,7 @@ from recipes.quickstart.make_start import chat_text
 
 from . import arms  # noqa: F401  registers the estimators
 from .reward import compute_score
-from .runs import ARMS, ROLLOUTS, STEPS, TEST_EVERY, Run
+from .runs import ARMS, RESAMPLED, ROLLOUTS, STEPS, TEST_EVERY, Run
 
 MAX_RESPONSE_LENGTH = 16
 VALIDATION_BATCH = 144
@@ -188,6 +188,8 @@ def train(run: Run, data: Path, model_folder: Path) -> dict[str, Any]:
     optimizer = torch.optim.AdamW(model.parameters(), lr=run.rate, weight_decay=0.01)  # verl's defaults
     random = np.random.default_rng(run.seed)
     order = np.concatenate([random.permutation(len(training)) for _ in range(1 + STEPS * run.batch // len(training))])
+    if run.variant == RESAMPLED:
+        random = np.random.default_rng([run.seed, 1])
     accuracies, rewards_of_steps = {0: validate(model, processor, validation)}, []
     number, square = np.zeros(ROLLOUTS + 1, dtype=int), np.zeros(ROLLOUTS + 1)
     for step in range(1, STEPS + 1):

@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 from verl.trainer.ppo.core_algos import (
     ADV_ESTIMATOR_REGISTRY,
     compute_grpo_outcome_advantage,
@@ -20,6 +21,7 @@ from verl_durian.algo.estimator import STEP, Step, compute_durian_outcome_advant
 
 _BEFORE = dict(ADV_ESTIMATOR_REGISTRY)
 from recipes.evidence import arms  # noqa: E402
+from recipes.evidence.runs import ARMS  # noqa: E402
 
 ESTIMATORS = dict(ADV_ESTIMATOR_REGISTRY)
 ADV_ESTIMATOR_REGISTRY.clear()  # the other tests of this process expect the plugin's durian
@@ -45,7 +47,7 @@ def batch():
 
 @pytest.fixture
 def fields(batch):
-    """What durian needs beside."""
+    """What durian needs in addition."""
     entropy = np.unique(batch["index"], return_inverse=True)[1].astype(float)
     log_probs = -torch.rand(batch["response_mask"].shape, generator=torch.Generator().manual_seed(0))
     return {"non_tensor_batch": {"visual_entropy": entropy}, "batch": {"old_log_probs": log_probs}}
@@ -135,33 +137,54 @@ def test_durian_is_that_of_the_plugin_without_options(batch, fields):
     assert torch.equal(found, expected)
 
 
-@pytest.mark.parametrize("difficulty", ["permuted", "true"])
-def test_durian_groups_by_the_replaced_difficulties(batch, fields, difficulty):
+@pytest.mark.parametrize("arm", ["durian_permuted", "durian_true"])
+def test_durian_groups_by_the_replaced_difficulties(batch, fields, arm):
     number, log_probs = fields["non_tensor_batch"]["visual_entropy"], fields["batch"]["old_log_probs"]
-    column = 1.0 + number % 4 + number / 100  # steps and half the severity
-    step = Step(fields["batch"], {"visual_entropy": column})
+    known = 1.0 + number % 4 + number / 100  # steps and half the severity
+    step = Step(fields["batch"], {"visual_entropy": number, "true_difficulty": known})
+    config = OmegaConf.from_dotlist([setting.lstrip("+") for setting in ARMS[arm]]).algorithm
     token = STEP.set(step)
     try:
-        found = of_rows(batch, ESTIMATORS["durian"](**batch, config={"evidence": {"difficulty": difficulty}})[0])
+        found = of_rows(batch, ESTIMATORS[config.adv_estimator](**batch, config=config)[0])
     finally:
         STEP.reset(token)
 
     mask = batch["response_mask"]
     confidence = ((log_probs * mask).sum(dim=-1) / mask.sum(dim=-1)).double().numpy()
-    if difficulty == "true":
-        entropy, confidence = column - np.floor(column), -np.floor(column)
+    if arm == "durian_true":
+        entropy, confidence = known - np.floor(known), -known
     else:  # prompts are numbered in the order of their first rows
-        random, first = np.random.default_rng(zlib.crc32(column.tobytes())), list(dict.fromkeys(batch["index"]))
+        random, first = np.random.default_rng(zlib.crc32(number.tobytes())), list(dict.fromkeys(batch["index"]))
         orders = [random.permutation(PROMPTS) for _ in range(2)]
         of_prompt = {uid: confidence[batch["index"] == uid].mean() for uid in first}
-        entropies = {uid: column[batch["index"] == uid][0] for uid in first}
+        entropies = {uid: number[batch["index"] == uid][0] for uid in first}
         other = [{uid: first[order[at]] for at, uid in enumerate(first)} for order in orders]
         entropy = np.array([entropies[other[0][uid]] for uid in batch["index"]])
         confidence = np.array([of_prompt[other[1][uid]] for uid in batch["index"]])
     scores = batch["token_level_rewards"].sum(dim=-1).double()
     tensors = torch.from_numpy(entropy), torch.from_numpy(confidence)
-    expected = durian_advantages(scores, batch["index"], *tensors, DurianConfig()).advantage
+    expected = durian_advantages(scores, batch["index"], *tensors, DurianConfig.from_algorithm(config)).advantage
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_an_unknown_difficulty_is_refused(batch, fields):
+    config = {"evidence": {"difficulty": True}}
+    token = STEP.set(Step(fields["batch"], fields["non_tensor_batch"]))
+    try:
+        with pytest.raises(ValueError, match="difficulty=True: must be own, permuted or known"):
+            ESTIMATORS["durian"](**batch, config=config)
+    finally:
+        STEP.reset(token)
+
+
+def test_matched_reinforce_plus_plus_is_matched_dr_grpo_minus_a_constant(batch):
+    config = {"evidence": {"match_rms": True}}
+    first, second = (
+        of_rows(batch, ESTIMATORS[f"evidence_{name}"](**batch, config=config)[0])
+        for name in ("reinforce_plus_plus", "dr_grpo")
+    )
+    ratio = np.polyfit(second, first, 1)
+    np.testing.assert_allclose(first, np.polyval(ratio, second), atol=1e-5)
 
 
 def test_rows_without_tokens_are_refused(batch):
