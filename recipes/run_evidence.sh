@@ -28,11 +28,12 @@ export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 mkdir -p "$OUT"
 OUT=$(cd "$OUT" && pwd)
 
-# Data and model are generated once. Results of different data or start weights must not be mixed.
-STAMP=$(cat recipes/evidence/{task,model}.py recipes/evidence/start.safetensors recipes/quickstart/model.py | sha256sum)
+# Data and model are generated once. Results of different data, start weights or code must not be mixed.
+STAMP=$(cat recipes/evidence/{task,model,train,arms,reward}.py recipes/evidence/start.safetensors \
+    recipes/quickstart/model.py verl_durian/algo/*.py | sha256sum)
 if [ "$(cat "$OUT/made_by.sha256" 2>/dev/null)" != "$STAMP" ]; then
     if [ -e "$OUT/results" ]; then
-        echo "$OUT has results of another task or start; name another folder with OUT=..." >&2 && exit 2
+        echo "$OUT has results of another task, start or code; name another folder with OUT=..." >&2 && exit 2
     fi
     python -m recipes.evidence.task "$OUT/plain"
     python -m recipes.evidence.model "$OUT/model"

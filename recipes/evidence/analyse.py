@@ -12,7 +12,7 @@ with the runs in verl also verl.png, and prints the tables. Missing and failed r
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -20,16 +20,19 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from scipy.stats import friedmanchisquare
 
 sys.path.insert(0, str(Path(__file__).parents[2]))  # for `python recipes/evidence/analyse.py`
 
 from recipes.evidence.runs import (  # noqa: E402
     ARMS,
     BASELINE,
+    RESAMPLED,
     RESULTS,
     ROBUSTNESS_SEEDS,
     SEEDS,
     VERL,
+    Key,
     Result,
     main_runs,
     read_results,
@@ -41,12 +44,18 @@ from recipes.evidence.stats import compare, holm, interval, iqm  # noqa: E402
 DIFFICULTY = Path(__file__).with_name("difficulty.json")
 FAMILIES = ("aligned", "anti")
 SUBSETS = ("all", "hardest third")
-METRICS = {"area": "area under the curve", "final": "after the last step"}
+METRICS = {
+    "area": "area under the curve",
+    "final": "after the last step",
+    "reward": "mean reward of the rollouts after the first step",
+}
 CONFIRMATORY = (("durian", "grpo"), ("durian", "dr_grpo"), ("durian", "durian_permuted"))
 """Pairs of arms; the primary metric is `area` on all questions."""
 RELEVANT = 0.02
 """Differences of accuracy below this are not relevant."""
 ALPHA = 0.05
+SAME_AS_DR_GRPO = "batch_std"
+"""With matched advantages; excluded where each arm should count once."""
 RATE = "rate"
 """Variants that begin with this choose the learning rate."""
 COLORS = (
@@ -77,50 +86,75 @@ def accuracies(results: Iterable[Result], hardest: dict[str, list[str]]) -> pd.D
     return pd.DataFrame(rows, columns=["variant", "family", "arm", "seed", "subset", "step", "accuracy"])
 
 
-def metrics(curves: pd.DataFrame) -> pd.DataFrame:
+def metrics(curves: pd.DataFrame, results: Iterable[Result]) -> pd.DataFrame:
     """The metrics of each run and subset, in long form with the column `value`."""
     keys = ["variant", "family", "arm", "seed", "subset"]
     trained = curves[curves["step"] > 0].sort_values("step")
     found = trained.groupby(keys)["accuracy"].agg(area="mean", final="last").reset_index()
-    return found.melt(keys, list(METRICS), "metric")
+    rewards = [
+        (each.variant, each.family, each.arm, each.seed, SUBSETS[0], float(np.mean(each.reward[1:])))
+        for each in results
+    ]
+    found = found.merge(pd.DataFrame(rewards, columns=[*keys, "reward"]), how="left")
+    return found.melt(keys, list(METRICS), "metric").dropna(subset="value")
 
 
 def values_of(table: pd.DataFrame, **which: str) -> dict[int, float]:
-    """The value of each seed in the rows with these entries."""
-    chosen = table[(table[list(which)] == pd.Series(which)).all(axis=1)]
+    """The value of each planned seed in the rows with these entries."""
+    chosen = table[(table[list(which)] == pd.Series(which)).all(axis=1) & (table["seed"] <= SEEDS)]
     return dict(zip(chosen["seed"], chosen["value"], strict=True))
 
 
+def baseline_variant(variant: str) -> str:
+    """The variant with the baseline of a variant: its own if one is planned there, else `main`."""
+    planned = [*robustness_runs(FAMILIES), *verl_runs()]
+    own = {run.variant for run in planned if run.arm == BASELINE} - {RESAMPLED}
+    return variant if variant in own else "main"
+
+
 def comparisons(table: pd.DataFrame) -> pd.DataFrame:
-    """Every arm against the baseline of its variant and family; variants without a baseline use that of `main`."""
+    """Every arm against the baseline of its family and `baseline_variant`."""
     rows = []
-    for (variant, family, arm), _ in table.groupby(["variant", "family", "arm"], sort=False):
-        if arm == BASELINE:
+    for (variant, family, arm, subset, metric), _ in table.groupby(
+        ["variant", "family", "arm", "subset", "metric"], sort=False
+    ):
+        which = {"family": family, "subset": subset, "metric": metric}
+        first, second = {"variant": variant, "arm": arm}, {"variant": baseline_variant(variant), "arm": BASELINE}
+        if variant.startswith(RATE) or first == second:
             continue
-        for subset in SUBSETS:
-            for metric in METRICS:
-                which = {"family": family, "subset": subset, "metric": metric}
-                baseline = values_of(table, variant=variant, arm=BASELINE, **which)
-                baseline = baseline or values_of(table, variant="main", arm=BASELINE, **which)
-                found = compare(values_of(table, variant=variant, arm=arm, **which), baseline)
-                if found is not None:
-                    rows.append({"variant": variant, "arm": arm, **which, **asdict(found)})
+        found = compare(values_of(table, **first, **which), values_of(table, **second, **which))
+        if found is not None:
+            rows.append({**first, **which, **asdict(found)})
     return pd.DataFrame(rows)
 
 
-def confirmatory(table: pd.DataFrame) -> pd.DataFrame:
-    """The confirmatory comparisons with Holm's correction and their verdicts."""
+def confirmatory(table: pd.DataFrame, failed: Collection[Key] = ()) -> pd.DataFrame:
+    """The confirmatory comparisons with Holm's correction and their verdicts.
+
+    Args:
+        table: The metrics.
+        failed: The failed runs. A comparison is incomplete if it lacks a seed for another reason.
+    """
     rows = []
     for family in FAMILIES:
-        for first, second in CONFIRMATORY:
+        for pair in CONFIRMATORY:
+            first, second = pair
             which = {"variant": "main", "family": family, "subset": "all", "metric": "area"}
             found = compare(values_of(table, arm=first, **which), values_of(table, arm=second, **which))
             if found is not None:
-                rows.append({"family": family, "comparison": f"{first} - {second}", **asdict(found)})
+                lost = {
+                    run.seed for run in failed if run.variant == "main" and run.family == family and run.arm in pair
+                }
+                complete = found.seeds + len(lost) >= SEEDS
+                rows.append(
+                    {"family": family, "comparison": f"{first} - {second}", **asdict(found), "complete": complete}
+                )
     frame = pd.DataFrame(rows)
     if len(frame):
-        frame["p_corrected"] = holm(frame["p"])
-        frame["verdict"] = [verdict(row.low, row.high, row.p_corrected) for row in frame.itertuples()]
+        frame["p_corrected"] = holm(frame["p"], len(FAMILIES) * len(CONFIRMATORY))
+        frame["verdict"] = [
+            verdict(row.low, row.high, row.p_corrected) if row.complete else "incomplete" for row in frame.itertuples()
+        ]
     return frame
 
 
@@ -159,10 +193,11 @@ def missing_runs(results: Sequence[Result]) -> tuple[int, list[str]]:
 def in_points(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     """Accuracies in percent and differences in percentage points, as text with one interval column."""
     shown = pd.DataFrame({name: frame[name] for name in columns})
-    shown["seeds"] = frame["seeds"]
     shown["accuracy %"] = (100 * frame["value"]).map("{:.1f}".format)
-    shown["difference"] = (100 * frame["difference"]).map("{:+.1f}".format)
-    shown["95 % interval"] = [f"[{100 * row.low:+.1f}, {100 * row.high:+.1f}]" for row in frame.itertuples()]
+    shown["difference"] = (100 * frame["difference"]).map("{:+.2f}".format)
+    shown["95 % interval"] = [f"[{100 * row.low:+.2f}, {100 * row.high:+.2f}]" for row in frame.itertuples()]
+    shown["mean ± std"] = [f"{100 * row.mean:+.2f} ± {100 * row.std:.2f}" for row in frame.itertuples()]
+    shown["positive"] = [f"{row.positive} of {row.seeds}" for row in frame.itertuples()]
     for name, form in (("better", "{:.2f}"), ("p", "{:.4f}"), ("p_corrected", "{:.4f}"), ("verdict", "{}")):
         if name in frame:
             shown[name] = frame[name].map(form.format)
@@ -175,34 +210,75 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def by_cell(results: Iterable[Result]) -> pd.DataFrame:
+    """Accuracy in percent of each cell before and after training, mean over the seeds."""
+    rows = [
+        {"family": each.family, "cell": cell, "arm": arm, "accuracy": 100 * accuracy}
+        for each in results
+        if each.variant == "main" and each.arm in (BASELINE, "durian")
+        for arm, step in (("start", 0), (each.arm, max(each.validation)))
+        for cell, accuracy in each.validation[step].items()
+    ]
+    table = pd.DataFrame(rows).pivot_table(values="accuracy", index="cell", columns=["family", "arm"], sort=False)
+    table.columns = [f"{family}: {arm}" for family, arm in table.columns]
+    return (
+        table.sort_index(axis=1, key=lambda names: names.str.replace("start", " ")).map("{:.0f}".format).reset_index()
+    )
+
+
+def difference_between_arms(table: pd.DataFrame) -> str:
+    """A line for each family: Friedman's test of whether the arms differ at all, with the seeds as blocks."""
+    lines = []
+    for family in FAMILIES:
+        which = (table["variant"] == "main") & (table["family"] == family) & (table["subset"] == "all")
+        chosen = table[which & (table["metric"] == "area") & (table["arm"] != SAME_AS_DR_GRPO)]
+        values = chosen.pivot_table(values="value", index="seed", columns="arm").dropna()
+        if min(values.shape) > 2:
+            p = friedmanchisquare(*values.to_numpy().T).pvalue
+            lines.append(f"- {family}: {values.shape[1]} arms, {len(values)} seeds, p = {p:.3f}")
+    return "\n".join(lines)
+
+
 def report(results: Sequence[Result], table: pd.DataFrame) -> str:
     """The text of tables.md."""
     number, lost = missing_runs(results)
-    parts = [f"# Results\n\n{number} planned runs are missing or failed."]
+    done = [each for each in results if each.status == "done"]
+    parts = [f"# Results\n\nPlanned runs that are missing or failed: {number}."]
     if lost:
         parts.append("\n".join(f"- {line}" for line in lost))
-    parts.append("## Confirmatory comparisons\n\nArea under the validation curve, all questions, paired by seed.")
-    decided = confirmatory(table)
+    parts.append(
+        "Accuracies are interquartile means over the seeds, in percent. Differences are paired by seed, in percentage "
+        "points: interquartile mean, its 95 % interval, mean and standard deviation, number of seeds with a positive "
+        "difference. better: probability of improvement."
+    )
+    parts.append("## Confirmatory comparisons\n\nArea under the validation curve, all questions.")
+    decided = confirmatory(table, [each for each in results if each.status == "failed"])
     columns = ["family", "comparison"]
     parts.append(markdown(in_points(decided, columns)) if len(decided) else "No pair of arms has a seed in common.")
+    if lines := difference_between_arms(table):
+        parts.append(f"## Do the arms differ at all? (exploratory)\n\nFriedman's test, area, all questions.\n\n{lines}")
     every = comparisons(table)
-    for main in (True, False):
-        part = every[(every["variant"] == "main") == main] if len(every) else every
-        if not len(part):
+    every["part"] = every["variant"].map(lambda variant: variant if variant in ("main", VERL) else "robustness")
+    titles = {"main": "All arms", "robustness": "Robustness: variants", VERL: "Runs in verl"}
+    for part, title in titles.items():
+        of_part = every[every["part"] == part]
+        if not len(of_part):
             continue
-        title = f"All arms against {BASELINE} (exploratory)" if main else f"Robustness against {BASELINE} (exploratory)"
-        parts.append(f"## {title}")
+        parts.append(f"## {title} against {BASELINE} (exploratory)")
         for subset in SUBSETS:
             for metric, name in METRICS.items():
-                chosen = part[(part["subset"] == subset) & (part["metric"] == metric)]
-                columns = ["family", "arm"] if main else ["variant", "family", "arm"]
-                shown = in_points(chosen.sort_values("family", kind="stable"), columns)
-                parts.append(f"### {subset.capitalize()}, {name}\n\n{markdown(shown)}")
-    rates = table[table["variant"].str.startswith(RATE) & (table["subset"] == "all") & (table["metric"] == "final")]
+                chosen = of_part[(of_part["subset"] == subset) & (of_part["metric"] == metric)]
+                if len(chosen):
+                    columns = ["family", "arm"] if part == "main" else ["variant", "family", "arm"]
+                    shown = in_points(chosen.sort_values("family", kind="stable"), columns)
+                    parts.append(f"### {subset.capitalize()}, {name}\n\n{markdown(shown)}")
+    if any(each.variant == "main" for each in done):
+        parts.append(f"## Accuracy by cell, before and after training\n\n{markdown(by_cell(done))}")
+    rates = table[table["variant"].str.startswith(RATE) & (table["subset"] == "all")]
     if len(rates):
-        mean = rates.pivot_table(values="value", index="variant", columns="family", margins=True).iloc[:-1]
-        shown = mean.map("{:.3f}".format).reset_index()
-        parts.append(f"## Learning rate: accuracy of {BASELINE} after the last step on dev\n\n{markdown(shown)}")
+        mean = rates.pivot_table(values="value", index=["metric", "variant"], columns="family", margins=True).iloc[:-1]
+        shown = (100 * mean).map("{:.1f}".format).reset_index()
+        parts.append(f"## Learning rates: {BASELINE} on dev\n\n{markdown(shown)}")
     return "\n\n".join(parts) + "\n"
 
 
@@ -242,8 +318,8 @@ def label_differences(panel: Axes, family: str, rows: Sequence[str]) -> None:
     panel.set(title=family, xlabel=f"area under the curve, difference to {BASELINE} in points")
 
 
-def plot_differences(found: pd.DataFrame) -> Figure:
-    """Differences of the arms to the baseline."""
+def plot_differences(found: pd.DataFrame, table: pd.DataFrame) -> Figure:
+    """Differences of the arms to the baseline, and as small points those of the seeds on all questions."""
     found = found[(found["variant"] == "main") & (found["metric"] == "area")]
     figure = Figure(figsize=(11, 4.5), layout="constrained")
     arms = [arm for arm in reversed(ARMS) if arm != BASELINE]
@@ -251,6 +327,12 @@ def plot_differences(found: pd.DataFrame) -> Figure:
         for subset, shift, color in zip(SUBSETS, (0.12, -0.12), COLORS, strict=False):
             chosen = found[(found["family"] == family) & (found["subset"] == subset)]
             draw_differences(panel, chosen, [arms.index(arm) + shift for arm in chosen["arm"]], color, subset)
+        which = {"variant": "main", "family": family, "subset": SUBSETS[0], "metric": "area"}
+        baseline = values_of(table, arm=BASELINE, **which)
+        for place, arm in enumerate(arms):
+            of_seeds = values_of(table, arm=arm, **which)
+            points = [100 * (value - baseline[seed]) for seed, value in of_seeds.items() if seed in baseline]
+            panel.plot(points, [place + 0.3] * len(points), "|", color=COLORS[0], alpha=0.5)
         label_differences(panel, family, arms)
     figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
@@ -329,7 +411,7 @@ def analyse(folder: Path, output: Path, difficulty: Path = DIFFICULTY) -> str:
     if not done:
         raise ValueError(f"{folder}: no run has ended; start them with `bash recipes/run_evidence.sh`")
     curves = accuracies(done, hardest_cells(json.loads(difficulty.read_text())))
-    table = metrics(curves)
+    table = metrics(curves, done)
     text = report(results, table)
     output.mkdir(parents=True, exist_ok=True)
     (output / "tables.md").write_text(text)
@@ -338,7 +420,7 @@ def analyse(folder: Path, output: Path, difficulty: Path = DIFFICULTY) -> str:
     figures: dict[str, Figure | None] = {"curves": plot_curves(curves), "weights": plot_weights(relative_weights(done))}
     figures["verl"] = plot_verl(curves)
     if len(found):
-        figures |= {"differences": plot_differences(found), "robustness": plot_robustness(found)}
+        figures |= {"differences": plot_differences(found, table), "robustness": plot_robustness(found)}
     for name, figure in figures.items():
         if figure is not None:
             figure.savefig(output / f"{name}.png", dpi=120)

@@ -12,7 +12,7 @@ under `algorithm.evidence`:
 """
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -24,29 +24,23 @@ from verl_durian.algo.config import DurianConfig
 from verl_durian.algo.estimator import STEP, compute_durian_outcome_advantage
 from verl_durian.simulate import normalizers
 
-
-def dr_grpo(rewards: torch.Tensor, prompt: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Subtracts the prompt's mean and divides by nothing (https://arxiv.org/abs/2503.20783)."""
-    return normalizers.dr_grpo(rewards, prompt, torch.zeros_like(prompt))
+Normalizer = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""Reward and prompt of each rollout, and number of its tokens, to its advantage; all of shape (bs,)."""
 
 
-def batch_std(rewards: torch.Tensor, prompt: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Divides by the std of all rewards of the batch (Lite PPO, https://arxiv.org/abs/2508.08221)."""
-    return normalizers.batch_std(rewards, prompt, torch.zeros_like(prompt))
+def _simulated(name: str) -> Normalizer:
+    """A normalizer of the simulation, for one batch."""
+    function = normalizers.RIVALS[name]
+    return lambda rewards, prompt, lengths: function(rewards, prompt, torch.zeros_like(prompt))
 
 
 def reinforce_plus_plus(rewards: torch.Tensor, prompt: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
     """Whitens the centred rewards over all tokens of the batch (REINFORCE++-baseline, arXiv 2501.03262)."""
-    centred = dr_grpo(rewards, prompt, lengths)
+    centred = _simulated("dr_grpo")(rewards, prompt, lengths)
     tokens = lengths.sum()
     mean = (lengths * centred).sum() / tokens
     variance = (lengths * (centred - mean).square()).sum() / (tokens - 1)
     return (centred - mean) / (variance + 1e-8).sqrt()
-
-
-def mad(rewards: torch.Tensor, prompt: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """Divides by the mean absolute deviation of the prompt's rewards, as DGPO (https://arxiv.org/abs/2601.20614)."""
-    return normalizers.mad(rewards, prompt, torch.zeros_like(prompt))
 
 
 def maxrl(rewards: torch.Tensor, prompt: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
@@ -54,20 +48,14 @@ def maxrl(rewards: torch.Tensor, prompt: torch.Tensor, lengths: torch.Tensor) ->
 
     Needs rewards that are not negative; a prompt with mean 0 gets 0.
     """
-    centred = dr_grpo(rewards, prompt, lengths)
+    centred = _simulated("dr_grpo")(rewards, prompt, lengths)
     mean = rewards - centred
     return torch.where(mean > 0, centred / mean, 0)
 
 
-NORMALIZERS = {
-    "evidence_dr_grpo": dr_grpo,
-    "evidence_batch_std": batch_std,
-    "evidence_reinforce_plus_plus": reinforce_plus_plus,
-    "evidence_mad": mad,
-    "evidence_maxrl": maxrl,
-}
-"""Name of the estimator in verl, and its function: reward and prompt of each rollout, and number of its tokens, to its
-advantage; all of shape (bs,)."""
+NORMALIZERS = {f"evidence_{name}": _simulated(name) for name in ("dr_grpo", "batch_std", "mad")}
+NORMALIZERS |= {"evidence_reinforce_plus_plus": reinforce_plus_plus, "evidence_maxrl": maxrl}
+"""By the name of the estimator in verl."""
 
 
 def match_rms(
@@ -78,7 +66,7 @@ def match_rms(
     def norm(values: torch.Tensor) -> torch.Tensor:
         return (lengths * values.square()).sum().sqrt()
 
-    target = norm(normalizers.grpo(rewards, prompt, torch.zeros_like(prompt)))
+    target = norm(_simulated("grpo")(rewards, prompt, lengths))
     return advantage * (target / norm(advantage).clamp(min=1e-12))  # both are 0 without learning signal
 
 

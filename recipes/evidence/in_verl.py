@@ -68,17 +68,8 @@ def command(run: Run, data: Path, model: Path, out: Path) -> tuple[list[str], di
         "+ray_kwargs.ray_init.address=local",  # runs side by side must not share a Ray
     ]
     watched = ["python", "-m", "recipes.quickstart.watchdog", "--log", str(out / "train.log"), "--stall-minutes", "10"]
-    recipe = ["--show", "^$", "--", "bash", "recipes/run_qwen25vl_durian.sh", *last_values(settings)]
+    recipe = ["--show", "^$", "--", "bash", "recipes/run_qwen25vl_durian.sh", *settings]
     return watched + recipe, {name: str(value) for name, value in variables.items()}
-
-
-def last_values(settings: list[str]) -> list[str]:
-    """Drops settings that a later one replaces: Hydra refuses to add a key twice."""
-    by_key: dict[str, str] = {}
-    for setting in settings:
-        key = setting.partition("=")[0].lstrip("+")
-        by_key[key] = setting if key not in by_key else by_key[key].partition("=")[0] + "=" + setting.partition("=")[2]
-    return list(by_key.values())
 
 
 def train(run: Run, data: Path, model: Path, out: Path) -> dict[str, Any]:
@@ -89,15 +80,15 @@ def train(run: Run, data: Path, model: Path, out: Path) -> dict[str, Any]:
         ValueError: The run did not reach its last step.
     """
 
-    def stop(*_: object) -> None:  # verl's processes must not outlive this one
+    arguments, variables = command(run, data, model, out)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    process = subprocess.Popen(arguments, env={**os.environ, **variables}, start_new_session=True)
+    try:
+        process.wait()
+    finally:  # verl's processes must not outlive this one; the watchdog ends all of them
         process.terminate()
         process.wait()
-        raise SystemExit(1)
-
-    arguments, variables = command(run, data, model, out)
-    process = subprocess.Popen(arguments, env={**os.environ, **variables}, start_new_session=True)
-    signal.signal(signal.SIGTERM, stop)
-    if process.wait():
+    if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, "recipes/run_qwen25vl_durian.sh")
     return outcome(out)
 

@@ -10,6 +10,7 @@ result says `failed`. Delete the file to try again.
 """
 
 import argparse
+import fcntl
 import importlib.metadata
 import json
 import multiprocessing
@@ -20,8 +21,9 @@ import sys
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing.connection import wait
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 
 import psutil
 
@@ -52,11 +54,17 @@ def versions() -> dict[str, str]:
     return found
 
 
-def train(run: Run, out: Path, folder: Path) -> None:
-    """The process of one run: writes folder/outcome.json."""
-    with open(folder / "log.txt", "ab") as log:
-        os.dup2(log.fileno(), 1)
-        os.dup2(log.fileno(), 2)
+def run_process(run: Run, out: Path, folder: Path, log: Path) -> None:
+    """The process of one run: writes folder/outcome.json. Ends with the queue, even if that is killed."""
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+
+    def watch() -> None:
+        wait([multiprocessing.parent_process().sentinel])  # type: ignore[union-attr]
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    Thread(target=watch, daemon=True).start()
     from . import in_verl, train
 
     if run.variant == VERL:
@@ -69,20 +77,20 @@ def train(run: Run, out: Path, folder: Path) -> None:
 def execute(run: Run, out: Path, stop: Event) -> Result | None:
     """Executes a run, at most `ATTEMPTS` times; None if the queue was stopped."""
     folder = out / "runs" / run.name
+    log = folder.with_suffix(".log")
     for attempt in range(1, ATTEMPTS + 1):
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        log = folder / "log.txt"
         log.touch()
         start = time.monotonic()
-        process = PROCESSES.Process(target=train, args=(run, out, folder))
+        process = PROCESSES.Process(target=run_process, args=(run, out, folder, log))
         process.start()
-        while process.is_alive():
+        while process.is_alive() and not stop.is_set():
             process.join(1)
-            if stop.is_set():
-                process.terminate()
-                process.join()
-                return None
+        if stop.is_set():
+            process.terminate()
+            process.join()
+            return None
         about = {
             **{name: getattr(run, name) for name in ("arm", "family", "seed", "variant")},
             "attempts": attempt,
@@ -150,7 +158,12 @@ def main() -> None:
         runs = verl_runs(**seeds)
     fitting = int(psutil.virtual_memory().available / MEMORY_PER_RUN[args.part])
     jobs = args.jobs or max(1, min(len(os.sched_getaffinity(0)), fitting))
-    sys.exit(SOME_FAILED if work(runs, args.out.resolve(), jobs) else 0)
+    with open(args.out / "lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            sys.exit(f"{args.out}: another process is executing runs in this folder")
+        sys.exit(SOME_FAILED if work(runs, args.out.resolve(), jobs) else 0)
 
 
 if __name__ == "__main__":

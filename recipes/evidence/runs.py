@@ -16,7 +16,7 @@ SEEDS = 8
 ROBUSTNESS_SEEDS = 4
 VERL, VERL_SEEDS = "verl", 2
 RESAMPLED = "resampled"
-"""Variant with the same order of the data and other random numbers for the rollouts: how much do runs differ by chance?"""
+"""Variant with the same data order and other random numbers for the rollouts: how much do runs differ by chance?"""
 RATE_SEEDS = (101, 102)
 
 BATCH, ROLLOUTS, STEPS, TEST_EVERY = 32, 8, 30, 5
@@ -69,25 +69,31 @@ TABLE_3 = (
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training run."""
+class Key:
+    """What a run is called."""
 
     arm: str
     family: str
     seed: int
     variant: str = "main"
     """`main`, or what is changed in a robustness run or the choice of the learning rate."""
+
+    @property
+    def name(self) -> str:
+        """Also that of the result file, without suffix."""
+        return f"{self.variant}/{self.family}/{self.arm}/{self.seed}"
+
+
+@dataclass(frozen=True)
+class Run(Key):
+    """One training run."""
+
     batch: int = BATCH
     rate: float = LEARNING_RATE
     validation: str = "test"
     """The split."""
     settings: tuple[str, ...] = (MATCHED,)
     """Settings of verl on top of those of the arm."""
-
-    @property
-    def name(self) -> str:
-        """The name of the run; also that of its result file, without suffix."""
-        return f"{self.variant}/{self.family}/{self.arm}/{self.seed}"
 
 
 def main_runs(families: Iterable[str], arms: Iterable[str], seeds: int = SEEDS) -> list[Run]:
@@ -132,14 +138,10 @@ def rate_runs(families: Iterable[str]) -> list[Run]:
     ]
 
 
-@dataclass
-class Result:
+@dataclass(frozen=True, kw_only=True)
+class Result(Key):
     """What remains of a run. A failed run has no `validation`, `reward` and `weight`."""
 
-    arm: str
-    family: str
-    seed: int
-    variant: str
     status: str
     """`done` or `failed`."""
     attempts: int
@@ -155,11 +157,6 @@ class Result:
     """Of all prompts with k = 0 to 8 correct rollouts: their number, and the sum of their squared advantages."""
     error: str = ""
     """The last lines of the log of a failed run."""
-
-    @property
-    def name(self) -> str:
-        """The name of the run, see `Run.name`."""
-        return f"{self.variant}/{self.family}/{self.arm}/{self.seed}"
 
     def write(self, file: Path) -> None:
         """Writes the result, atomically."""

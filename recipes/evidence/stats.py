@@ -39,7 +39,12 @@ def interval(values: ArrayLike, statistic: Callable[..., np.ndarray] = iqm) -> t
     ).confidence_interval
     if np.isnan([found.low, found.high]).any():  # BCa is undefined for some distributions; percentiles never are
         found = stats.bootstrap(
-            (given,), statistic, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+            (given,),
+            statistic,
+            n_resamples=RESAMPLES,
+            confidence_level=CONFIDENCE,
+            method="percentile",
+            rng=np.random.default_rng(0),
         ).confidence_interval
     return float(found.low), float(found.high)
 
@@ -47,23 +52,22 @@ def interval(values: ArrayLike, statistic: Callable[..., np.ndarray] = iqm) -> t
 def sign_flip_p(differences: ArrayLike) -> float:
     """p-value of the exact two-sided sign-flip test of paired differences with mean 0; 1 without any difference.
 
-    With n seeds at least 2 / 2**n.
+    With n seeds at least 2 / 2**n. Sums within 1e-5 count as equal: accuracies are rounded to six digits, and one more
+    correct answer changes the sum by much more.
     """
     given = np.asarray(differences, dtype=float)
     signs = 1 - 2 * ((np.arange(2 ** len(given))[:, None] >> np.arange(len(given))) & 1)
-    means = np.abs(signs @ given)
-    return float(np.mean(means >= means[0] - 1e-12))
+    sums = np.abs(signs @ given)
+    return float(np.mean(sums >= sums[0] - 1e-5))
 
 
-def holm(p_values: ArrayLike) -> np.ndarray:
-    """Holm's correction for several tests. NaN stays NaN and does not count."""
+def holm(p_values: ArrayLike, tests: int) -> np.ndarray:
+    """Holm's correction for `tests` planned tests, of which some may be missing."""
     given = np.asarray(p_values, dtype=float)
-    corrected = np.full(len(given), np.nan)
-    order = [at for at in np.argsort(given) if not np.isnan(given[at])]
+    corrected = np.empty(len(given))
     largest = 0.0
-    for rank, at in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - rank) * given[at]))
-        corrected[at] = largest
+    for rank, at in enumerate(np.argsort(given)):
+        corrected[at] = largest = max(largest, min(1.0, (tests - rank) * given[at]))
     return corrected
 
 
@@ -85,8 +89,14 @@ class Comparison:
     low: float
     high: float
     """95 % interval of `difference`."""
+    mean: float
+    """Mean of the differences."""
+    std: float
+    """Standard deviation of the differences; NaN for a single seed."""
+    positive: int
+    """Number of seeds with a positive difference."""
     p: float
-    """Sign-flip test, not corrected."""
+    """Sign-flip test of `mean`, not corrected."""
     better: float
     """Probability that the first arm is better."""
 
@@ -108,6 +118,9 @@ def compare(first: dict[int, float], second: dict[int, float]) -> Comparison | N
         float(iqm(values)),
         float(iqm(differences)),
         *interval(differences),
+        float(differences.mean()),
+        float(differences.std(ddof=1)) if len(seeds) > 1 else np.nan,
+        int((differences > 0).sum()),
         sign_flip_p(differences),
         probability_of_improvement(values, others),
     )

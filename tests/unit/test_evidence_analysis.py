@@ -42,10 +42,12 @@ def test_sign_flip_test_equals_that_of_scipy():
     assert stats.sign_flip_p(differences) == pytest.approx(expected.pvalue)
     assert stats.sign_flip_p(np.ones(8)) == 2 / 256
     assert stats.sign_flip_p(np.zeros(8)) == 1
+    assert stats.sign_flip_p([0.01] * 7 + [3e-7]) == 4 / 256  # equal but for rounding
 
 
 def test_holm_by_hand():
-    np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03, np.nan]), [0.03, 0.06, 0.06, np.nan])
+    np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03], tests=3), [0.03, 0.06, 0.06])
+    np.testing.assert_allclose(stats.holm([0.01, 0.04, 0.03], tests=6), [0.06, 0.16, 0.15])
 
 
 def test_probability_of_improvement_by_hand():
@@ -54,7 +56,8 @@ def test_probability_of_improvement_by_hand():
 
 def test_six_comparisons_can_be_significant_with_eight_seeds_and_seven_cannot():
     smallest = stats.sign_flip_p(np.ones(8))
-    assert stats.holm([smallest] * 2 * len(analyse.CONFIRMATORY))[0] < analyse.ALPHA < stats.holm([smallest] * 7)[0]
+    planned = len(analyse.FAMILIES) * len(analyse.CONFIRMATORY)
+    assert stats.holm([smallest], planned)[0] < analyse.ALPHA < stats.holm([smallest], planned + 1)[0]
 
 
 @pytest.mark.parametrize(
@@ -91,8 +94,9 @@ def synthetic(planned: Run, gain: float) -> Result:
         for step in range(0, 31, 5)
     }
     weight = {"prompts": [10] * 9, "squares": [0, 5, 6, 7, 8, 7, 6, 5, 0]}
-    head = (planned.arm, planned.family, planned.seed, planned.variant)
-    return Result(*head, "done", 1, 200.0, [], {}, validation, [0.3] * 30, weight)
+    head = {name: getattr(planned, name) for name in ("arm", "family", "seed", "variant")}
+    how = {"status": "done", "attempts": 1, "seconds": 200.0, "settings": [], "versions": {}}
+    return Result(**head, **how, validation=validation, reward=[0.3 + gain] * 30, weight=weight)
 
 
 @pytest.fixture
@@ -108,9 +112,11 @@ def results(tmp_path, monkeypatch):
 
 def test_an_effect_is_found_where_it_is_and_nowhere_else(results, tmp_path):
     text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
-    assert "0 planned runs are missing or failed" in text
+    assert "missing or failed: 0." in text
     curves = analyse.accuracies(runs.read_results(results), analyse.hardest_cells(DIFFICULTY))
-    decided = analyse.confirmatory(analyse.metrics(curves)).set_index(["family", "comparison"])
+    decided = analyse.confirmatory(analyse.metrics(curves, runs.read_results(results))).set_index(
+        ["family", "comparison"]
+    )
     for comparison in analyse.CONFIRMATORY:
         name = " - ".join(comparison)
         assert decided.loc[("aligned", name), "verdict"] == "positive"
@@ -119,7 +125,7 @@ def test_an_effect_is_found_where_it_is_and_nowhere_else(results, tmp_path):
     names = "comparisons.csv curves.png differences.png tables.md weights.png"
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names.split()
     found = pd.read_csv(tmp_path / "out/comparisons.csv")
-    assert len(found) == (len(ARMS) - 1) * len(analyse.FAMILIES) * 2 * 2
+    assert len(found) == (len(ARMS) - 1) * len(analyse.FAMILIES) * (2 * 2 + 1)
 
 
 def test_runs_of_the_other_parts_are_shown_and_counted_once_started(results, tmp_path):
@@ -127,11 +133,22 @@ def test_runs_of_the_other_parts_are_shown_and_counted_once_started(results, tmp
     for planned in others[:-1]:
         synthetic(planned, 0).write(results / f"{planned.name}.json")
     text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
-    assert "1 planned runs are missing or failed" in text and "- verl/aligned/durian: missing seeds 2\n" in text
+    assert "missing or failed: 1." in text and "- verl/aligned/durian: missing seeds 2\n" in text
     assert {"robustness.png", "verl.png"} < {file.name for file in (tmp_path / "out").iterdir()}
-    found = pd.read_csv(tmp_path / "out/comparisons.csv").set_index(["variant", "family", "arm"])
-    # durian gains 0.1 in the main runs of the family aligned; batch16 has its own baseline, b12 that of the main runs.
-    assert set(found.loc[("b12", "anti", "durian"), "seeds"]) == {4} and len(found.loc[("batch16", "anti")]) == 4
+    found = pd.read_csv(tmp_path / "out/comparisons.csv").set_index(["variant", "family", "arm"]).sort_index()
+    assert set(found.loc[("b12", "anti", "durian"), "seeds"]) == {4}
+    assert set(found.loc[("resampled", "anti")].index) == {"grpo"}
+    assert set(found.loc[("batch16", "anti")].index) == set(found.loc[("verl", "aligned")].index) == {"durian"}
+
+
+def test_a_variant_with_its_own_baseline_is_never_compared_with_another(results, tmp_path):
+    for planned in runs.robustness_runs(analyse.FAMILIES):
+        if planned.arm == "durian":
+            synthetic(planned, 0).write(results / f"{planned.name}.json")
+    analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
+    found = set(pd.read_csv(tmp_path / "out/comparisons.csv")["variant"])
+    assert {"main", "b1", "unmatched", "weights_0.7_0.1_0.2"} < found
+    assert not found & {"batch16", "batch64", "lr2e-05", "lr0.0001"}
 
 
 def test_missing_and_failed_runs_are_named_and_their_seeds_left_out(results, tmp_path):
@@ -141,7 +158,7 @@ def test_missing_and_failed_runs_are_named_and_their_seeds_left_out(results, tmp
     failed = replace(failed, attempts=2, validation={}, reward=[], weight={})
     failed.write(results / "main/aligned/durian/5.json")
     text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
-    assert "2 planned runs are missing or failed" in text
+    assert "missing or failed: 2." in text
     assert "- main/anti/mad: missing seeds 3\n" in text
     assert "- main/aligned/durian/5: failed 2 times: ValueError: bad\n" in text
     found = pd.read_csv(tmp_path / "out/comparisons.csv").set_index(["family", "arm"])
@@ -154,7 +171,7 @@ def test_one_seed_of_two_arms_is_analysed(tmp_path):
         synthetic(planned, 0).write(tmp_path / f"results/{planned.name}.json")
     (tmp_path / "difficulty.json").write_text(json.dumps(DIFFICULTY))
     text = analyse.analyse(tmp_path / "results", tmp_path / "out", tmp_path / "difficulty.json")
-    assert "| anti | durian - grpo | 1 |" in text and "undecided" in text
+    assert "| anti | durian - grpo |" in text and "| incomplete |" in text
 
 
 def test_without_a_result_the_analysis_says_so(tmp_path):
@@ -172,13 +189,10 @@ def test_runs_of_a_seed_come_together_and_names_are_unique():
     planned = runs.main_runs(analyse.FAMILIES, ARMS) + runs.robustness_runs(analyse.FAMILIES)
     assert len({each.name for each in planned}) == len(planned)
     assert [each.seed for each in planned[: 2 * len(ARMS)]] == [1] * 2 * len(ARMS)
-    settings = in_verl.command(planned[-1], Path("data"), Path("model"), Path("out"))[0]
-    keys = [setting.partition("=")[0].lstrip("+") for setting in settings if "=" in setting]
-    assert len(keys) == len(set(keys))
-
-
-def test_a_later_setting_replaces_an_earlier_one():
-    assert in_verl.last_values(["+a.b=1", "c=2", "a.b=3"]) == ["+a.b=3", "c=2"]
+    for planned_run in runs.verl_runs():
+        settings = in_verl.command(planned_run, Path("data"), Path("model"), Path("out"))[0]
+        keys = [setting.partition("=")[0].lstrip("+") for setting in settings if "=" in setting]
+        assert len(keys) == len(set(keys))  # Hydra refuses to add a key twice
 
 
 def write_run(out: Path, steps: int = runs.STEPS) -> None:
@@ -215,7 +229,7 @@ def test_a_run_that_stops_early_has_no_outcome(tmp_path):
 
 def test_the_queue_repeats_a_failed_run_once_and_continues(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "PROCESSES", multiprocessing.get_context("spawn"))
-    monkeypatch.setattr(run, "train", pretended_run.train)
+    monkeypatch.setattr(run, "run_process", pretended_run.run_process)
     planned = runs.main_runs(["anti"], ["durian"], 3)
     planned[0:0] = [replace(planned[0], arm="grpo")]
     synthetic(planned[0], 0).write(tmp_path / f"results/{planned[0].name}.json")  # already there
@@ -233,7 +247,7 @@ def test_the_sweep_covers_every_factor_and_pairs_with_grpo(tmp_path):
     table = sweep.sweep(seeds=5)
     assert len(table) == sum(map(len, sweep.FACTORS.values())) * len(sweep.NORMALIZERS) * len(sweep.SUBSETS)
     assert (table[table["normalizer"] == "grpo"]["difference"] == 0).all()
-    spread = [value for value in sweep.FACTORS["std of the pass rates at the start"]]
+    spread = list(sweep.FACTORS["std of the pass rates at the start"])
     for value, settings in sweep.FACTORS["std of the pass rates at the start"].items():
         assert value == pytest.approx(scipy_stats.beta(*settings["beta"]).std())
     assert spread == sorted(spread)

@@ -58,7 +58,7 @@ for log_probs in (found, expected):
     gradients.append(torch.cat([each.grad.flatten() for each in model.parameters() if each.grad is not None]))
 torch.testing.assert_close(*gradients, rtol=1e-3, atol=1e-3 * gradients[1].abs().max().item())
 
-# The first token of 48 rollouts of one prompt, against its probabilities.
+# The first tokens of 2000 rollouts of one prompt, against their probabilities.
 few = {name: value[: 64 if name == "pixel_values" else 1] for name, value in prompts.items()}
 uniform = (torch.arange(2000).double()[:, None] / 2000).expand(-1, 2)
 train.MAX_RESPONSE_LENGTH = 2
@@ -100,7 +100,7 @@ grpo = found["grpo"]
 assert outcome(Run("grpo", "anti", 1)) == grpo
 assert set(grpo["validation"]) == {0, 1, 2} and len(grpo["validation"][0]) == 12
 assert sum(grpo["weight"]["prompts"]) == 2 * 32 and len(grpo["reward"]) == 2
-assert abs(sum(rate for rate in grpo["reward"]) / 2 - sum(
+assert abs(sum(grpo["reward"]) / 2 - sum(
     k * number for k, number in enumerate(grpo["weight"]["prompts"])) / (2 * 32 * 8)) < 1e-5
 for arm, each in found.items():  # the first rollouts are the same in every arm
     assert each["reward"][0] == grpo["reward"][0] and each["validation"][0] == grpo["validation"][0], arm
