@@ -40,6 +40,7 @@ from recipes.evidence.runs import (  # noqa: E402
     verl_runs,
 )
 from recipes.evidence.stats import compare, holm, interval, iqm  # noqa: E402
+from recipes.evidence.task import CELLS  # noqa: E402
 
 DIFFICULTY = Path(__file__).with_name("difficulty.json")
 FAMILIES = ("aligned", "anti")
@@ -56,6 +57,8 @@ RELEVANT = 0.02
 ALPHA = 0.05
 SAME_AS_DR_GRPO = "batch_std"
 """With matched advantages; excluded where each arm should count once."""
+BANDS = (BASELINE, "durian")
+"""Arms with a band in the figure of the curves; more would hide each other."""
 RATE = "rate"
 """Variants that begin with this choose the learning rate."""
 COLORS = (
@@ -219,11 +222,11 @@ def by_cell(results: Iterable[Result]) -> pd.DataFrame:
         for arm, step in (("start", 0), (each.arm, max(each.validation)))
         for cell, accuracy in each.validation[step].items()
     ]
-    table = pd.DataFrame(rows).pivot_table(values="accuracy", index="cell", columns=["family", "arm"], sort=False)
+    table = pd.DataFrame(rows).pivot_table(values="accuracy", index="cell", columns=["family", "arm"])
+    columns = [(family, arm) for family in FAMILIES for arm in ("start", BASELINE, "durian")]
+    table = table.reindex([f"{kind}_{level}" for kind, level in CELLS], columns=columns).dropna(axis=1)
     table.columns = [f"{family}: {arm}" for family, arm in table.columns]
-    return (
-        table.sort_index(axis=1, key=lambda names: names.str.replace("start", " ")).map("{:.0f}".format).reset_index()
-    )
+    return table.map("{:.0f}".format).reset_index()
 
 
 def difference_between_arms(table: pd.DataFrame) -> str:
@@ -243,7 +246,7 @@ def report(results: Sequence[Result], table: pd.DataFrame) -> str:
     """The text of tables.md."""
     number, lost = missing_runs(results)
     done = [each for each in results if each.status == "done"]
-    parts = [f"# Results\n\nPlanned runs that are missing or failed: {number}."]
+    parts = [f"# Results of the comparison\n\nPlanned runs that are missing or failed: {number}."]
     if lost:
         parts.append("\n".join(f"- {line}" for line in lost))
     parts.append(
@@ -283,7 +286,7 @@ def report(results: Sequence[Result], table: pd.DataFrame) -> str:
 
 
 def plot_curves(curves: pd.DataFrame) -> Figure:
-    """Validation accuracy by step: interquartile mean over seeds and its 95 % interval."""
+    """Validation accuracy by step: interquartile mean over seeds, and for `BANDS` its 95 % interval."""
     curves = curves[curves["variant"] == "main"]
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     axes = figure.subplots(2, 2, sharex=True, squeeze=False)
@@ -295,9 +298,11 @@ def plot_curves(curves: pd.DataFrame) -> Figure:
                 ].pivot_table(values="accuracy", index="step", columns="seed")
                 if not len(chosen):
                     continue
-                bands = np.array([interval(values) for values in chosen.to_numpy()])
-                panel.plot(chosen.index, iqm(chosen.to_numpy(), axis=1), label=arm, color=color)
-                panel.fill_between(chosen.index, *bands.T, color=color, alpha=0.12, linewidth=0)
+                width = 2.5 if arm in BANDS else 1
+                panel.plot(chosen.index, iqm(chosen.to_numpy(), axis=1), label=arm, color=color, linewidth=width)
+                if arm in BANDS:
+                    band = np.array([interval(values) for values in chosen.to_numpy()])
+                    panel.fill_between(chosen.index, *band.T, color=color, alpha=0.2, linewidth=0)
             panel.set(title=f"{family}, {subset}", xlabel="step", ylabel="accuracy")
             panel.grid(alpha=0.3)
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)

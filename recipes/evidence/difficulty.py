@@ -26,6 +26,7 @@ from recipes.quickstart.make_start import chat_text
 from verl_durian.entropy.visual_entropy import visual_entropy
 
 from .reward import compute_score
+from .runs import NUM_GROUPS
 from .task import FAMILIES, KINDS, LEVELS
 
 ROLLOUTS = 16
@@ -113,8 +114,21 @@ def entropy_by_severity(prompts: pd.DataFrame) -> dict[str, float]:
     }
 
 
+def shared_stds(prompts: pd.DataFrame) -> dict[str, list[float]]:
+    """Std of the rewards in the groups of the arm durian, from easy to difficult by what the signal says.
+
+    Groups of visual entropy by quartiles (25, 50 and 25 %), and `NUM_GROUPS` groups of confidence.
+    """
+    groups = {
+        "visual_entropy": pd.qcut(prompts["visual_entropy"], [0, 0.25, 0.75, 1], labels=False),
+        "confidence": pd.qcut(-prompts["confidence"], NUM_GROUPS, labels=False),
+    }
+    mean = {name: prompts["pass_rate"].groupby(group).mean() for name, group in groups.items()}
+    return {name: ((p * (1 - p)) ** 0.5).round(3).tolist() for name, p in mean.items()}
+
+
 def summary(prompts: pd.DataFrame) -> dict:
-    """Accuracies by cell, correlations, and how pass rates are distributed."""
+    """Accuracies by cell, correlations, stds of groups, and how pass rates are distributed."""
     result: dict = {
         column: prompts.pivot_table(values=column, index="kind", columns="level")
         .loc[list(KINDS), list(LEVELS)]
@@ -124,6 +138,7 @@ def summary(prompts: pd.DataFrame) -> dict:
     }
     result["spearman_with_pass_rate"] = correlations(prompts)
     result["spearman_of_entropy_with_severity"] = entropy_by_severity(prompts)
+    result["shared_std"] = shared_stds(prompts)
     counts = pd.cut(prompts["pass_rate"], [-0.01, 0.0, 0.25, 0.5, 0.75, 0.9999, 1.0]).value_counts(sort=False)
     result["share_of_prompts_by_pass_rate"] = {
         name: round(count / len(prompts), 3)
