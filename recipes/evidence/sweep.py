@@ -82,7 +82,7 @@ def plot(table: pd.DataFrame) -> Figure:
                 axes.errorbar(chosen["value"], points[0], points[1], label=NAMES[name], capsize=3, **STYLES[name])
             axes.axhline(0, color="gray", linewidth=1)
             axes.grid(alpha=0.3)
-        line[0].set_ylabel(f"{subset}: difference to GRPO, points")
+        line[0].set_ylabel(f"{subset},\ndifference to GRPO in points")
     for axes, (factor, values) in zip(panels[-1], FACTORS.items(), strict=True):
         axes.set_xlabel(factor)
         if factor.startswith("rollouts"):

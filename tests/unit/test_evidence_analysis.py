@@ -166,6 +166,21 @@ def test_missing_and_failed_runs_are_named_and_their_seeds_left_out(results, tmp
     assert set(found.loc[("anti", "durian"), "seeds"]) == {8}
 
 
+def test_the_documentation_has_the_tables_of_the_published_results(tmp_path):
+    text = analyse.analyse(runs.RESULTS, tmp_path)
+    assert (ROOT / "docs/evidence-tables.md").read_text() == text
+    page = (ROOT / "docs/evidence.md").read_text()
+    found = runs.read_results(runs.RESULTS)
+    curves = analyse.accuracies(found, analyse.hardest_cells(json.loads(analyse.DIFFICULTY.read_text())))
+    decided = analyse.confirmatory(analyse.metrics(curves, found))
+    assert len(decided) == 6
+    for row in decided.itertuples():
+        first, second = row.comparison.split(" - ")
+        difference, low, high = (f"{100 * value:+.2f}" for value in (row.difference, row.low, row.high))
+        cells = f"`{row.family}`", f"`{first}` - `{second}`", difference, f"{low} to {high}", f"{row.positive} of 8"
+        assert f"| {' | '.join(cells)} | {row.p_corrected:.2f} | {row.verdict} |" in page
+
+
 def test_one_seed_of_two_arms_is_analysed(tmp_path):
     for planned in runs.main_runs(["anti"], ["grpo", "durian"], 1):
         synthetic(planned, 0).write(tmp_path / f"results/{planned.name}.json")
