@@ -52,6 +52,8 @@ METRICS = {
 }
 CONFIRMATORY = (("durian", "grpo"), ("durian", "dr_grpo"), ("durian", "durian_permuted"))
 """Pairs of arms; the primary metric is `area` on all questions."""
+CONTROLS = (("durian_true", "durian_permuted"), ("durian_perceptual", "durian_permuted"))
+"""Pairs of arms, exploratory."""
 RELEVANT = 0.02
 """Differences of accuracy below this are not relevant."""
 ALPHA = 0.05
@@ -131,6 +133,18 @@ def comparisons(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def pairs(table: pd.DataFrame, arms: Iterable[tuple[str, str]]) -> pd.DataFrame:
+    """Compares pairs of arms: area under the validation curve, all questions."""
+    rows = []
+    for family in FAMILIES:
+        for first, second in arms:
+            which = {"variant": "main", "family": family, "subset": "all", "metric": "area"}
+            found = compare(values_of(table, arm=first, **which), values_of(table, arm=second, **which))
+            if found is not None:
+                rows.append({"family": family, "comparison": f"{first} - {second}", **asdict(found)})
+    return pd.DataFrame(rows)
+
+
 def confirmatory(table: pd.DataFrame, failed: Collection[Key] = ()) -> pd.DataFrame:
     """The confirmatory comparisons with Holm's correction and their verdicts.
 
@@ -138,26 +152,15 @@ def confirmatory(table: pd.DataFrame, failed: Collection[Key] = ()) -> pd.DataFr
         table: The metrics.
         failed: The failed runs. A comparison is incomplete if it lacks a seed for another reason.
     """
-    rows = []
-    for family in FAMILIES:
-        for pair in CONFIRMATORY:
-            first, second = pair
-            which = {"variant": "main", "family": family, "subset": "all", "metric": "area"}
-            found = compare(values_of(table, arm=first, **which), values_of(table, arm=second, **which))
-            if found is not None:
-                lost = {
-                    run.seed for run in failed if run.variant == "main" and run.family == family and run.arm in pair
-                }
-                complete = found.seeds + len(lost) >= SEEDS
-                rows.append(
-                    {"family": family, "comparison": f"{first} - {second}", **asdict(found), "complete": complete}
-                )
-    frame = pd.DataFrame(rows)
+    frame = pairs(table, CONFIRMATORY)
     if len(frame):
         frame["p_corrected"] = holm(frame["p"], len(FAMILIES) * len(CONFIRMATORY))
-        frame["verdict"] = [
-            verdict(row.low, row.high, row.p_corrected) if row.complete else "incomplete" for row in frame.itertuples()
-        ]
+        frame["verdict"] = [verdict(row.low, row.high, row.p_corrected) for row in frame.itertuples()]
+        for at, row in frame.iterrows():
+            arms = row["comparison"].split(" - ")
+            lost = [run for run in failed if (run.variant, run.family) == ("main", row["family"]) and run.arm in arms]
+            if row["seeds"] + len({run.seed for run in lost}) < SEEDS:
+                frame.loc[at, "verdict"] = "incomplete"
     return frame
 
 
@@ -258,6 +261,9 @@ def report(results: Sequence[Result], table: pd.DataFrame) -> str:
     decided = confirmatory(table, [each for each in results if each.status == "failed"])
     columns = ["family", "comparison"]
     parts.append(markdown(in_points(decided, columns)) if len(decided) else "No pair of arms has a seed in common.")
+    others = pairs(table, CONTROLS)
+    if len(others):
+        parts.append(f"## Other pairs (exploratory)\n\n{markdown(in_points(others, columns))}")
     if lines := difference_between_arms(table):
         parts.append(f"## Do the arms differ at all? (exploratory)\n\nFriedman's test, area, all questions.\n\n{lines}")
     every = comparisons(table)
@@ -277,6 +283,9 @@ def report(results: Sequence[Result], table: pd.DataFrame) -> str:
                     parts.append(f"### {subset.capitalize()}, {name}\n\n{markdown(shown)}")
     if any(each.variant == "main" for each in done):
         parts.append(f"## Accuracy by cell, before and after training\n\n{markdown(by_cell(done))}")
+        weights = relative_weights(done).pivot(index=["family", "arm"], columns="passes", values="weight")
+        shown = weights.map("{:.2f}".format).reset_index()
+        parts.append(f"## Weight of a prompt by its correct rollouts, relative to the mean prompt\n\n{markdown(shown)}")
     rates = table[table["variant"].str.startswith(RATE) & (table["subset"] == "all")]
     if len(rates):
         mean = rates.pivot_table(values="value", index=["metric", "variant"], columns="family", margins=True).iloc[:-1]

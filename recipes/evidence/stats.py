@@ -112,7 +112,7 @@ def compare(first: dict[int, float], second: dict[int, float]) -> Comparison | N
     if not seeds:
         return None
     values, others = (np.array([arm[seed] for seed in seeds]) for arm in (first, second))
-    differences = values - others
+    differences = (values - others).round(9)  # so that equal differences are equal in the bootstrap
     return Comparison(
         len(seeds),
         float(iqm(values)),
