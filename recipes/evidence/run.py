@@ -163,7 +163,11 @@ def main() -> None:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             sys.exit(f"{args.out}: another process is executing runs in this folder")
-        sys.exit(SOME_FAILED if work(runs, args.out.resolve(), jobs) else 0)
+        try:
+            failed = work(runs, args.out.resolve(), jobs)
+        except KeyboardInterrupt:
+            sys.exit("stopped; the same command continues")
+    sys.exit(SOME_FAILED if failed else 0)
 
 
 if __name__ == "__main__":
