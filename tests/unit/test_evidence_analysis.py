@@ -186,7 +186,8 @@ def test_one_seed_of_two_arms_is_analysed(tmp_path):
         synthetic(planned, 0).write(tmp_path / f"results/{planned.name}.json")
     (tmp_path / "difficulty.json").write_text(json.dumps(DIFFICULTY))
     text = analyse.analyse(tmp_path / "results", tmp_path / "out", tmp_path / "difficulty.json")
-    assert "| anti | durian - grpo |" in text and "| incomplete |" in text
+    assert "| anti | durian - grpo |" in text and "| - | - |" in text and "| incomplete |" in text
+    assert "nan" not in text
 
 
 def test_without_a_result_the_analysis_says_so(tmp_path):
