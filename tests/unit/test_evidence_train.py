@@ -105,11 +105,51 @@ assert abs(sum(grpo["reward"]) / 2 - sum(
 for arm, each in found.items():  # the first rollouts are the same in every arm
     assert each["reward"][0] == grpo["reward"][0] and each["validation"][0] == grpo["validation"][0], arm
 assert len({str(each["weight"]["squares"]) for each in found.values()}) == len(found)
+resampled = outcome(Run("grpo", "anti", 1, "resampled"))
+assert resampled["validation"][0] == grpo["validation"][0] and resampled["reward"] != grpo["reward"]
 other = outcome(Run("grpo", "anti", 2))
 assert other["reward"] != grpo["reward"] and other["validation"][0] == grpo["validation"][0]
 (wide,) = [run for run in robustness_runs(["anti"], 1) if run.variant == "batch64" and run.arm == "durian"]
 assert sum(outcome(wide)["weight"]["prompts"]) == 2 * 64
 """
+
+ADVANTAGES = """
+import sys
+from pathlib import Path
+import numpy as np, pandas as pd, torch
+from omegaconf import OmegaConf
+from recipes.evidence import arms, train
+from recipes.evidence.runs import ARMS, MATCHED
+from verl_durian.algo.config import DurianConfig
+from verl_durian.algo.estimator import durian_advantages
+
+rows = pd.read_parquet(Path(sys.argv[1]) / "data/anti/train.parquet").iloc[40:72].sample(frac=1, random_state=0)
+random = np.random.default_rng(0)
+rewards = torch.from_numpy(random.integers(2, size=256)).float()
+lengths = torch.from_numpy(random.integers(3, 8, size=256))
+mask = (torch.arange(7) < lengths[:, None]).long()
+log_probs = -torch.from_numpy(random.random((256, 7))).float()
+prompt = torch.arange(32).repeat_interleave(8)
+entropy = torch.from_numpy(rows["visual_entropy"].to_numpy()).repeat_interleave(8)
+confidence = (log_probs * mask).sum(dim=-1).double() / lengths
+for arm in ("grpo", "durian"):
+    settings = OmegaConf.from_dotlist([each.lstrip("+") for each in (*ARMS[arm], MATCHED)]).algorithm
+    found = train.advantages(rows, rewards, log_probs, mask, settings)
+    assert torch.equal(found, found[:, :1] * mask)
+    if arm == "grpo":
+        by_prompt = rewards.view(32, 8).double()
+        std = by_prompt.std(dim=-1, keepdim=True) + 1e-6
+        expected = ((by_prompt - by_prompt.mean(dim=-1, keepdim=True)) / std).flatten()
+    else:
+        options = DurianConfig.from_algorithm(settings)
+        expected = durian_advantages(rewards.double(), prompt.numpy(), entropy, confidence, options).advantage
+        expected = arms.match_rms(expected, rewards.double(), prompt, lengths.double())
+    torch.testing.assert_close(found[:, 0].double(), expected, rtol=1e-4, atol=1e-5)
+"""
+
+
+def test_advantages_are_those_of_the_estimators_for_each_prompt(folder):
+    subprocess.run([sys.executable, "-c", ADVANTAGES, folder], check=True, cwd=ROOT)
 
 
 def test_runs_are_deterministic_paired_and_differ_between_arms(folder):
