@@ -29,23 +29,17 @@ def interval(values: ArrayLike, statistic: Callable[..., np.ndarray] = iqm) -> t
         return np.nan, np.nan
     if np.ptp(given) == 0:
         return float(given[0]), float(given[0])
-    found = stats.bootstrap(
-        (given,),
-        statistic,
-        n_resamples=RESAMPLES,
-        confidence_level=CONFIDENCE,
-        method="BCa",
-        rng=np.random.default_rng(0),
-    ).confidence_interval
-    if np.isnan([found.low, found.high]).any():  # BCa is undefined for some distributions; percentiles never are
+    for method in ("BCa", "percentile"):  # BCa is undefined for some distributions; percentiles never are
         found = stats.bootstrap(
             (given,),
             statistic,
             n_resamples=RESAMPLES,
             confidence_level=CONFIDENCE,
-            method="percentile",
+            method=method,
             rng=np.random.default_rng(0),
         ).confidence_interval
+        if not np.isnan([found.low, found.high]).any():
+            break
     return float(found.low), float(found.high)
 
 
