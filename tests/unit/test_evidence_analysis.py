@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats as scipy_stats
 
-from recipes.evidence import analyse, in_verl, run, runs, stats, sweep
+from recipes.evidence import analyse, comparisons, in_verl, run, runs, stats, sweep
 from recipes.evidence.runs import ARMS, Result, Run
 from recipes.evidence.task import CELLS
 
@@ -56,8 +56,8 @@ def test_probability_of_improvement_by_hand():
 
 def test_six_comparisons_can_be_significant_with_eight_seeds_and_seven_cannot():
     smallest = stats.sign_flip_p(np.ones(8))
-    planned = len(analyse.FAMILIES) * len(analyse.CONFIRMATORY)
-    assert stats.holm([smallest], planned)[0] < analyse.ALPHA < stats.holm([smallest], planned + 1)[0]
+    planned = len(comparisons.FAMILIES) * len(comparisons.CONFIRMATORY)
+    assert stats.holm([smallest], planned)[0] < comparisons.ALPHA < stats.holm([smallest], planned + 1)[0]
 
 
 @pytest.mark.parametrize(
@@ -71,7 +71,7 @@ def test_six_comparisons_can_be_significant_with_eight_seeds_and_seven_cannot():
     ],
 )
 def test_verdicts(low, high, p, expected):
-    assert analyse.verdict(low, high, p) == expected
+    assert comparisons.verdict(low, high, p) == expected
 
 
 DIFFICULTY = {
@@ -81,7 +81,7 @@ DIFFICULTY = {
             for k, kind in enumerate(("read", "compare", "count", "hop"))
         }
     }
-    for family in analyse.FAMILIES
+    for family in comparisons.FAMILIES
 }
 
 
@@ -103,7 +103,7 @@ def synthetic(planned: Run, gain: float) -> Result:
 def results(tmp_path, monkeypatch):
     """All main runs; durian is better than all others in the family aligned alone."""
     monkeypatch.setattr(stats, "RESAMPLES", 1000)
-    for planned in runs.main_runs(analyse.FAMILIES, ARMS):
+    for planned in runs.main_runs(comparisons.FAMILIES, ARMS):
         gain = 0.1 if planned.arm == "durian" and planned.family == "aligned" else 0.0
         synthetic(planned, gain).write(tmp_path / f"results/{planned.name}.json")
     (tmp_path / "difficulty.json").write_text(json.dumps(DIFFICULTY))
@@ -113,11 +113,11 @@ def results(tmp_path, monkeypatch):
 def test_an_effect_is_found_where_it_is_and_nowhere_else(results, tmp_path):
     text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
     assert "missing or failed: 0." in text
-    curves = analyse.accuracies(runs.read_results(results), analyse.hardest_cells(DIFFICULTY))
-    decided = analyse.confirmatory(analyse.metrics(curves, runs.read_results(results))).set_index(
+    curves = comparisons.accuracies(runs.read_results(results), comparisons.hardest_cells(DIFFICULTY))
+    decided = comparisons.confirmatory(comparisons.metrics(curves, runs.read_results(results))).set_index(
         ["family", "comparison"]
     )
-    for comparison in analyse.CONFIRMATORY:
+    for comparison in comparisons.CONFIRMATORY:
         name = " - ".join(comparison)
         assert decided.loc[("aligned", name), "verdict"] == "positive"
         assert decided.loc[("aligned", name), "difference"] == pytest.approx(0.1 * 105 / 180, abs=0.01)
@@ -125,11 +125,11 @@ def test_an_effect_is_found_where_it_is_and_nowhere_else(results, tmp_path):
     names = "comparisons.csv curves.png differences.png tables.md weights.png"
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == names.split()
     found = pd.read_csv(tmp_path / "out/comparisons.csv")
-    assert len(found) == (len(ARMS) - 1) * len(analyse.FAMILIES) * (2 * 2 + 1)
+    assert len(found) == (len(ARMS) - 1) * len(comparisons.FAMILIES) * (2 * 2 + 1)
 
 
 def test_runs_of_the_other_parts_are_shown_and_counted_once_started(results, tmp_path):
-    others = [*runs.robustness_runs(analyse.FAMILIES), *runs.verl_runs()]
+    others = [*runs.robustness_runs(comparisons.FAMILIES), *runs.verl_runs()]
     for planned in others[:-1]:
         synthetic(planned, 0).write(results / f"{planned.name}.json")
     text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
@@ -142,7 +142,7 @@ def test_runs_of_the_other_parts_are_shown_and_counted_once_started(results, tmp
 
 
 def test_a_variant_with_its_own_baseline_is_never_compared_with_another(results, tmp_path):
-    for planned in runs.robustness_runs(analyse.FAMILIES):
+    for planned in runs.robustness_runs(comparisons.FAMILIES):
         if planned.arm == "durian":
             synthetic(planned, 0).write(results / f"{planned.name}.json")
     analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
@@ -171,8 +171,8 @@ def test_the_documentation_has_the_tables_of_the_published_results(tmp_path):
     assert (ROOT / "docs/evidence-tables.md").read_text() == text
     page = (ROOT / "docs/evidence.md").read_text()
     found = runs.read_results(runs.RESULTS)
-    curves = analyse.accuracies(found, analyse.hardest_cells(json.loads(analyse.DIFFICULTY.read_text())))
-    decided = analyse.confirmatory(analyse.metrics(curves, found))
+    curves = comparisons.accuracies(found, comparisons.hardest_cells(json.loads(comparisons.DIFFICULTY.read_text())))
+    decided = comparisons.confirmatory(comparisons.metrics(curves, found))
     assert len(decided) == 6
     for row in decided.itertuples():
         first, second = row.comparison.split(" - ")
@@ -198,11 +198,11 @@ def test_without_a_result_the_analysis_says_so(tmp_path):
 
 
 def test_hardest_third_are_the_cells_with_the_lowest_pass_rate():
-    assert analyse.hardest_cells(DIFFICULTY)["anti"] == ["hop_high", "hop_medium", "hop_low", "count_high"]
+    assert comparisons.hardest_cells(DIFFICULTY)["anti"] == ["hop_high", "hop_medium", "hop_low", "count_high"]
 
 
 def test_runs_of_a_seed_come_together_and_names_are_unique():
-    planned = runs.main_runs(analyse.FAMILIES, ARMS) + runs.robustness_runs(analyse.FAMILIES)
+    planned = runs.main_runs(comparisons.FAMILIES, ARMS) + runs.robustness_runs(comparisons.FAMILIES)
     assert len({each.name for each in planned}) == len(planned)
     assert [each.seed for each in planned[: 2 * len(ARMS)]] == [1] * 2 * len(ARMS)
     for planned_run in runs.verl_runs():
