@@ -112,16 +112,14 @@ def by_cell(results: Iterable[Result]) -> pd.DataFrame:
     return table.map("{:.0f}".format).reset_index()
 
 
-def difference_between_arms(table: pd.DataFrame) -> str:
-    """A line for each family: Friedman's test of whether the arms differ at all, with the seeds as blocks."""
+def friedman(values: pd.DataFrame, column: str) -> str:
+    """A line for each family: Friedman's test of whether values differ by `column` at all, with the seeds as blocks."""
     lines = []
     for family in FAMILIES:
-        which = (table["variant"] == "main") & (table["family"] == family) & (table["subset"] == "all")
-        chosen = table[which & (table["metric"] == "area") & (table["arm"] != SAME_AS_DR_GRPO)]
-        values = chosen.pivot_table(values="value", index="seed", columns="arm").dropna()
-        if min(values.shape) > 2:
-            p = friedmanchisquare(*values.to_numpy().T).pvalue
-            lines.append(f"- {family}: {values.shape[1]} arms, {len(values)} seeds, p = {p:.3f}")
+        by_seed = values[values["family"] == family].pivot_table(values="value", index="seed", columns=column).dropna()
+        if min(by_seed.shape) > 2:
+            p = friedmanchisquare(*by_seed.to_numpy().T).pvalue
+            lines.append(f"- {family}: {by_seed.shape[1]} {column}s, {len(by_seed)} seeds, p = {p:.3f}")
     return "\n".join(lines)
 
 
@@ -144,8 +142,15 @@ def report(results: Sequence[Result], table: pd.DataFrame) -> str:
     others = pairs(table, CONTROLS)
     if len(others):
         parts.append(f"## Other pairs (exploratory)\n\n{markdown(in_points(others, columns))}")
-    if lines := difference_between_arms(table):
+    area = table[(table["subset"] == "all") & (table["metric"] == "area")]
+    if lines := friedman(area[(area["variant"] == "main") & (area["arm"] != SAME_AS_DR_GRPO)], "arm"):
         parts.append(f"## Do the arms differ at all? (exploratory)\n\nFriedman's test, area, all questions.\n\n{lines}")
+    variants = [run.variant for run in robustness_runs(FAMILIES) if any("durian" in each for each in run.settings)]
+    if lines := friedman(area[(area["arm"] == "durian") & area["variant"].isin(["main", *variants])], "variant"):
+        parts.append(
+            "## Do b and the weights of durian make a difference at all? (exploratory)\n\n"
+            f"Friedman's test, area, all questions.\n\n{lines}"
+        )
     every = comparisons(table)
     every["part"] = every["variant"].map(lambda variant: variant if variant in ("main", VERL) else "robustness")
     titles = {"main": "All arms", "robustness": "Robustness: variants", VERL: "Runs in verl"}

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .runs import BASELINE, RESAMPLED, SEEDS, Key, Result, robustness_runs, verl_runs
+from .runs import BASELINE, RESAMPLED, ROBUSTNESS_SEEDS, SEEDS, Key, Result, robustness_runs, verl_runs
 from .stats import compare, holm
 
 DIFFICULTY = Path(__file__).with_name("difficulty.json")
@@ -31,6 +31,8 @@ SAME_AS_DR_GRPO = "batch_std"
 """With matched advantages; excluded where each arm should count once."""
 RATE = "rate"
 """Variants that begin with this choose the learning rate."""
+SAME_SEEDS = f"main, seeds 1 to {ROBUSTNESS_SEEDS}"
+"""Variant: the main runs with the seeds of the robustness runs, to compare like with like."""
 
 
 def hardest_cells(difficulty: dict) -> dict[str, list[str]]:
@@ -82,7 +84,10 @@ def baseline_variant(variant: str) -> str:
 
 
 def comparisons(table: pd.DataFrame) -> pd.DataFrame:
-    """Every arm against the baseline of its family and `baseline_variant`."""
+    """Every arm against the baseline of its family and `baseline_variant`; with robustness runs also `SAME_SEEDS`."""
+    if {run.variant for run in robustness_runs(FAMILIES)} & set(table["variant"]):
+        same = (table["variant"] == "main") & (table["arm"] == "durian") & (table["seed"] <= ROBUSTNESS_SEEDS)
+        table = pd.concat([table, table[same].assign(variant=SAME_SEEDS)])
     rows = []
     for (variant, family, arm, subset, metric), _ in table.groupby(
         ["variant", "family", "arm", "subset", "metric"], sort=False

@@ -9,7 +9,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from .comparisons import FAMILIES, RELEVANT, SUBSETS, values_of
+from .comparisons import FAMILIES, RELEVANT, SAME_SEEDS, SUBSETS, values_of
 from .runs import ARMS, BASELINE, VERL, robustness_runs
 from .stats import interval, iqm
 
@@ -80,15 +80,18 @@ def plot_differences(found: pd.DataFrame, table: pd.DataFrame) -> Figure:
 
 
 def plot_robustness(found: pd.DataFrame) -> Figure | None:
-    """Differences of durian to the baseline of the same variant; None without robustness runs."""
-    chosen = found[(found["arm"] == "durian") & (found["subset"] == "all") & (found["metric"] == "area")]
-    variants = list(dict.fromkeys(run.variant for run in robustness_runs(FAMILIES) if run.arm == "durian"))
-    rows = [variant for variant in reversed(variants) if variant in set(chosen["variant"])]
-    if not rows:
+    """Differences of durian to the baseline of the same variant, and of the resampled baseline to the baseline.
+
+    None without robustness runs.
+    """
+    chosen = found[found["arm"].isin(["durian", BASELINE]) & (found["subset"] == "all") & (found["metric"] == "area")]
+    planned = (run.variant for run in robustness_runs(FAMILIES) if run.arm in ("durian", BASELINE))
+    variants = [variant for variant in dict.fromkeys((SAME_SEEDS, *planned)) if variant in set(chosen["variant"])]
+    if not variants:
         return None
-    rows.append("main")
+    rows = variants[::-1]
     figure = Figure(figsize=(11, 5.5), layout="constrained")
-    for panel, family in zip(figure.subplots(1, 2, sharey=True), FAMILIES, strict=True):
+    for panel, family in zip(figure.subplots(1, 2, sharex=True, sharey=True), FAMILIES, strict=True):
         shown = chosen[(chosen["family"] == family) & chosen["variant"].isin(rows)]
         draw_differences(panel, shown, [rows.index(variant) for variant in shown["variant"]], COLORS[1])
         label_differences(panel, family, rows)

@@ -131,12 +131,27 @@ def test_an_effect_is_found_where_it_is_and_nowhere_else(results, tmp_path):
 def test_runs_of_the_other_parts_are_shown_and_counted_once_started(results, tmp_path):
     others = [*runs.robustness_runs(comparisons.FAMILIES), *runs.verl_runs()]
     for planned in others[:-1]:
-        synthetic(planned, 0).write(results / f"{planned.name}.json")
+        gain = 0.1 if planned.family == "anti" and planned.variant == "b12" else 0.0
+        synthetic(planned, gain).write(results / f"{planned.name}.json")
     text = analyse.analyse(results, tmp_path / "out", tmp_path / "difficulty.json")
     assert "missing or failed: 1." in text and "- verl/aligned/durian: missing seeds 2\n" in text
     assert {"robustness.png", "verl.png"} < {file.name for file in (tmp_path / "out").iterdir()}
     found = pd.read_csv(tmp_path / "out/comparisons.csv").set_index(["variant", "family", "arm"]).sort_index()
     assert set(found.loc[("b12", "anti", "durian"), "seeds"]) == {4}
+    same = found.loc[(comparisons.SAME_SEEDS, "aligned", "durian")]
+    means = {}
+    for arm in ("durian", "grpo"):
+        seeds = [json.loads((results / f"main/aligned/{arm}/{seed}.json").read_text()) for seed in (1, 2, 3, 4)]
+        means[arm] = np.mean(
+            [list(each["validation"][str(step)].values()) for each in seeds for step in range(5, 31, 5)]
+        )
+    area = same[(same["subset"] == "all") & (same["metric"] == "area")]
+    assert area["seeds"].item() == 4 and area["mean"].item() == pytest.approx(means["durian"] - means["grpo"])
+    tested = text.partition("## Do b and the weights of durian")[2].splitlines()[4:6]
+    assert [line.rpartition(", p = ")[0] for line in tested] == [
+        f"- {family}: 10 variants, 4 seeds" for family in comparisons.FAMILIES
+    ]
+    assert all(float(line.rpartition("= ")[2]) < 0.05 for line in tested)  # main stands out in aligned, b12 in anti
     assert set(found.loc[("resampled", "anti")].index) == {"grpo"}
     assert set(found.loc[("batch16", "anti")].index) == set(found.loc[("verl", "aligned")].index) == {"durian"}
 
