@@ -32,7 +32,7 @@ SAME_AS_DR_GRPO = "batch_std"
 RATE = "rate"
 """Variants that begin with this choose the learning rate."""
 SAME_SEEDS = f"main, seeds 1 to {ROBUSTNESS_SEEDS}"
-"""Variant: the main runs with the seeds of the robustness runs, to compare like with like."""
+"""Variant: main runs of the arms in the robustness runs, with the same seeds, to compare like with like."""
 
 
 def hardest_cells(difficulty: dict) -> dict[str, list[str]]:
@@ -85,9 +85,11 @@ def baseline_variant(variant: str) -> str:
 
 def comparisons(table: pd.DataFrame) -> pd.DataFrame:
     """Every arm against the baseline of its family and `baseline_variant`; with robustness runs also `SAME_SEEDS`."""
-    if {run.variant for run in robustness_runs(FAMILIES)} & set(table["variant"]):
-        same = (table["variant"] == "main") & (table["arm"] == "durian") & (table["seed"] <= ROBUSTNESS_SEEDS)
-        table = pd.concat([table, table[same].assign(variant=SAME_SEEDS)])
+    robustness = robustness_runs(FAMILIES)
+    if {run.variant for run in robustness} & set(table["variant"]):
+        same = (table["variant"] == "main") & (table["seed"] <= ROBUSTNESS_SEEDS)
+        same &= table["arm"].isin({run.arm for run in robustness} - {BASELINE})
+        table = pd.concat([table[same].assign(variant=SAME_SEEDS), table])
     rows = []
     for (variant, family, arm, subset, metric), _ in table.groupby(
         ["variant", "family", "arm", "subset", "metric"], sort=False

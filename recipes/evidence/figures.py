@@ -80,21 +80,20 @@ def plot_differences(found: pd.DataFrame, table: pd.DataFrame) -> Figure:
 
 
 def plot_robustness(found: pd.DataFrame) -> Figure | None:
-    """Differences of durian to the baseline of the same variant, and of the resampled baseline to the baseline.
-
-    None without robustness runs.
-    """
-    chosen = found[found["arm"].isin(["durian", BASELINE]) & (found["subset"] == "all") & (found["metric"] == "area")]
-    planned = (run.variant for run in robustness_runs(FAMILIES) if run.arm in ("durian", BASELINE))
-    variants = [variant for variant in dict.fromkeys((SAME_SEEDS, *planned)) if variant in set(chosen["variant"])]
-    if not variants:
+    """Differences of durian and the resampled baseline to the baseline; None without robustness runs."""
+    colors = {"durian": COLORS[1], BASELINE: COLORS[0]}
+    chosen = found[found["arm"].isin(colors) & (found["subset"] == "all") & (found["metric"] == "area")]
+    planned = [SAME_SEEDS, *(run.variant for run in robustness_runs(FAMILIES) if run.arm in colors)]
+    rows = [variant for variant in reversed(dict.fromkeys(planned)) if variant in set(chosen["variant"])]
+    if not rows:
         return None
-    rows = variants[::-1]
     figure = Figure(figsize=(11, 5.5), layout="constrained")
     for panel, family in zip(figure.subplots(1, 2, sharex=True, sharey=True), FAMILIES, strict=True):
-        shown = chosen[(chosen["family"] == family) & chosen["variant"].isin(rows)]
-        draw_differences(panel, shown, [rows.index(variant) for variant in shown["variant"]], COLORS[1])
+        for arm, color in colors.items():
+            shown = chosen[(chosen["arm"] == arm) & (chosen["family"] == family) & chosen["variant"].isin(rows)]
+            draw_differences(panel, shown, [rows.index(variant) for variant in shown["variant"]], color, arm)
         label_differences(panel, family, rows)
+    figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from scipy import stats as scipy_stats
 
-from recipes.evidence import analyse, comparisons, in_verl, run, runs, stats, sweep
+from recipes.evidence import analyse, comparisons, figures, in_verl, run, runs, stats, sweep
 from recipes.evidence.runs import ARMS, Result, Run
 from recipes.evidence.task import CELLS
 
@@ -138,22 +138,38 @@ def test_runs_of_the_other_parts_are_shown_and_counted_once_started(results, tmp
     assert {"robustness.png", "verl.png"} < {file.name for file in (tmp_path / "out").iterdir()}
     found = pd.read_csv(tmp_path / "out/comparisons.csv").set_index(["variant", "family", "arm"]).sort_index()
     assert set(found.loc[("b12", "anti", "durian"), "seeds"]) == {4}
-    same = found.loc[(comparisons.SAME_SEEDS, "aligned", "durian")]
     means = {}
     for arm in ("durian", "grpo"):
-        seeds = [json.loads((results / f"main/aligned/{arm}/{seed}.json").read_text()) for seed in (1, 2, 3, 4)]
+        curves = [json.loads((results / f"main/aligned/{arm}/{seed}.json").read_text()) for seed in (1, 2, 3, 4)]
         means[arm] = np.mean(
-            [list(each["validation"][str(step)].values()) for each in seeds for step in range(5, 31, 5)]
+            [[list(each["validation"][str(step)].values()) for step in range(5, 31, 5)] for each in curves]
         )
-    area = same[(same["subset"] == "all") & (same["metric"] == "area")]
-    assert area["seeds"].item() == 4 and area["mean"].item() == pytest.approx(means["durian"] - means["grpo"])
-    tested = text.partition("## Do b and the weights of durian")[2].splitlines()[4:6]
-    assert [line.rpartition(", p = ")[0] for line in tested] == [
-        f"- {family}: 10 variants, 4 seeds" for family in comparisons.FAMILIES
+    same = found.loc[(comparisons.SAME_SEEDS, "aligned", "durian")]
+    same = same[(same["subset"] == "all") & (same["metric"] == "area")]
+    assert same["seeds"].item() == 4 and same["mean"].item() == pytest.approx(means["durian"] - means["grpo"])
+    tested = [line for line in text.partition("## Do b and the weights")[2].splitlines() if "variants, " in line]
+    assert [line.partition(", p")[0] for line in tested] == [
+        "- aligned: 10 variants, 4 seeds",
+        "- anti: 10 variants, 4 seeds",
     ]
-    assert all(float(line.rpartition("= ")[2]) < 0.05 for line in tested)  # main stands out in aligned, b12 in anti
+    drawn = figures.plot_robustness(found.reset_index())
+    rows = [label.get_text() for label in drawn.axes[0].get_yticklabels()]
+    assert rows[-2:] == ["resampled", comparisons.SAME_SEEDS] and {"b24", "unmatched", "lr2e-05"} < set(rows)
     assert set(found.loc[("resampled", "anti")].index) == {"grpo"}
     assert set(found.loc[("batch16", "anti")].index) == set(found.loc[("verl", "aligned")].index) == {"durian"}
+
+
+def test_differences_between_arms_are_found_whatever_the_seeds_are():
+    of_seeds = np.array([0.1, 0.4, 0.7])
+    equal = np.array([[0.01, 0.02, 0.03], [0.02, 0.03, 0.01], [0.03, 0.01, 0.02]])  # each arm has each rank once
+    ordered = np.array([[0.01, 0.01, 0.01], [0.02, 0.02, 0.02], [0.03, 0.03, 0.03]])
+    tied = np.array([[0.0, 0.0, 0.0], [1e-7, -1e-7, 1e-7], [0.03, 0.03, 0.03]])  # 1e-7: rounding in the result files
+    for arms, statistic in ((equal, 0), (ordered, 6), (tied, 6)):
+        rows = [("anti", str(arm), seed, arms[arm, seed] + of_seeds[seed]) for arm in range(3) for seed in range(3)]
+        line = analyse.friedman(pd.DataFrame(rows, columns=["family", "arm", "seed", "value"]), "arm")
+        assert (
+            line == f"- anti: 3 arms, 3 seeds, p = {np.exp(-statistic / 2):.3f}"
+        )  # chi-square with 2 degrees of freedom
 
 
 def test_a_variant_with_its_own_baseline_is_never_compared_with_another(results, tmp_path):
