@@ -85,7 +85,8 @@ def in_points(frame: pd.DataFrame, columns: Sequence[str]) -> pd.DataFrame:
     shown["difference"] = (100 * frame["difference"]).map("{:+.2f}".format)
     shown["95 % interval"] = [f"[{100 * row.low:+.2f}, {100 * row.high:+.2f}]" for row in frame.itertuples()]
     shown["mean ± std"] = [f"{100 * row.mean:+.2f} ± {100 * row.std:.2f}" for row in frame.itertuples()]
-    shown.loc[frame["std"].isna(), ["95 % interval", "mean ± std"]] = "-"  # a single seed
+    shown.loc[frame["low"].isna(), "95 % interval"] = "-"  # fewer than three seeds
+    shown.loc[frame["std"].isna(), "mean ± std"] = "-"  # a single seed
     shown["positive"] = [f"{row.positive} of {row.seeds}" for row in frame.itertuples()]
     for name, form in (("better", "{:.2f}"), ("p", "{:.4f}"), ("p_corrected", "{:.4f}"), ("verdict", "{}")):
         if name in frame:

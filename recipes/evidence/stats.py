@@ -23,9 +23,9 @@ def iqm(values: ArrayLike, axis: int = -1) -> np.ndarray:
 
 
 def interval(values: ArrayLike, statistic: Callable[..., np.ndarray] = iqm) -> tuple[float, float]:
-    """BCa bootstrap interval of a statistic; the value itself twice if all values are equal, NaN for a single one."""
+    """BCa bootstrap interval of a statistic; the value itself twice if all are equal, NaN for less than three."""
     given = np.asarray(values, dtype=float)
-    if len(given) < 2:
+    if len(given) < 3:
         return np.nan, np.nan
     if np.ptp(given) == 0:
         return float(given[0]), float(given[0])

@@ -33,7 +33,7 @@ def test_intervals_cover_the_truth_and_handle_ties():
     low, high = stats.interval(values, np.mean)
     assert low < 1 < high and high - low == pytest.approx(2 * 1.96 / 200**0.5, rel=0.2)
     assert stats.interval([0.25] * 8) == (0.25, 0.25)
-    assert np.isnan(stats.interval([0.25])).all()
+    assert np.isnan(stats.interval([0.25])).all() and np.isnan(stats.interval([0.25, 0.5])).all()
 
 
 def test_sign_flip_test_equals_that_of_scipy():
