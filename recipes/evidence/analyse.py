@@ -150,11 +150,10 @@ def report(results: Sequence[Result], table: pd.DataFrame) -> str:
     area = table[(table["subset"] == "all") & (table["metric"] == "area")]
     if lines := friedman(area[(area["variant"] == "main") & (area["arm"] != SAME_AS_DR_GRPO)], "arm"):
         parts.append(f"## Do the arms differ at all? (exploratory)\n\nFriedman's test, area, all questions.\n\n{lines}")
-    usual = (BATCH, LEARNING_RATE)
-    robustness = [
-        run for run in robustness_runs(FAMILIES) if (run.batch, run.rate) == usual and MATCHED in run.settings
-    ]
-    variants = ["main", *(run.variant for run in robustness)]
+    variants = ["main"]  # those that change only settings of durian
+    for run in robustness_runs(FAMILIES):
+        if (run.batch, run.rate) == (BATCH, LEARNING_RATE) and MATCHED in run.settings:
+            variants.append(run.variant)
     if lines := friedman(area[(area["arm"] == "durian") & area["variant"].isin(variants)], "variant"):
         parts.append(
             f"## Do b and the weights matter? (exploratory)\n\nFriedman's test, area, all questions.\n\n{lines}"
