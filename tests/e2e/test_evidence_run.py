@@ -36,7 +36,7 @@ def until_it_trains(queue: subprocess.Popen, log: Path) -> list[psutil.Process]:
     return psutil.Process(queue.pid).children(recursive=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_stopped_queue_leaves_nothing_running_and_continues(tmp_path, number):
     write_model(tmp_path / "model", START_WEIGHTS, processor_of_task())
     (tmp_path / "data/anti").mkdir(parents=True)
